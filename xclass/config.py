@@ -1,0 +1,102 @@
+"""Configuration: TOML in, frozen objects out. An unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import tomli_w
+
+from xclass.errors import ConfigError, nearest
+
+
+class Config(pydantic.BaseModel):
+    """Base of every configuration: frozen, keyword-only, no unknown keys, strict types."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; a missing or malformed file is a ConfigError with the line."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such configuration file", where=path) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("this is not valid TOML", where=path, got=str(error)) from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``values`` with each ``a.b=c`` applied; ``c`` is read as TOML, else as a string.
+
+    >>> apply_overrides({"train": {"epochs": 3}}, ["train.epochs=5", "model.kind=mf"])
+    {'train': {'epochs': 5}, 'model': {'kind': 'mf'}}
+    """
+    result = _copy(values)
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not sign or not all(parts):
+            raise ConfigError("--set is of the wrong form", wanted="section.key=value", got=override)
+        table = result
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError("--set goes below a value that has no keys", where=key, got=override)
+        table[parts[-1]] = _toml_value(text.strip())
+    return result
+
+
+def build_config(cls: type[C], values: dict[str, Any], where: object = None) -> C:
+    """``cls`` from plain values; the first mistake becomes a ConfigError with its dotted path."""
+    try:
+        return cls.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise _config_error(cls, error.errors()[0], where) from None
+
+
+def load_config(cls: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+    """Read a TOML file, apply the overrides, check everything once."""
+    return build_config(cls, apply_overrides(read_toml(path), overrides), where=path)
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration, every default written out; reading it back gives an equal object."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _config_error(cls: type[Config], detail: Any, where: object) -> ConfigError:
+    path = [str(part) for part in detail["loc"]]
+    dotted = ".".join(path)
+    place = f"{where}: {dotted}" if where is not None else dotted
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(cls, path[:-1])
+        return ConfigError("this key does not exist", where=place, got=f"{path[-1]} = {detail['input']!r}", do=nearest(path[-1], known))
+    message = detail["msg"].removeprefix("Value error, ")
+    return ConfigError(message[0].lower() + message[1:], where=place, got=repr(detail["input"]))
+
+
+def _known_keys(cls: type[Config], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = cls.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Config)):
+            return []
+        cls = field.annotation
+    return list(cls.model_fields)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _copy(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}

@@ -1,0 +1,120 @@
+"""The dataset directory: open one, read its splits as memory-mapped Ragged, look up external ids.
+
+    dataset.json       format version, counts, split, ingest report, SHA-256 of every file
+    items.parquet      row number = item number: item_id, train_count, …; falling train_count, then id
+    queries.parquet    row number = query number: query_id; rising id
+    train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.npy] [times.npy]
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from xclass.errors import ArtefactError, nearest
+from xclass.manifest import read_manifest, verify_files
+from xclass.types import Ragged, concat_ragged
+
+MANIFEST = "dataset.json"
+KIND = "dataset"
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+
+
+class Dataset:
+    """An open, immutable dataset directory. Cheap to open: nothing is read before it is asked for.
+
+    Raises:
+        ArtefactError: not a dataset, of another format version, or a file is missing or cut.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
+        self.num_queries: int = self.manifest["num_queries"]
+        self.num_items: int = self.manifest["num_items"]
+        self.splits: tuple[str, ...] = tuple(name for name in SPLITS if name in self.manifest["splits"])
+
+    def __repr__(self) -> str:
+        pairs = ", ".join(f"{name} {self.manifest['splits'][name]['pairs']:,}" for name in self.splits)
+        return f"Dataset({self.path}: {self.num_queries:,} queries, {self.num_items:,} items; pairs: {pairs})"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the hashes of all files: equal for equal content, wherever it lies."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
+
+    def split(self, name: str) -> Ragged:
+        """The pairs of a split, Ragged by query (num_queries lists), memory-mapped; items in time or file order."""
+        if name not in self.splits:
+            raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
+        folder = self.path / name
+        weights = folder / "weights.npy"
+        return Ragged(
+            _memory_map(folder / "offsets.npy"),
+            _memory_map(folder / "values.npy"),
+            _memory_map(weights) if weights.exists() else None,
+        )
+
+    def seen(self, split: str) -> Ragged:
+        """What is known of every query before ``split``: train, and valid too when ``split`` is test.
+
+        It is the query's history at that point, and what retrieval leaves out.
+        """
+        train = self.split("train")
+        if split == "test" and "valid" in self.splits:
+            return concat_ragged(train, self.split("valid"))
+        return Ragged(train.offsets, train.values)
+
+    @functools.cached_property
+    def items(self) -> pl.DataFrame:
+        """One row per item number: item_id, train_count and what else ingest found (title, …)."""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @functools.cached_property
+    def queries(self) -> pl.DataFrame:
+        """One row per query number: query_id."""
+        return pl.read_parquet(self.path / "queries.parquet")
+
+    @functools.cached_property
+    def item_counts(self) -> Tensor:
+        """int64 (N,), train pairs of each item; never rises."""
+        return torch.from_numpy(self.items["train_count"].to_numpy().astype(np.int64))
+
+    def verify(self) -> None:
+        """Check the SHA-256 of every file; ArtefactError names the first that differs."""
+        verify_files(self.path, self.manifest)
+
+
+def open_dataset(path: Path | str) -> Dataset:
+    """Open a dataset directory that ``xclass ingest`` made."""
+    return Dataset(path)
+
+
+def write_ragged(
+    folder: Path, offsets: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None, times: np.ndarray | None = None
+) -> None:
+    """Write the arrays of one Ragged below ``folder`` under the names that :class:`Dataset` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "offsets.npy", offsets.astype(np.int64))
+    np.save(folder / "values.npy", values)
+    if weights is not None:
+        np.save(folder / "weights.npy", weights.astype(np.float32))
+    if times is not None:
+        np.save(folder / "times.npy", times)
+
+
+def _memory_map(path: Path) -> Tensor:
+    """A tensor over a file's pages: read when touched; a write would stay private to this process."""
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    except ValueError as error:
+        raise ArtefactError("this array can't be read: cut or altered", where=path, got=str(error)) from None

@@ -1,0 +1,85 @@
+"""Progress on stderr: how far, how fast, how long still. A bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+PLAIN_INTERVAL_S = 10.0
+BAR_INTERVAL_S = 0.2
+
+
+class Progress:
+    """Counts work done towards a total and prints the rate and the time left.
+
+    Args:
+        label: what is being done, e.g. "train".
+        total: how many units there are, or None when nobody knows.
+        unit: what is counted, e.g. "rows".
+
+    On a terminal one line is redrawn; elsewhere a plain line appears every ten seconds. Work that ends sooner
+    leaves no line, unless a note was asked for.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self.note = ""
+        self._started = self._printed = time.monotonic()
+        self._tty = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._tty:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Count ``count`` more units done; ``note`` is shown behind the rate."""
+        self.done += count
+        self.note = self.note if note is None else note
+        now = time.monotonic()
+        if now - self._printed >= (BAR_INTERVAL_S if self._tty else PLAIN_INTERVAL_S):
+            self._printed = now
+            self._print()
+
+    def line(self) -> str:
+        """The line as it stands: label, share, rate, time left, note."""
+        elapsed_s = max(time.monotonic() - self._started, 1e-9)
+        rate = self.done / elapsed_s
+        parts = [f"{self.label}: {self.done:,}"]
+        if self.total:
+            parts[0] += f"/{self.total:,} {self.unit} ({self.done / self.total:.0%})"
+        else:
+            parts[0] += f" {self.unit}"
+        parts.append(f"{rate:,.0f} {self.unit}/s")
+        if self.total and rate > 0:
+            parts.append(f"{duration(max(self.total - self.done, 0) / rate)} left")
+        return ", ".join([*parts, self.note] if self.note else parts)
+
+    def _print(self) -> None:
+        sys.stderr.write(f"\r\x1b[K{self.line()}" if self._tty else f"{self.line()}\n")
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them.
+
+    >>> duration(4.2), duration(75), duration(7300)
+    ('4s', '1m15s', '2h01m')
+    """
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def say(message: str) -> None:
+    """One line of log on stderr."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()

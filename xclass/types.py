@@ -1,0 +1,225 @@
+"""The shapes of data that every room shares, and the letters that name their sizes.
+
+Shape letters (suffixes of names and words in docstrings):
+
+    B  queries in a batch          N  items of the catalogue     L  items of a history
+    P  positives, flat, all of a   D  embedding dimensions       M  values of a Ragged
+       batch together              K  negatives                  k  the cut-off of a top-k
+
+Everything here holds torch tensors. Ids are int64 item numbers (0 … N-1), never external ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """A batch of lists without padding: list ``b`` is ``values[offsets[b]:offsets[b + 1]]``.
+
+    Args:
+        offsets: int64 (B+1,), starts at 0, never falls, ends at M.
+        values: (M,), any dtype; item numbers as a rule.
+        weights: (M,) floating, or None for weight 1 everywhere.
+
+    The tensors may be memory-mapped: :meth:`take` and :meth:`slice` read only the lists asked for.
+    """
+
+    offsets: Tensor
+    values: Tensor
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.offsets.dtype != torch.int64 or self.offsets.dim() != 1 or len(self.offsets) == 0:
+            raise InputError(
+                what="Ragged offsets are of the wrong kind",
+                wanted="an int64 vector of B+1 entries",
+                got=f"{self.offsets.dtype} of shape {tuple(self.offsets.shape)}",
+            )
+        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != len(self.values):
+            raise InputError(
+                what="Ragged offsets do not span the values",
+                wanted=f"offsets from 0 to {len(self.values)}",
+                got=f"offsets from {int(self.offsets[0])} to {int(self.offsets[-1])}",
+            )
+        if self.weights is not None and self.weights.shape != self.values.shape:
+            raise InputError(
+                what="Ragged weights and values differ in shape",
+                wanted=f"{tuple(self.values.shape)}",
+                got=f"{tuple(self.weights.shape)}",
+            )
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Sequence[int]], weights: Sequence[Sequence[float]] | None = None) -> Ragged:
+        """Build from Python lists.
+
+        >>> Ragged.from_lists([[7, 8], [], [9]]).offsets.tolist()
+        [0, 2, 2, 3]
+        """
+        lengths = torch.tensor([len(row) for row in lists], dtype=torch.int64)
+        values = torch.tensor([value for row in lists for value in row], dtype=torch.int64)
+        flat = None if weights is None else torch.tensor([w for row in weights for w in row], dtype=torch.float32)
+        return cls(offsets_of(lengths), values, flat)
+
+    def __len__(self) -> int:
+        """Number of lists, B."""
+        return len(self.offsets) - 1
+
+    def lengths(self) -> Tensor:
+        """(B,) int64, length of every list."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def rows(self) -> Tensor:
+        """(M,) int64, the list that each value belongs to."""
+        return torch.repeat_interleave(
+            torch.arange(len(self), device=self.offsets.device), self.lengths(), output_size=len(self.values)
+        )
+
+    def take(self, rows: Tensor) -> Ragged:
+        """The lists ``rows`` (int64, any order, repeats allowed) as a new Ragged. O(values taken)."""
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = offsets_of(lengths)
+        positions = torch.arange(int(offsets[-1]), device=offsets.device)
+        positions += torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=len(positions))
+        weights = None if self.weights is None else self.weights[positions]
+        return Ragged(offsets, self.values[positions], weights)
+
+    def slice(self, start: int, stop: int) -> Ragged:
+        """The lists ``start … stop-1``; values are a view."""
+        offsets = self.offsets[start : stop + 1]
+        low, high = int(offsets[0]), int(offsets[-1])
+        weights = None if self.weights is None else self.weights[low:high]
+        return Ragged(offsets - low, self.values[low:high], weights)
+
+    def filter(self, keep: Tensor) -> Ragged:
+        """Only the values where ``keep`` (bool (M,)) is true; every list stays, maybe shorter."""
+        counts = torch.bincount(self.rows()[keep], minlength=len(self))
+        weights = None if self.weights is None else self.weights[keep]
+        return Ragged(offsets_of(counts), self.values[keep], weights)
+
+    def long(self) -> Ragged:
+        """The same lists with int64 values (on disk they may be int32)."""
+        return self if self.values.dtype == torch.int64 else Ragged(self.offsets, self.values.long(), self.weights)
+
+    def to(self, device: torch.device | str) -> Ragged:
+        """The same lists on another device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return Ragged(self.offsets.to(device), self.values.to(device), weights)
+
+    def to_lists(self) -> list[list[int]]:
+        """As Python lists, without the weights."""
+        bounds, values = self.offsets.tolist(), self.values.tolist()
+        return [values[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """int64 (B+1,) running totals of (B,) lengths, starting at 0.
+
+    >>> offsets_of(torch.tensor([2, 0, 1])).tolist()
+    [0, 2, 2, 3]
+    """
+    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return offsets
+
+
+def concat_ragged(first: Ragged, second: Ragged) -> Ragged:
+    """List by list, ``second``'s values after ``first``'s. Weights are dropped.
+
+    >>> concat_ragged(Ragged.from_lists([[1], [2]]), Ragged.from_lists([[3], []])).to_lists()
+    [[1, 3], [2]]
+    """
+    if len(first) != len(second):
+        raise InputError(
+            what="two Ragged of different length can't be joined list by list",
+            wanted=f"{len(first)} lists",
+            got=f"{len(second)} lists",
+        )
+    order = torch.argsort(torch.cat([first.rows(), second.rows()]), stable=True)
+    return Ragged(first.offsets + second.offsets, torch.cat([first.values, second.values])[order])
+
+
+class Negatives(NamedTuple):
+    """What a sampler returns: candidates with the log of their expected count in the sample.
+
+    ids: int64 (K,) shared by the batch, or (B, K) per query.
+    log_q: float32, the shape of ids: log of the expected count of that id in this sample.
+    pos_log_q: float32 (P,): the same for each positive, as if it could be drawn.
+    """
+
+    ids: Tensor
+    log_q: Tensor
+    pos_log_q: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopK:
+    """The best items of each query, best first: at most k per query, never a padded or repeated id.
+
+    Query ``b`` has ``ids[offsets[b]:offsets[b+1]]`` (int64) with ``scores`` (float32, falling).
+    """
+
+    offsets: Tensor
+    ids: Tensor
+    scores: Tensor
+
+    @classmethod
+    def from_padded(cls, ids_BK: Tensor, scores_BK: Tensor, keep_BK: Tensor | None = None) -> TopK:
+        """From a rectangle; cells with id < 0 or ``keep_BK`` false are left out."""
+        keep = ids_BK >= 0 if keep_BK is None else keep_BK & (ids_BK >= 0)
+        return cls(offsets_of(keep.sum(1)), ids_BK[keep], scores_BK[keep])
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.offsets) - 1
+
+    def lengths(self) -> Tensor:
+        """(B,) int64, how many items each query got."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def rows(self) -> Tensor:
+        """int64, the query that each id belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.lengths(), output_size=len(self.ids))
+
+    def ranks(self) -> Tensor:
+        """int64, 1 for the best item of its query."""
+        return torch.arange(len(self.ids)) - self.offsets[self.rows()] + 1
+
+    def head(self, k: int) -> TopK:
+        """Only the first k of each query."""
+        keep = self.ranks() <= k
+        return TopK(offsets_of(self.lengths().clamp(max=k)), self.ids[keep], self.scores[keep])
+
+    @classmethod
+    def concat(cls, parts: Sequence[TopK]) -> TopK:
+        """The queries of several parts, in order."""
+        lengths = torch.cat([part.lengths() for part in parts])
+        return cls(offsets_of(lengths), torch.cat([p.ids for p in parts]), torch.cat([p.scores for p in parts]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One batch of training or of inference.
+
+    query_ids: int64 (B,) query numbers; -1 for a query the model has never seen.
+    history: Ragged (B), what the query tower may look at (in training: known less the targets).
+    positives: Ragged (B), the targets of this batch with optional weights; None at inference.
+    known: Ragged (B), every training positive of each query, never used as a negative; None at inference.
+    """
+
+    query_ids: Tensor
+    history: Ragged
+    positives: Ragged | None = None
+    known: Ragged | None = None
+
+    def __len__(self) -> int:
+        """Number of queries, B."""
+        return len(self.query_ids)
