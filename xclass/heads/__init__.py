@@ -1,1 +1,8 @@
-""""""
+"""Heads: output layers. A head turns query vectors into a loss in training and into a top-k afterwards."""
+
+from xclass.heads.dot import DotHead, DotPlan
+from xclass.heads.seam import Head
+
+HEADS = {"dot": DotHead}
+
+__all__ = ["HEADS", "DotHead", "DotPlan", "Head"]

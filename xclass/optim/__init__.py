@@ -1,1 +1,19 @@
-""""""
+"""Row-wise optimisers for tables, and learning-rate schedules.
+
+A row optimiser sees the touched rows only. ``state_shapes`` says what it keeps per row; ``update`` changes rows and
+state in place. Rows that are not named stay as they are, bit for bit.
+"""
+
+from xclass.optim.rows import RowAdaGrad, RowSGD
+from xclass.optim.schedule import SCHEDULES, ScheduleConfig, learning_rate
+
+ROW_OPTIMIZERS: dict[str, type[RowAdaGrad] | type[RowSGD]] = {"adagrad": RowAdaGrad, "sgd": RowSGD}
+
+__all__ = [
+    "ROW_OPTIMIZERS",
+    "SCHEDULES",
+    "RowAdaGrad",
+    "RowSGD",
+    "ScheduleConfig",
+    "learning_rate",
+]

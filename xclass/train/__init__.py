@@ -1,1 +1,7 @@
-""""""
+"""Training: the loop, its checkpoints, its validation, its log."""
+
+from xclass.train.checkpoint import CheckpointStore
+from xclass.train.config import TrainingConfig, ValidationConfig
+from xclass.train.loop import Trainer, TrainResult
+
+__all__ = ["CheckpointStore", "TrainResult", "Trainer", "TrainingConfig", "ValidationConfig"]

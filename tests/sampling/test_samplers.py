@@ -1,0 +1,121 @@
+"""Every sampler: conformance; each distribution against its formula; large catalogues; bad input."""
+
+import math
+
+import pytest
+import torch
+
+from xclass.errors import InputError
+from xclass.rng import torch_generator
+from xclass.sampling import SAMPLERS, AllItems, FixedUnigram, InBatch, LogUniform, Mixture, Uniform
+from xclass.sampling.config import SamplerConfig, build_sampler
+from xclass.testing.sampler import check_sampler
+from xclass.types import Ragged
+
+COUNTS = torch.tensor([9, 5, 3, 1, 1, 0])
+BATCH = Ragged.from_lists([[0, 3], [], [5, 1, 1]])
+MAKERS = {
+    "uniform": lambda: Uniform(6, 4),
+    "log-uniform": lambda: LogUniform(6, 4),
+    "fixed-unigram": lambda: FixedUnigram(COUNTS, 4, power=0.75),
+    "mixture": lambda: Mixture([Uniform(6, 2), FixedUnigram(COUNTS, 3), LogUniform(6, 1)]),
+    "all": lambda: AllItems(6),
+}
+
+
+def test_every_registered_sampler_is_tested():
+    assert set(MAKERS) | {"in-batch"} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_conformance(name):
+    check_sampler(MAKERS[name], BATCH)
+
+
+def test_in_batch_over_batches_drawn_from_the_counts():
+    """Its randomness is the batch's: over batches of pairs drawn by count, the mean number of times is exp(log_q)."""
+    sampler = InBatch(COUNTS)
+    generator = torch_generator(0, "test")
+    seen = torch.zeros(6, dtype=torch.float64)
+    for _ in range(3000):
+        batch = torch.multinomial(COUNTS.double(), 4, replacement=True, generator=generator)
+        sample = sampler.sample(Ragged(torch.arange(5), batch), generator)
+        assert torch.equal(sample.ids, batch)
+        seen += torch.bincount(sample.ids, minlength=6)
+    drawn = COUNTS > 0
+    expected = sampler.log_expected_count(torch.arange(6), Ragged(torch.arange(5), batch)).exp()
+    torch.testing.assert_close((seen / 3000)[drawn], expected[drawn], rtol=0.12, atol=0.0)
+    assert bool(torch.isfinite(sampler.sample(BATCH, generator).pos_log_q).all())
+
+
+def test_log_uniform_formula():
+    log_q = LogUniform(10, 3).log_expected_count(torch.arange(10), BATCH)
+    expected = [math.log(3 * math.log((c + 2) / (c + 1)) / math.log(11)) for c in range(10)]
+    torch.testing.assert_close(log_q, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert float((log_q.exp() / 3).sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_log_uniform_keeps_its_precision_in_a_huge_catalogue():
+    ids = torch.tensor([10**12])
+    log_q = float(LogUniform(10**13, 1).log_expected_count(ids, BATCH))
+    assert log_q == pytest.approx(-math.log(1e12 + 1.5) - math.log(math.log(1e13)), abs=1e-10)
+
+
+def test_unigram_formula_and_powers():
+    weights = torch.tensor([4.0, 1.0, 0.0])
+    assert FixedUnigram(weights, 2, power=0.5).log_expected_count(
+        torch.tensor([0, 1]), BATCH
+    ).exp().tolist() == pytest.approx([4 / 3, 2 / 3])
+    flat = FixedUnigram(weights, 2, power=0.0).log_expected_count(torch.tensor([0, 1]), BATCH)
+    assert flat.exp().tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_an_item_of_weight_zero_is_never_drawn_and_finite_as_a_positive():
+    sampler = FixedUnigram(torch.tensor([0.0, 2.0, 0.0, 1.0, 0.0]), 500)
+    sample = sampler.sample(Ragged.from_lists([[0, 2, 4]]), torch_generator(0, "test"))
+    assert set(sample.ids.tolist()) == {1, 3}
+    assert bool(torch.isfinite(sample.pos_log_q).all())
+
+
+def test_unigram_totals_are_exact_beyond_float32():
+    """A float32 running total stops growing at 2^24 ones."""
+    sampler = FixedUnigram(torch.ones(20_000_000), 8)
+    last = sampler.log_expected_count(torch.tensor([19_999_999]), BATCH)
+    assert float(last) == pytest.approx(math.log(8 / 20_000_000), abs=1e-9)
+    draws = FixedUnigram(torch.ones(20_000_000), 4000).draw(BATCH, torch_generator(0, "test"))
+    assert float(draws.double().mean()) == pytest.approx(1e7, rel=0.03) and len(draws.unique()) > 3990
+
+
+def test_a_mixture_adds_expected_counts():
+    parts = [Uniform(6, 2), LogUniform(6, 3)]
+    ids = torch.arange(6)
+    total = sum(part.log_expected_count(ids, BATCH).exp() for part in parts)
+    torch.testing.assert_close(Mixture(parts).log_expected_count(ids, BATCH).exp(), total, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "log-uniform", "fixed-unigram", "in-batch", "all"])
+def test_configuration_builds_each(kind):
+    sampler = build_sampler(SamplerConfig(kind=kind, num_sampled=3), 6, COUNTS)
+    assert type(sampler) is SAMPLERS[kind]
+    mixed = build_sampler(SamplerConfig(kind="mixture", parts=(SamplerConfig(kind=kind),)), 6, COUNTS)
+    assert type(mixed) is Mixture
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Uniform(0, 3),
+        lambda: Uniform(5, 0),
+        lambda: Uniform(5, 2.0),
+        lambda: FixedUnigram(torch.tensor([1.0, -1.0]), 2),
+        lambda: FixedUnigram(torch.tensor([1.0, float("nan")]), 2),
+        lambda: FixedUnigram(torch.zeros(3), 2),
+        lambda: FixedUnigram(torch.ones(2, 2), 2),
+        lambda: Mixture([Uniform(5, 1), Uniform(6, 1)]),
+        lambda: Mixture([]),
+        lambda: InBatch(torch.tensor([1, -1])),
+    ],
+)
+def test_bad_input_is_refused(make):
+    with pytest.raises(InputError, match="wanted"):
+        make()

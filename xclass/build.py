@@ -1,0 +1,195 @@
+"""Configuration → objects. The only file that knows every room."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+import torch
+
+from xclass.config import Config
+from xclass.data.store import Dataset
+from xclass.errors import ConfigError
+from xclass.heads import DotHead
+from xclass.losses import LOSSES
+from xclass.model import TwoTower
+from xclass.optim import ROW_OPTIMIZERS
+from xclass.rng import torch_generator
+from xclass.sampling import SamplerConfig, build_sampler
+from xclass.spectral import SpectralConfig, spectral_factors
+from xclass.tables import TABLES, MemoryTable, RowOptimizer, Table
+from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower
+from xclass.train.config import TrainingConfig
+
+PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class QueryTowerConfig(Config):
+    """The query tower."""
+
+    kind: Literal["id", "history", "id+history"] = "history"
+    """id: one vector per query; history: the items it has; both, added."""
+    history_weights: Literal["mean", "degree"] = "mean"
+    """degree: an item of train count c has weight c^-degree_power in the history."""
+    degree_power: float = 0.5
+    """See history_weights."""
+    share_item_table: bool = False
+    """The history reads the head's item table instead of one of its own."""
+    hidden: tuple[int, ...] = ()
+    """Widths of a residual MLP at the end of the tower; empty for none."""
+
+
+class ItemTowerConfig(Config):
+    """The item tower."""
+
+    hidden: tuple[int, ...] = ()
+    """Widths of a residual MLP at the end of the tower; empty for none."""
+
+
+class ModelConfig(Config):
+    """The two towers and what joins them."""
+
+    embedding_dim: int = pydantic.Field(64, ge=1)
+    """D."""
+    normalize: bool = True
+    """Vectors of unit length: the score is the cosine. false: the plain inner product."""
+    temperature: float = pydantic.Field(0.1, gt=0)
+    """Scores are divided by it in training."""
+    init: Literal["random", "spectral"] = "random"
+    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of the history tower."""
+    init_std: float = pydantic.Field(0.1, gt=0)
+    """Standard deviation of random rows."""
+    query: QueryTowerConfig = QueryTowerConfig()
+    """The query tower."""
+    item: ItemTowerConfig = ItemTowerConfig()
+    """The item tower."""
+    spectral: SpectralConfig = SpectralConfig()
+    """Settings of init = "spectral"."""
+
+    @pydantic.model_validator(mode="after")
+    def _spectral_needs_a_history(self) -> ModelConfig:
+        if self.init == "spectral" and (self.query.kind != "history" or self.query.share_item_table):
+            raise ValueError('init = "spectral" needs query.kind = "history" with a table of its own')
+        return self
+
+
+class LossConfig(Config):
+    """What is minimised."""
+
+    kind: Literal["sampled-softmax", "full-softmax"] = "sampled-softmax"
+    """full-softmax is the reference: every item in every denominator."""
+    subtract_log_q: bool = True
+    """Logits are score − log_q, for negatives and positives."""
+    remove_accidental_hits: bool = True
+    """A candidate that is a target of the query is no negative of it."""
+    remove_known_positives: bool = True
+    """Nor is any other train positive of the query."""
+
+
+class RunConfig(Config):
+    """Everything that decides a run; the file given to `xclass train --config`."""
+
+    model: ModelConfig = ModelConfig()
+    """The two towers."""
+    sampler: SamplerConfig = SamplerConfig()
+    """Where negatives come from."""
+    loss: LossConfig = LossConfig()
+    """What is minimised."""
+    optimizer: Literal["adagrad", "sgd"] = "adagrad"
+    """Row-wise optimiser of the tables."""
+    product_dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
+    train: TrainingConfig = TrainingConfig()
+    """The loop."""
+
+    @pydantic.model_validator(mode="after")
+    def _full_softmax_samples_nothing(self) -> RunConfig:
+        if self.loss.kind == "full-softmax" and self.sampler.kind != "all":
+            raise ValueError('loss.kind = "full-softmax" needs sampler.kind = "all"')
+        return self
+
+
+def build_model(config: RunConfig, dataset: Dataset, initialise: bool = True) -> TwoTower:
+    """The model that a configuration describes, over a dataset's catalogue.
+
+    With ``initialise`` false the rows are left for stored ones: no spectral start is computed.
+    """
+    if initialise and config.model.init == "spectral":
+        _check_rank(config, dataset)
+    tables = _tables(config, dataset)
+    if initialise and config.model.init == "spectral":
+        _spectral_start(config, dataset, tables)
+    generator = torch_generator(config.train.seed, "projection")
+    tower = QueryTower(_sources(config, dataset), _projection(config, config.model.query.hidden, generator))
+    return TwoTower(tower, _head(config, dataset, generator), tables)
+
+
+def _tables(config: RunConfig, dataset: Dataset) -> dict[str, Table]:
+    sizes = {"item": dataset.num_items}
+    if "id" in QUERY_TOWERS[config.model.query.kind]:
+        sizes["query"] = dataset.num_queries
+    if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
+        sizes["history"] = dataset.num_items
+    return {name: _table(config, name, rows) for name, rows in sizes.items()}
+
+
+def _table(config: RunConfig, name: str, rows: int) -> MemoryTable:
+    optimizer: RowOptimizer = ROW_OPTIMIZERS[config.optimizer]()
+    generator = torch_generator(config.train.seed, f"table.{name}")
+    return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator)
+
+
+def _sources(config: RunConfig, dataset: Dataset) -> list[IdSource | HistorySource]:
+    query = config.model.query
+    weights = None
+    if query.history_weights == "degree":
+        weights = dataset.item_counts.clamp(min=1).float().pow(-query.degree_power)
+    made = {
+        "id": IdSource,
+        "history": lambda: HistorySource("item" if query.share_item_table else "history", weights),
+    }
+    return [made[name]() for name in QUERY_TOWERS[query.kind]]
+
+
+def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Generator) -> Projection:
+    return Projection(config.model.embedding_dim, hidden, config.model.normalize, generator)
+
+
+def _head(config: RunConfig, dataset: Dataset, generator: torch.Generator) -> DotHead:
+    full = config.loss.kind == "full-softmax"
+    return DotHead(
+        build_sampler(config.sampler, dataset.num_items, dataset.item_counts),
+        LOSSES[config.loss.kind],
+        _projection(config, config.model.item.hidden, generator),
+        temperature=config.model.temperature,
+        subtract_log_q=config.loss.subtract_log_q,
+        remove_accidental_hits=config.loss.remove_accidental_hits and not full,
+        remove_known_positives=config.loss.remove_known_positives and not full,
+        product_dtype=PRODUCT_DTYPES[config.product_dtype],
+    )
+
+
+def _check_rank(config: RunConfig, dataset: Dataset) -> None:
+    most = min(dataset.num_queries, dataset.num_items)
+    if config.model.embedding_dim > most:
+        raise ConfigError(
+            "the spectral start has more dimensions than the dataset has queries or items",
+            where="model.embedding_dim",
+            wanted=f"at most {most}",
+            got=config.model.embedding_dim,
+        )
+
+
+def _spectral_start(config: RunConfig, dataset: Dataset, tables: dict[str, Table]) -> None:
+    """Item rows V·deg^p, history rows V·S^g·deg^-p (without deg^-p where the tower weights by degree itself)."""
+    settings = config.model.spectral
+    factors = spectral_factors(
+        dataset.split("train"), dataset.num_items, config.model.embedding_dim, config.train.seed,
+        settings.iterations, settings.oversampling,
+    )
+    degree = dataset.item_counts.clamp(min=1).float()
+    history = factors.vectors * factors.values.pow(settings.value_power)
+    if config.model.query.history_weights == "mean":
+        history *= degree.pow(-settings.degree_power).unsqueeze(1)
+    tables["history"].weight.copy_(history)
+    torch.mul(factors.vectors, degree.pow(settings.degree_power).unsqueeze(1), out=tables["item"].weight)

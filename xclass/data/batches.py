@@ -1,0 +1,102 @@
+"""Batches of training: by pair or by query, shuffled by seed and epoch, each epoch exactly once through the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pydantic
+import torch
+from torch import Tensor
+
+from xclass.config import Config
+from xclass.rng import torch_generator
+from xclass.types import Batch, Ragged
+
+
+class BatchConfig(Config):
+    """How the train pairs are cut into batches."""
+
+    by: Literal["pair", "query"] = "pair"
+    """pair: a row is one (query, positive); query: a row is one query with several positives."""
+    size: int = pydantic.Field(2048, ge=1)
+    """Rows in a batch; the last one of an epoch may be shorter."""
+    positives_per_query: int = pydantic.Field(0, ge=0)
+    """By query: at most so many positives, drawn anew each epoch; 0 takes all."""
+
+
+class TrainBatches:
+    """The train split as batches.
+
+    Args:
+        train: Ragged by query.
+        config: how to cut it.
+        seed: the order of epoch e depends on (seed, e) only, so training can resume anywhere.
+        hold_out: the tower looks at histories, so targets are left out of them. By query, at most half of a query's
+            positives (rounded down, at least one) are then targets, so that something is left to look at.
+    """
+
+    def __init__(self, train: Ragged, config: BatchConfig, seed: int, hold_out: bool) -> None:
+        self.train, self.config, self.seed, self.hold_out = train, config, seed, hold_out
+        lengths = train.lengths()
+        self._queries = lengths.nonzero().squeeze(1) if config.by == "query" else None
+        self.num_rows = len(train.values) if self._queries is None else len(self._queries)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.num_rows // self.config.size)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``first`` on."""
+        order = torch.randperm(self.num_rows, generator=torch_generator(self.seed, "order", epoch))
+        for number in range(first, len(self)):
+            rows = order[number * self.config.size : (number + 1) * self.config.size]
+            if self._queries is None:
+                yield self._by_pair(rows)
+            else:
+                yield self._by_query(self._queries[rows], torch_generator(self.seed, "targets", epoch, number))
+
+    def _by_pair(self, pairs: Tensor) -> Batch:
+        queries = torch.searchsorted(self.train.offsets, pairs, right=True) - 1
+        known = self.train.take(queries).long()
+        target = torch.zeros(len(known.values), dtype=torch.bool)
+        target[known.offsets[:-1] + pairs - self.train.offsets[queries]] = True
+        return self._batch(queries, known, target)
+
+    def _by_query(self, queries: Tensor, generator: torch.Generator) -> Batch:
+        known = self.train.take(queries).long()
+        lengths = known.lengths()
+        wanted = (lengths // 2).clamp(min=1) if self.hold_out else lengths
+        if self.config.positives_per_query:
+            wanted = wanted.clamp(max=self.config.positives_per_query)
+        return self._batch(queries, known, _choose(known, wanted, generator))
+
+    def _batch(self, queries: Tensor, known: Ragged, target: Tensor) -> Batch:
+        history = known.filter(~target) if self.hold_out else known
+        return Batch(queries, history, known.filter(target), known)
+
+
+def _choose(lists: Ragged, wanted: Tensor, generator: torch.Generator) -> Tensor:
+    """bool (M,): ``wanted[b]`` values of list b, chosen at random."""
+    rows = lists.rows()
+    keys = torch.rand(len(rows), generator=generator, dtype=torch.float64) + rows
+    order = torch.argsort(keys)
+    rank = torch.arange(len(rows)) - lists.offsets[rows]
+    chosen = torch.zeros(len(rows), dtype=torch.bool)
+    chosen[order] = rank < wanted[rows]
+    return chosen
+
+
+def inference_batches(history: Ragged, queries: Tensor, size: int) -> Iterator[Batch]:
+    """Batches of known queries for inference: their numbers and histories, in the order given."""
+    for part in queries.split(size):
+        yield Batch(part, history.take(part).long())
+
+
+def history_batches(histories: Ragged, size: int) -> Iterator[Batch]:
+    """Batches of queries that the model has never seen, each known by its history only."""
+    for start in range(0, len(histories), size):
+        part = histories.slice(start, min(start + size, len(histories))).long()
+        yield Batch(torch.full((len(part),), -1), part)
+
+

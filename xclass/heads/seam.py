@@ -1,0 +1,37 @@
+"""The contract of a head."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from xclass.tables.working_set import Rows, Table
+from xclass.types import Batch
+
+
+class Head(Protocol):
+    """An output layer over the catalogue.
+
+    A step is cut in two: ``plan`` needs no vectors (it samples, and finds what to mask), so it can be done ahead of
+    time; ``loss`` computes on the rows that were pulled.
+    """
+
+    tables: tuple[str, ...]
+
+    def plan(self, batch: Batch, generator: torch.Generator) -> Any:
+        """What ``loss`` will need beside vectors."""
+        ...
+
+    def requests(self, batch: Batch, plan: Any) -> dict[str, dict[str, Tensor]]:
+        """table → request → ids of the rows that the loss reads."""
+        ...
+
+    def loss(self, query_BD: Tensor, batch: Batch, plan: Any, rows: dict[str, Rows]) -> Tensor:
+        """(B,) loss of each query."""
+        ...
+
+    def item_vectors(self, tables: dict[str, Table]) -> Tensor | None:
+        """(N, D) item vectors whose inner product with a query vector ranks items; None: not indexable."""
+        ...

@@ -1,0 +1,71 @@
+"""The two-tower model: a query tower and a head over shared tables. The only place where they meet."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from xclass.heads.seam import Head
+from xclass.tables.working_set import RowPlan, Rows, Table, plan_rows
+from xclass.towers.query import QueryTower
+from xclass.types import Batch
+
+
+class Prepared(NamedTuple):
+    """A batch with everything that can be known before vectors are read: candidates, masks, distinct rows."""
+
+    batch: Batch
+    plan: Any
+    row_plans: dict[str, RowPlan]
+
+
+class TwoTower(nn.Module):
+    """Query tower + head + the tables that both read.
+
+    Dense parameters are ``parameters()``; tables are not parameters: they are pulled and pushed.
+    """
+
+    def __init__(self, tower: QueryTower, head: Head, tables: dict[str, Table]) -> None:
+        super().__init__()
+        self.tower, self.head, self.tables = tower, head, tables
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Prepared:
+        """Sample and plan the working set of a training step. No vector is read."""
+        plan = self.head.plan(batch, generator)
+        wanted = self.tower.requests(batch)
+        for table, requests in self.head.requests(batch, plan).items():
+            wanted.setdefault(table, {}).update(requests)
+        return Prepared(batch, plan, {table: plan_rows(requests) for table, requests in wanted.items()})
+
+    def pull(self, plans: dict[str, RowPlan], requires_grad: bool = False) -> dict[str, Rows]:
+        """The rows of the working set; leaves with gradient while training."""
+        return {
+            name: Rows(self.tables[name].pull(plan.unique).requires_grad_(requires_grad), plan.positions)
+            for name, plan in plans.items()
+        }
+
+    def loss(self, prepared: Prepared, rows: dict[str, Rows]) -> Tensor:
+        """(B,) loss of each query."""
+        query_BD = self.tower(prepared.batch, rows)
+        return self.head.loss(query_BD, prepared.batch, prepared.plan, rows)
+
+    def push(self, plans: dict[str, RowPlan], rows: dict[str, Rows], lr: float) -> None:
+        """One summed update of every touched row."""
+        for name, plan in plans.items():
+            grad = rows[name].values.grad
+            if grad is not None:
+                self.tables[name].push(plan.unique, grad, lr)
+
+    @torch.no_grad()
+    def query_vectors(self, batch: Batch) -> Tensor:
+        """(B, D) vectors of the queries of an inference batch."""
+        plans = {table: plan_rows(requests) for table, requests in self.tower.requests(batch).items()}
+        vectors: Tensor = self.tower(batch, self.pull(plans))
+        return vectors
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor | None:
+        """(N, D) item vectors, or None when the head is not indexable."""
+        return self.head.item_vectors(self.tables)

@@ -1,0 +1,41 @@
+"""Optimisers that update only the rows that a step touched.
+
+Their contract, ``RowOptimizer``, is the table's: a table holds the rows and the state, an optimiser changes them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RowAdaGrad:
+    """AdaGrad with one accumulator per row.
+
+    a_r ← a_r + mean_d(g_rd²);   w_r ← w_r − lr · g_r / (√a_r + eps).
+
+    State is 4 bytes a row, whatever D. Cost O(U·D). Source: Duchi et al. 2011, row-wise as in the embedding
+    optimisers of recommendation systems (Naumov et al. 2019).
+    """
+
+    state_names = ("sum_of_squares",)
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        self.eps = eps
+
+    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
+        """One step on the rows ``ids``."""
+        sums = state["sum_of_squares"]
+        new = sums[ids] + torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])
+        sums[ids] = new
+        weight.index_add_(0, ids, grads * (-lr / (new.sqrt_() + self.eps)).unsqueeze(1))
+
+
+class RowSGD:
+    """w_r ← w_r − lr · g_r. No state. Cost O(U·D)."""
+
+    state_names: tuple[str, ...] = ()
+
+    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
+        """One step on the rows ``ids``."""
+        weight.index_add_(0, ids, grads, alpha=-lr)

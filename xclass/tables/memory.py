@@ -1,0 +1,54 @@
+"""A table in main memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+from xclass.tables.working_set import RowOptimizer
+
+INIT_BLOCK_ROWS = 1 << 16
+
+
+class MemoryTable:
+    """(num_rows, D) float32 in main memory with its row optimiser.
+
+    Args:
+        num_rows, dim: the size.
+        optimizer: what ``push`` applies.
+        init_std: rows start as N(0, init_std²); written block by block, each block from ``generator``.
+    """
+
+    def __init__(
+        self, num_rows: int, dim: int, optimizer: RowOptimizer, init_std: float, generator: torch.Generator
+    ) -> None:
+        if num_rows < 1 or dim < 1:
+            raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
+        self.optimizer = optimizer
+        self.weight = torch.empty(num_rows, dim)
+        for start in range(0, num_rows, INIT_BLOCK_ROWS):
+            self.weight[start : start + INIT_BLOCK_ROWS].normal_(0.0, init_std, generator=generator)
+        self.state = {name: torch.zeros(num_rows) for name in optimizer.state_names}
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return self.weight.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.weight.shape[1]
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """(U, D) copy of the rows ``ids``. Cost O(U·D)."""
+        return self.weight.index_select(0, ids)
+
+    def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
+        """Apply one summed gradient per row; ``ids`` must be distinct. Cost O(U·D), never O(num_rows)."""
+        self.optimizer.update(self.weight, self.state, ids, grads, lr)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the weight and the optimiser's state, by name."""
+        return {"weight": self.weight, **self.state}

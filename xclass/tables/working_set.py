@@ -1,0 +1,84 @@
+"""The working set: a step finds the distinct rows it needs, pulls them once, computes on that small dense tensor with
+plain autograd, and pushes one summed update. Nothing here is as long as the catalogue."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Table(Protocol):
+    """Rows that can be pulled and pushed; only the table knows where they live."""
+
+    num_rows: int
+    dim: int
+    weight: Tensor
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """(U, D) rows, a copy."""
+        ...
+
+    def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
+        """One summed gradient (U, D) for each of the distinct ``ids``."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the weight and the optimiser's state, by name."""
+        ...
+
+
+class RowOptimizer(Protocol):
+    """Updates named rows of a table in place; keeps ``state_names`` float32 numbers per row."""
+
+    state_names: tuple[str, ...]
+
+    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
+        """Apply one summed gradient per row.
+
+        Args:
+            weight: (N, D), changed at ``ids`` only.
+            state: (N,) float32 for each of ``state_names``, changed at ``ids`` only.
+            ids: int64 (U,), distinct.
+            grads: (U, D).
+            lr: learning rate of this step.
+        """
+        ...
+
+
+class RowPlan(NamedTuple):
+    """Which rows of one table a step needs.
+
+    unique: int64 (U,), rising, distinct.
+    positions: for each named request, where its ids stand in ``unique`` (int64, the request's length).
+    """
+
+    unique: Tensor
+    positions: dict[str, Tensor]
+
+
+class Rows(NamedTuple):
+    """The pulled rows of one table with the plan that asked for them.
+
+    values: (U, D); a leaf with gradient while training.
+    """
+
+    values: Tensor
+    positions: dict[str, Tensor]
+
+    def of(self, request: str) -> Tensor:
+        """(len(request), D): the rows of one request, in its order."""
+        return self.values.index_select(0, self.positions[request])
+
+
+def plan_rows(requests: dict[str, Tensor]) -> RowPlan:
+    """The distinct ids of all requests together. Cost O(M log M) for M ids asked for.
+
+    >>> plan = plan_rows({"a": torch.tensor([5, 3, 5]), "b": torch.tensor([9])})
+    >>> plan.unique.tolist(), plan.positions["a"].tolist(), plan.positions["b"].tolist()
+    ([3, 5, 9], [1, 0, 1], [2])
+    """
+    unique, inverse = torch.unique(torch.cat(list(requests.values())), return_inverse=True)
+    parts = inverse.split([len(ids) for ids in requests.values()])
+    return RowPlan(unique, dict(zip(requests, parts, strict=True)))

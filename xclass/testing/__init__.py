@@ -1,0 +1,1 @@
+"""Conformance suites: what every implementation behind a seam must do. Import the one you need."""

@@ -1,0 +1,118 @@
+"""Query towers made of sources: each source reads rows of one table and gives one vector per query; they are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xclass.errors import InputError
+from xclass.tables.working_set import Rows
+from xclass.towers.projection import Projection
+from xclass.types import Batch
+
+
+class Source(Protocol):
+    """One kind of knowledge about a query."""
+
+    table: str
+    request: str
+
+    def ids(self, batch: Batch) -> Tensor:
+        """int64: the rows of ``table`` that this batch reads."""
+        ...
+
+    def __call__(self, batch: Batch, rows: Rows) -> Tensor:
+        """(B, D)."""
+        ...
+
+
+class IdSource(nn.Module):
+    """One learned vector per query number, table "query". A query never seen in training (−1) has the zero vector."""
+
+    table = "query"
+    request = "query"
+
+    def ids(self, batch: Batch) -> Tensor:
+        """int64 (B,)."""
+        return batch.query_ids.clamp(min=0)
+
+    def forward(self, batch: Batch, rows: Rows) -> Tensor:
+        """(B, D) rows of the queries."""
+        return rows.of(self.request) * (batch.query_ids >= 0).unsqueeze(1)
+
+
+class HistorySource(nn.Module):
+    """Weighted mean of the vectors of the history's items: (1/|H_b|) Σ_{i∈H_b} a_i h_i; an empty history gives 0.
+
+    Args:
+        table: where the item vectors h are: "history" (its own) or "item" (shared with the head).
+        item_weights: float32 (N,), a_i; None for 1. The degree weighting is a_i = count_i^-power.
+    """
+
+    request = "history"
+
+    def __init__(self, table: str, item_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.table = table
+        self.register_buffer("item_weights", item_weights, persistent=False)
+
+    def ids(self, batch: Batch) -> Tensor:
+        """int64 (M,): the items of all histories."""
+        return batch.history.values
+
+    def forward(self, batch: Batch, rows: Rows) -> Tensor:
+        """(B, D) weighted means."""
+        history = batch.history
+        share = history.lengths().clamp(min=1).reciprocal()[history.rows()].to(rows.values.dtype)
+        if self.item_weights is not None:
+            share = share * self.item_weights[history.values]
+        positions = rows.positions[self.request]
+        return functional.embedding_bag(
+            positions, rows.values, history.offsets[:-1], mode="sum", per_sample_weights=share
+        )
+
+
+QUERY_TOWERS: dict[str, tuple[str, ...]] = {
+    "id": ("id",),
+    "history": ("history",),
+    "id+history": ("id", "history"),
+}
+
+
+class QueryTower(nn.Module):
+    """The sum of its sources, then the projection."""
+
+    def __init__(self, sources: Sequence[nn.Module], projection: Projection) -> None:
+        super().__init__()
+        self.sources = nn.ModuleList(sources)
+        self.projection = projection
+
+    @property
+    def uses_history(self) -> bool:
+        """Whether a history changes the vector."""
+        return any(isinstance(source, HistorySource) for source in self.sources)
+
+    def requests(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """table → request → ids of the rows that this batch reads."""
+        wanted: dict[str, dict[str, Tensor]] = {}
+        for source in self.sources:
+            wanted.setdefault(source.table, {})[source.request] = source.ids(batch)
+        return wanted
+
+    def forward(self, batch: Batch, rows: dict[str, Rows]) -> Tensor:
+        """(B, D) query vectors."""
+        vectors = [source(batch, rows[source.table]) for source in self.sources]
+        return self.projection(torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0])
+
+    def check_new_queries(self) -> None:
+        """InputError when this tower can't embed a query that it was not trained on."""
+        if not self.uses_history:
+            raise InputError(
+                "this model knows queries by id only and can't embed a new history",
+                wanted='a query tower of kind "history" or "id+history"',
+                do="train with model.query.kind set to one of them, or retrieve by query id",
+            )

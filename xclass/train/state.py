@@ -1,0 +1,59 @@
+"""Everything of a model in training that a checkpoint must hold, by name, and the optimiser of its dense layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xclass.model import TwoTower
+
+
+class ModelState:
+    """The tensors of a model and of its optimisers.
+
+    ``table.<name>.weight`` and the row optimiser's state; ``dense.<parameter>`` and Adam's moments.
+    """
+
+    def __init__(self, model: TwoTower, dense_learning_rate: float) -> None:
+        self.model = model
+        self._named = dict(model.named_parameters())
+        self._adam = torch.optim.Adam(self._named.values(), lr=dense_learning_rate) if self._named else None
+        self._start_adam()
+
+    def dense_step(self, lr: float) -> None:
+        """One Adam step of the dense layers; their gradients are cleared."""
+        if self._adam is None:
+            return
+        self._adam.param_groups[0]["lr"] = lr
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """What a finished run holds: no optimiser state."""
+        weights = {f"table.{name}.weight": table.weight for name, table in self.model.tables.items()}
+        return weights | {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds; the tensors themselves, so loading copies into them."""
+        found = {
+            f"table.{name}.{key}": tensor
+            for name, table in self.model.tables.items()
+            for key, tensor in table.tensors().items()
+        }
+        found |= {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
+        if self._adam is not None:
+            for name, parameter in self._named.items():
+                for key, value in self._adam.state[parameter].items():
+                    found[f"adam.{name}.{key}"] = value
+        return found
+
+    def _start_adam(self) -> None:
+        """Adam makes its state at the first step; made here, a checkpoint has the same names from the start."""
+        if self._adam is None:
+            return
+        for parameter in self._named.values():
+            self._adam.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
