@@ -38,7 +38,7 @@ def sampled_softmax_loss(
     if neg_logits.shape[1] == 0:
         return pos_logits.new_zeros(len(neg_logits)).index_add(0, rows, pos_logits * 0)
     log_z = neg_logits.logsumexp(1)
-    losses = functional.softplus(log_z[rows] - pos_logits)
+    losses = -functional.logsigmoid(pos_logits - log_z[rows])
     return torch.zeros_like(log_z).index_add(0, rows, share * losses)
 
 
@@ -57,7 +57,7 @@ def sampled_softmax_block(
     top = neg_logits.amax(1, keepdim=True)
     z = neg_logits.sub_(top).exp_().sum(1)
     gap = (z.log() + top.squeeze(1))[rows] - pos_logits
-    loss = torch.zeros_like(z).index_add_(0, rows, share * functional.softplus(gap))
+    loss = torch.zeros_like(z).index_add_(0, rows, share * -functional.logsigmoid(-gap))
     pull = share * torch.sigmoid(gap)
     neg_logits.mul_(torch.zeros_like(z).index_add_(0, rows, pull).div_(z).unsqueeze(1))
     return loss, pull.neg_()

@@ -1,0 +1,91 @@
+"""Row optimisers against dense references; schedules."""
+
+import math
+
+import pytest
+import torch
+
+from xclass.optim import ROW_OPTIMIZERS, SCHEDULES, RowAdaGrad, RowSGD, ScheduleConfig, learning_rate
+
+
+def dense_row_adagrad(weight, sums, grads, lr, eps):
+    """The formula over all rows, in float64, one number at a time."""
+    for r in range(len(weight)):
+        if any(g != 0 for g in grads[r]):
+            sums[r] += sum(g * g for g in grads[r]) / len(grads[r])
+            for d in range(len(weight[r])):
+                weight[r][d] -= lr * grads[r][d] / (math.sqrt(sums[r]) + eps)
+
+
+def test_adagrad_equals_the_dense_formula_over_ten_steps():
+    torch.manual_seed(0)
+    weight, state = torch.randn(6, 3, dtype=torch.float64), {"sum_of_squares": torch.zeros(6, dtype=torch.float64)}
+    plain, sums = weight.tolist(), [0.0] * 6
+    optimizer = RowAdaGrad()
+    for step in range(10):
+        ids = torch.randperm(6)[:3]
+        grads = torch.randn(3, 3, dtype=torch.float64)
+        optimizer.update(weight, state, ids, grads, 0.1 / (step + 1))
+        dense = torch.zeros(6, 3, dtype=torch.float64).index_copy(0, ids, grads)
+        dense_row_adagrad(plain, sums, dense.tolist(), 0.1 / (step + 1), optimizer.eps)
+    torch.testing.assert_close(weight, torch.tensor(plain, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(state["sum_of_squares"], torch.tensor(sums, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_adagrad_with_one_dimension_is_torchs_own():
+    ours = torch.ones(4, 1)
+    theirs = torch.nn.Parameter(torch.ones(4, 1))
+    reference = torch.optim.Adagrad([theirs], lr=0.3, eps=1e-8)
+    state = {"sum_of_squares": torch.zeros(4)}
+    for step in range(10):
+        grad = torch.sin(torch.arange(4.0) + step + 1).unsqueeze(1)
+        RowAdaGrad().update(ours, state, torch.arange(4), grad, 0.3)
+        theirs.grad = grad.clone()
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_first_adagrad_step_does_not_depend_on_the_gradients_scale():
+    steps = []
+    for scale in (1e-4, 1.0, 1e4):
+        weight = torch.zeros(1, 2)
+        RowAdaGrad().update(weight, {"sum_of_squares": torch.zeros(1)}, torch.tensor([0]), scale * torch.tensor([[1.0, -1.0]]), 0.1)
+        steps.append(weight)
+    torch.testing.assert_close(steps[0], torch.tensor([[-0.1, 0.1]]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(steps[1], steps[2], rtol=1e-5, atol=0)
+
+
+def test_sgd_is_the_plain_step():
+    weight = torch.ones(3, 2)
+    RowSGD().update(weight, {}, torch.tensor([2]), torch.tensor([[1.0, -2.0]]), 0.5)
+    assert weight.tolist() == [[1, 1], [1, 1], [0.5, 2]]
+
+
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+def test_each_optimizer_is_deterministic_and_goes_downhill(name):
+    def run():
+        weight = torch.full((5, 3), 2.0)
+        optimizer = ROW_OPTIMIZERS[name]()
+        state = {key: torch.zeros(5) for key in optimizer.state_names}
+        for _ in range(200):
+            optimizer.update(weight, state, torch.tensor([0, 3]), weight[[0, 3]].clone(), 0.3)
+        return weight
+
+    first = run()
+    assert torch.equal(first, run())
+    assert float(first[[0, 3]].abs().max()) < 0.5 and torch.equal(first[[1, 2, 4]], torch.full((3, 3), 2.0))
+
+
+def test_schedules_by_hand():
+    rates = [learning_rate(ScheduleConfig(kind="cosine"), 2.0, step, 4) for step in range(4)]
+    assert rates == pytest.approx([2.0, 1 + math.cos(math.pi / 4), 1.0, 1 - math.cos(math.pi / 4)])
+    warm = ScheduleConfig(kind="linear", warmup_steps=2, final=0.5)
+    assert [learning_rate(warm, 1.0, step, 6) for step in range(6)] == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625])
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_every_schedule_starts_full_and_ends_at_its_final_share(kind):
+    config = ScheduleConfig(kind=kind, final=0.1)
+    assert learning_rate(config, 1.0, 0, 100) == 1.0
+    end = learning_rate(config, 1.0, 100, 100)
+    assert end == pytest.approx(1.0 if kind == "constant" else 0.1)
