@@ -93,19 +93,28 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(directory: Path, name: str, kind: str, version: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Write ``directory/name``: kind, format version, ``fields``, and size and SHA-256 of every file below.
+def write_manifest(
+    directory: Path, name: str, kind: str, version: int, fields: dict[str, Any], only: list[str] | None = None
+) -> dict[str, Any]:
+    """Write ``directory/name``: kind, format version, ``fields``, and size and SHA-256 of its files.
 
-    Call it last: it describes what lies in the directory now. Hidden files and ``name`` itself are left out.
+    Call it last: it describes what lies in the directory now. ``only`` names the files that belong to it; without it
+    all files below do, but hidden ones and ``name`` itself.
     """
-    files = {}
-    for file in sorted(directory.rglob("*")):
-        relative = file.relative_to(directory)
-        if file.is_file() and relative.as_posix() != name and not any(part.startswith(".") for part in relative.parts):
-            files[relative.as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    names = _visible_files(directory, name) if only is None else only
+    files = {
+        relative: {"bytes": (directory / relative).stat().st_size, "sha256": sha256_file(directory / relative)}
+        for relative in names
+    }
     manifest = {"kind": kind, "format_version": version, **fields, "files": files}
     write_json(directory / name, manifest)
     return manifest
+
+
+def _visible_files(directory: Path, name: str) -> list[str]:
+    relatives = [file.relative_to(directory) for file in sorted(directory.rglob("*")) if file.is_file()]
+    visible = [path for path in relatives if not any(part.startswith(".") for part in path.parts)]
+    return [path.as_posix() for path in visible if path.as_posix() != name]
 
 
 def read_manifest(directory: Path, name: str, kind: str, version: int) -> dict[str, Any]:

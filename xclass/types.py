@@ -213,12 +213,14 @@ class Batch:
     history: Ragged (B), what the query tower may look at (in training: known less the targets).
     positives: Ragged (B), the targets of this batch with optional weights; None at inference.
     known: Ragged (B), every training positive of each query, never used as a negative; None at inference.
+    weights: (B,) floating, weight of each query's loss in the batch's mean; None for 1.
     """
 
     query_ids: Tensor
     history: Ragged
     positives: Ragged | None = None
     known: Ragged | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of queries, B."""

@@ -56,17 +56,18 @@ def plain_loss(positives, negatives, vectors, hits, temperature):
     return LOSSES["sampled-softmax"].function(pos_logits, neg_logits, positives.offsets)
 
 
+@pytest.mark.parametrize("row_weights", [None, torch.linspace(2, 0, 23).double()])
 @pytest.mark.parametrize("upstream", ["mean", "uneven"])
 @pytest.mark.parametrize("block", [40, 1 << 18])
-def test_the_blocked_pass_equals_plain_autograd(monkeypatch, upstream, block):
+def test_the_blocked_pass_equals_plain_autograd(monkeypatch, upstream, block, row_weights):
     monkeypatch.setattr(blocked_module, "BLOCK_LOGITS", block)
     positives, negatives, vectors = problem()
     hits = find_hits(positives, negatives.ids)
     assert len(hits.rows) > 0
     weights = torch.full((23,), 1 / 23.0).double() if upstream == "mean" else torch.linspace(0, 2, 23).double()
-    scoring = Scoring(positives, negatives, hits, 1 / 0.3, True, LOSSES["sampled-softmax"].block, torch.float64)
+    scoring = Scoring(positives, negatives, hits, 1 / 0.3, True, LOSSES["sampled-softmax"].block, torch.float64, row_weights)
     ours = blocked_loss(*vectors, scoring)
-    plain = plain_loss(positives, negatives, vectors, hits, 0.3)
+    plain = plain_loss(positives, negatives, vectors, hits, 0.3) * (1.0 if row_weights is None else row_weights)
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
     got = torch.autograd.grad((ours * weights).sum(), vectors)
     expected = torch.autograd.grad((plain * weights).sum(), vectors)

@@ -28,6 +28,9 @@ class BatchConfig(Config):
 class TrainBatches:
     """The train split as batches.
 
+    By query, the weights of the pairs weigh a query's positives against each other. By pair, they weigh the pairs: a
+    pair of twice the mean weight counts twice in the mean of the batch.
+
     Args:
         train: Ragged by query.
         config: how to cut it.
@@ -39,6 +42,7 @@ class TrainBatches:
     def __init__(self, train: Ragged, config: BatchConfig, seed: int, hold_out: bool) -> None:
         self.train, self.config, self.seed, self.hold_out = train, config, seed, hold_out
         lengths = train.lengths()
+        self._mean_weight = 1.0 if train.weights is None else float(train.weights.double().mean())
         self._queries = lengths.nonzero().squeeze(1) if config.by == "query" else None
         self.num_rows = len(train.values) if self._queries is None else len(self._queries)
 
@@ -59,9 +63,13 @@ class TrainBatches:
     def _by_pair(self, pairs: Tensor) -> Batch:
         queries = torch.searchsorted(self.train.offsets, pairs, right=True) - 1
         known = self.train.take(queries).long()
-        target = torch.zeros(len(known.values), dtype=torch.bool)
-        target[known.offsets[:-1] + pairs - self.train.offsets[queries]] = True
-        return self._batch(queries, known, target)
+        weights = None if self.train.weights is None else self.train.weights[pairs] / self._mean_weight
+        positives = Ragged(torch.arange(len(pairs) + 1), self.train.values[pairs].long())
+        if not self.hold_out:
+            return Batch(queries, known, positives, known, weights)
+        others = torch.ones(len(known.values), dtype=torch.bool)
+        others[known.offsets[:-1] + pairs - self.train.offsets[queries]] = False
+        return Batch(queries, known.filter(others), positives, known, weights)
 
     def _by_query(self, queries: Tensor, generator: torch.Generator) -> Batch:
         known = self.train.take(queries).long()
@@ -69,9 +77,7 @@ class TrainBatches:
         wanted = (lengths // 2).clamp(min=1) if self.hold_out else lengths
         if self.config.positives_per_query:
             wanted = wanted.clamp(max=self.config.positives_per_query)
-        return self._batch(queries, known, _choose(known, wanted, generator))
-
-    def _batch(self, queries: Tensor, known: Ragged, target: Tensor) -> Batch:
+        target = _choose(known, wanted, generator)
         history = known.filter(~target) if self.hold_out else known
         return Batch(queries, history, known.filter(target), known)
 

@@ -28,6 +28,7 @@ class Scoring(NamedTuple):
     subtract_log_q: bool
     loss: LossBlock
     product_dtype: torch.dtype
+    row_weights: Tensor | None = None
 
 
 class Gradients(NamedTuple):
@@ -39,7 +40,7 @@ class Gradients(NamedTuple):
 
 
 def blocked_loss(query_BD: Tensor, positive_PD: Tensor, negative_KD: Tensor, scoring: Scoring) -> Tensor:
-    """(B,) loss of each query, differentiable in the three inputs.
+    """(B,) loss of each query times its row weight, differentiable in the three inputs.
 
     The gradient is computed in the forward pass for equal upstream gradients of all queries, as a mean over queries
     gives; for others the pass is run again in the backward.
@@ -50,7 +51,7 @@ def blocked_loss(query_BD: Tensor, positive_PD: Tensor, negative_KD: Tensor, sco
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, positive: Tensor, negative: Tensor, scoring: Scoring) -> Tensor:
-        loss, gradients = _run(query, positive, negative, scoring, None)
+        loss, gradients = _run(query, positive, negative, scoring, scoring.row_weights)
         ctx.scoring = scoring
         ctx.save_for_backward(query, positive, negative, *gradients)
         return loss
@@ -60,7 +61,9 @@ class _BlockedLoss(torch.autograd.Function):
         query, positive, negative, *gradients = ctx.saved_tensors
         if bool((upstream == upstream[:1]).all()):
             return (*(gradient * upstream[:1].squeeze() for gradient in gradients), None)
-        return (*_run(query, positive, negative, ctx.scoring, upstream)[1], None)
+        row_weights = ctx.scoring.row_weights
+        weights_B = upstream if row_weights is None else upstream * row_weights
+        return (*_run(query, positive, negative, ctx.scoring, weights_B)[1], None)
 
 
 def _run(
@@ -88,7 +91,7 @@ def _run(
         grads.query[start:stop] = low_logits @ low_negative
         grads.negative.add_(low_logits.T @ low_query[start:stop])
     if weights_B is not None:
-        pos_grad *= weights_B[rows]
+        loss, pos_grad = loss * weights_B, pos_grad * weights_B[rows]
     grads.query.index_add_(0, rows, positive * pos_grad.unsqueeze(1)).mul_(scoring.inverse_temperature)
     return loss, grads._replace(positive=scaled.index_select(0, rows) * pos_grad.unsqueeze(1))
 

@@ -76,7 +76,7 @@ class DotHead(nn.Module):
         return {"item": {"positives": _targets(batch).values, "negatives": plan.negatives.ids}}
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
-        """(B,) loss of each query. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
+        """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items = rows["item"]
         vectors = self.projection(items.values)
         scoring = Scoring(
@@ -87,6 +87,7 @@ class DotHead(nn.Module):
             self.subtract_log_q,
             self.loss_kind.block,
             self.product_dtype,
+            batch.weights,
         )
         positive = vectors.index_select(0, items.positions["positives"])
         negative = vectors.index_select(0, items.positions["negatives"])

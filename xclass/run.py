@@ -1,0 +1,218 @@
+"""The run directory: what training writes and everything after it reads.
+
+    run.json              manifest, written last: dataset, result, SHA-256 of the files below
+    config.toml           the resolved configuration
+    started.json          the dataset and the version that the run was started with
+    model.safetensors     tables and dense layers, no optimiser state
+    items.parquet  queries.parquet    external ids by number
+    metrics.jsonl         one record per report
+    checkpoints/          what a resume needs
+    index/                what `xclass index` adds; it names the model file's hash
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors.torch import save_file
+
+import xclass.progress as progress
+from xclass.build import RunConfig, build_model
+from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
+from xclass.data.batches import TrainBatches
+from xclass.data.store import Dataset, open_dataset
+from xclass.errors import ArtefactError, ConfigError
+from xclass.manifest import atomic_file, read_json, read_manifest, require_space, verify_files, write_json, write_manifest
+from xclass.model import TwoTower
+from xclass.train import Trainer, TrainResult
+from xclass.train.checkpoint import load_tensors
+from xclass.train.state import ModelState
+from xclass.train.validate import make_validator
+
+MANIFEST = "run.json"
+KIND = "run"
+FORMAT_VERSION = 1
+FILES = ["config.toml", "items.parquet", "metrics.jsonl", "model.safetensors", "queries.parquet", "started.json"]
+
+
+def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: list[str] | None = None) -> RunConfig:
+    """A checked configuration from an object, a plain dict or the path of a TOML file, with ``a.b=c`` overrides."""
+    changes = overrides or []
+    if isinstance(config, RunConfig):
+        return config if not changes else build_config(RunConfig, apply_overrides(config.model_dump(), changes))
+    if isinstance(config, dict):
+        return build_config(RunConfig, apply_overrides(config, changes))
+    return load_config(RunConfig, Path(config), changes)
+
+
+def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False) -> Path:
+    """Train and write the run directory ``out``.
+
+    Args:
+        dataset: what ``xclass ingest`` made.
+        config: the resolved configuration.
+        out: a new directory; with ``resume`` one that an interrupted training left, or a new one.
+        resume: go on from the newest whole checkpoint. A finished run is left as it is.
+
+    Raises:
+        ArtefactError: ``out`` exists and ``resume`` is false; or it was started with another dataset.
+        ConfigError: ``out`` was started with another configuration.
+        Interrupted: a signal came; the run can be resumed.
+    """
+    out = Path(out)
+    if out.exists() and not resume and any(out.iterdir()):
+        raise ArtefactError(
+            "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        _start(out, dataset, config)
+        if (out / MANIFEST).exists():
+            progress.say(f"{out} is finished already; nothing to resume")
+            return out
+        model = build_model(config, dataset, initialise=not any((out / "checkpoints").glob("step-*")))
+        batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
+        trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train))
+        if resume and not trainer.resume():
+            progress.say("no checkpoint yet: starting from the beginning")
+        _finish(out, dataset, trainer.state, trainer.run())
+    return out
+
+
+def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
+    """Note what the run is made of, or check that a resumed one is made of the same."""
+    started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
+    if not (out / "started.json").exists():
+        _write_text(out / "config.toml", to_toml(config))
+        write_json(out / "started.json", started)
+        return
+    before = read_json(out / "started.json")
+    if before.get("fingerprint") != dataset.fingerprint:
+        raise ArtefactError(
+            "this run was started with another dataset", where=out, wanted=before.get("dataset"), got=dataset.path,
+            do="resume with the dataset it was started with, or choose another --out",
+        )
+    stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
+    if stored != config:
+        changed = [key for key, value in _flat(config.model_dump()).items() if _flat(stored.model_dump()).get(key) != value]
+        raise ConfigError(
+            "this run was started with another configuration", where=out, got="other values for " + ", ".join(changed),
+            do=f"resume with --config {out / 'config.toml'}, or choose another --out",
+        )
+
+
+def _finish(out: Path, dataset: Dataset, state: ModelState, result: TrainResult) -> None:
+    """Write the model and the ids, then the manifest that makes it a run; drop the copy of the best weights."""
+    tensors = state.model_tensors()
+    require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
+    with atomic_file(out / "model.safetensors") as temporary:
+        save_file(tensors, temporary)
+    for name in ("items.parquet", "queries.parquet"):
+        with atomic_file(out / name) as temporary:
+            shutil.copyfile(dataset.path / name, temporary)
+    shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
+    fields = {
+        "dataset": read_json(out / "started.json"),
+        "num_queries": dataset.num_queries,
+        "num_items": dataset.num_items,
+        "result": {
+            "steps": result.step,
+            "epochs": result.epoch,
+            "positives": result.positives,
+            "train_s": round(result.train_s, 3),
+            "best": result.best,
+            "best_step": result.best_step,
+        },
+    }
+    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES)
+
+
+class RunDirectory:
+    """A finished run, opened for reading.
+
+    Raises:
+        ArtefactError: not finished, of another version, a file is missing, cut, altered or from another run.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if (self.path / "started.json").exists() and not (self.path / MANIFEST).exists():
+            raise ArtefactError(
+                "this run is not finished", where=self.path, do="finish it with: xclass train … --resume"
+            )
+        self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
+        verify_files(self.path, self.manifest)
+        self.config = load_config(RunConfig, self.path / "config.toml")
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights: what an index of this run names."""
+        digest: str = self.manifest["files"]["model.safetensors"]["sha256"]
+        return digest
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """One row per item number: item_id, train_count, …"""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @property
+    def queries(self) -> pl.DataFrame:
+        """One row per query number: query_id."""
+        return pl.read_parquet(self.path / "queries.parquet")
+
+    def dataset(self, path: Path | str | None = None) -> Dataset:
+        """The dataset of the run: where it was, or at ``path`` if it was moved.
+
+        Raises:
+            ArtefactError: it is not there, or is not the dataset that the run was trained on.
+        """
+        recorded = Path(self.manifest["dataset"]["dataset"])
+        place = recorded if path is None else Path(path)
+        if path is None and not place.exists():
+            raise ArtefactError("the dataset of this run is not where it was", where=recorded, do="pass --dataset PATH")
+        dataset = open_dataset(place)
+        if dataset.fingerprint != self.manifest["dataset"]["fingerprint"]:
+            raise ArtefactError(
+                "this is not the dataset that the run was trained on", where=place, wanted=f"the dataset of {self.path}",
+                do="pass --dataset PATH of that dataset, or train again",
+            )
+        return dataset
+
+    def load_model(self, dataset: Dataset) -> TwoTower:
+        """The trained model."""
+        model = build_model(self.config, dataset, initialise=False)
+        state = ModelState(model, self.config.train.dense_learning_rate)
+        load_tensors(self.path / "model.safetensors", state.model_tensors())
+        return model.eval()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One process at a time in a run directory; the lock goes with the process, however it ends."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArtefactError(
+                "another process is training in this directory", where=out, do="wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
