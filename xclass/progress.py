@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
+        self.done = self._done_before = 0
         self.note = ""
         self._started = self._printed = time.monotonic()
         self._tty = sys.stderr.isatty()
@@ -36,6 +36,10 @@ class Progress:
         if self._tty:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+    def resume_at(self, done: int) -> None:
+        """So much was done before this process began; it does not count towards the rate."""
+        self.done = self._done_before = done
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count ``count`` more units done; ``note`` is shown behind the rate."""
@@ -49,7 +53,7 @@ class Progress:
     def line(self) -> str:
         """The line as it stands: label, share, rate, time left, note."""
         elapsed_s = max(time.monotonic() - self._started, 1e-9)
-        rate = self.done / elapsed_s
+        rate = (self.done - self._done_before) / elapsed_s
         parts = [f"{self.label}: {self.done:,}"]
         if self.total:
             parts[0] += f"/{self.total:,} {self.unit} ({self.done / self.total:.0%})"

@@ -31,7 +31,7 @@ from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError
 from xclass.manifest import atomic_file, read_json, read_manifest, require_space, verify_files, write_json, write_manifest
 from xclass.model import TwoTower
-from xclass.train import Trainer, TrainResult
+from xclass.train import Position, Trainer
 from xclass.train.checkpoint import load_tensors
 from xclass.train.state import ModelState
 from xclass.train.validate import make_validator
@@ -108,7 +108,7 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         )
 
 
-def _finish(out: Path, dataset: Dataset, state: ModelState, result: TrainResult) -> None:
+def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) -> None:
     """Write the model and the ids, then the manifest that makes it a run; drop the copy of the best weights."""
     tensors = state.model_tensors()
     require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
@@ -117,7 +117,6 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: TrainResult)
     for name in ("items.parquet", "queries.parquet"):
         with atomic_file(out / name) as temporary:
             shutil.copyfile(dataset.path / name, temporary)
-    shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
     fields = {
         "dataset": read_json(out / "started.json"),
         "num_queries": dataset.num_queries,
@@ -132,6 +131,7 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: TrainResult)
         },
     }
     write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES)
+    shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
 
 
 class RunDirectory:

@@ -2,6 +2,6 @@
 
 from xclass.train.checkpoint import CheckpointStore
 from xclass.train.config import TrainingConfig, ValidationConfig
-from xclass.train.loop import Trainer, TrainResult
+from xclass.train.loop import Position, Trainer
 
-__all__ = ["CheckpointStore", "TrainResult", "Trainer", "TrainingConfig", "ValidationConfig"]
+__all__ = ["CheckpointStore", "Position", "Trainer", "TrainingConfig", "ValidationConfig"]

@@ -6,7 +6,10 @@ import json
 import resource
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from xclass.manifest import atomic_file
 
 PHASES = ("load", "sample", "pull", "loss", "push")
 
@@ -16,12 +19,11 @@ class PhaseClock:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.steps = 0
-        self._last = time.perf_counter()
+        self._started = self._last = time.perf_counter()
 
     def start(self) -> None:
-        """Time from now on belongs to the phase that is marked next."""
-        self._last = time.perf_counter()
+        """A step begins: time from now on belongs to the phase that is marked next."""
+        self._started = self._last = time.perf_counter()
 
     def mark(self, phase: str) -> None:
         """The time since the last mark was spent on ``phase``."""
@@ -29,32 +31,63 @@ class PhaseClock:
         self.seconds[phase] += now - self._last
         self._last = now
 
-    def phase_ms(self) -> dict[str, float]:
-        """Milliseconds per step of each phase."""
-        return {phase: round(1000 * total / max(self.steps, 1), 4) for phase, total in self.seconds.items()}
+    def lap_s(self) -> float:
+        """Seconds from the start of the step to its last mark."""
+        return self._last - self._started
 
-    def shares(self) -> str:
-        """Each phase's share of the step, for people."""
-        total = sum(self.seconds.values()) or 1.0
-        return ", ".join(f"{phase} {part / total:.0%}" for phase, part in self.seconds.items())
+
+class Report:
+    """What happened since the last record."""
+
+    def __init__(self) -> None:
+        self.clock = PhaseClock()
+        self.steps = self.rows = self.positives = 0
+        self.loss_sum = 0.0
+
+    def add(self, loss_sum: float, rows: int, positives: int) -> None:
+        """Count one step in."""
+        self.steps += 1
+        self.loss_sum += loss_sum
+        self.rows += rows
+        self.positives += positives
+
+    def mean_loss(self) -> float:
+        """Mean over the queries since the last record."""
+        return self.loss_sum / max(self.rows, 1)
+
+    def record(self, step: int, epoch: int) -> dict[str, Any]:
+        """One line of metrics.jsonl."""
+        spent_s = sum(self.clock.seconds.values())
+        per_step = {phase: round(1000 * s / max(self.steps, 1), 4) for phase, s in self.clock.seconds.items()}
+        return {
+            "step": step,
+            "epoch": epoch,
+            "loss": self.mean_loss() if self.rows else None,
+            "positives_per_s": round(self.positives / spent_s, 1) if spent_s else None,
+            "phase_ms": per_step,
+            "rss_bytes": rss_bytes(),
+        }
 
 
 class MetricsLog:
-    """Appends records to a file of JSON lines, each flushed."""
+    """Appends records to a file of JSON lines, each flushed. What was written beyond ``first_step`` is dropped."""
 
     def __init__(self, path: Path, first_step: int) -> None:
-        self.path = path
         _cut_after(path, first_step)
         self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def write(self, record: dict[str, Any]) -> None:
         """One record."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _cut_after(path: Path, first_step: int) -> None:
@@ -67,9 +100,10 @@ def _cut_after(path: Path, first_step: int) -> None:
             record = json.loads(line)
         except ValueError:
             continue
-        if record.get("step", first_step + 1) <= first_step:
+        if "event" not in record and record["step"] <= first_step:
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def rss_bytes() -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from xclass.data.batches import TrainBatches
@@ -17,41 +15,30 @@ from xclass.model import TwoTower
 from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
 from xclass.rng import torch_generator
-from xclass.train.checkpoint import CheckpointStore, checkpoint_name, load_tensors, read_state
+from xclass.train.checkpoint import TENSORS, CheckpointStore, checkpoint_name, load_tensors, read_state
 from xclass.train.config import TrainingConfig
-from xclass.train.log import MetricsLog, PhaseClock, peak_rss_bytes, rss_bytes
+from xclass.train.log import MetricsLog, Report, peak_rss_bytes
+from xclass.train.signals import StopSignal
 from xclass.train.state import ModelState
+from xclass.types import Batch
 
 Validate = Callable[[TwoTower], dict[str, float]]
 
 
 @dataclass
 class Position:
-    """Where training stands; together with the tensors it is all that a resume needs."""
+    """Where training stands. With the tensors it is all that a resume needs: every draw depends on (seed, step) only."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    positives: int = 0
+    train_s: float = 0.0
     best: float | None = None
     best_step: int = 0
     bad_validations: int = 0
     stopped: bool = False
-    positives: int = 0
-    train_s: float = 0.0
     validations: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What came of a training: where it stopped and what validation said."""
-
-    step: int
-    epoch: int
-    best: float | None
-    best_step: int
-    train_s: float
-    positives: int
-    validations: list[dict[str, float]]
 
 
 class Trainer:
@@ -69,74 +56,65 @@ class Trainer:
         self, model: TwoTower, batches: TrainBatches, config: TrainingConfig, folder: Path, validate: Validate | None
     ) -> None:
         self.model, self.batches, self.config, self.validate = model, batches, config, validate
+        self.log_path = folder / "metrics.jsonl"
         self.store = CheckpointStore(folder / "checkpoints")
-        self.folder = folder
         self.state = ModelState(model, config.dense_learning_rate)
         self.position = Position()
-        self.total_steps = config.epochs * len(batches)
-        if config.steps is not None:
-            self.total_steps = min(self.total_steps, config.steps)
-        self._clock = PhaseClock()
-        self._loss_sum, self._loss_rows, self._report_positives = 0.0, 0, 0
-        self._stop_signal = 0
+        epochs_steps = config.epochs * len(batches)
+        self.total_steps = epochs_steps if config.steps is None else min(epochs_steps, config.steps)
+        self._report = Report()
 
     def resume(self) -> bool:
         """Load the newest whole checkpoint; False when there is none."""
         path = self.store.newest()
         if path is None:
             return False
-        load_tensors(path / "tensors.safetensors", self.state.tensors())
+        load_tensors(path / TENSORS, self.state.tensors())
         self.position = Position(**read_state(path)["position"])
         say(f"resuming from step {self.position.step:,} of {self.total_steps:,}")
         return True
 
-    def run(self) -> TrainResult:
-        """Train to the end.
+    def run(self) -> Position:
+        """Train to the end; the model then holds the weights that were chosen.
 
         Raises:
             Interrupted: a signal came; a checkpoint was written first.
             XclassError: the loss is no longer finite.
         """
-        log = MetricsLog(self.folder / "metrics.jsonl", self.position.step)
-        try:
-            with self._signals(), Progress("train", self._total_positives(), "positives") as progress:
-                progress.done = self.position.positives
-                self._epochs(log, progress)
-            self._finish(log)
-        finally:
-            log.close()
-        here = self.position
-        return TrainResult(
-            here.step, here.epoch, here.best, here.best_step, here.train_s, here.positives, here.validations
-        )
+        with MetricsLog(self.log_path, self.position.step) as log:
+            with StopSignal() as stop, Progress("train", self._total_positives(), "positives") as progress:
+                progress.resume_at(self.position.positives)
+                while self.position.step < self.total_steps and not self.position.stopped:
+                    self._epoch(log, progress, stop)
+            self._choose_weights()
+            log.write(self._last_record())
+        return self.position
 
-    def _epochs(self, log: MetricsLog, progress: Progress) -> None:
+    def _epoch(self, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
         here = self.position
         saved_s = reported_s = time.monotonic()
-        while here.step < self.total_steps and not here.stopped:
-            self._clock.start()
-            for batch in self.batches.epoch(here.epoch, here.batch):
-                self._step(batch)
-                progress.advance(len(batch.positives.values), f"loss {self._mean_loss():.4f}")  # type: ignore[union-attr]
-                now = time.monotonic()
-                if now - reported_s >= self.config.report_every_s:
-                    self._report(log, now - reported_s)
-                    reported_s = now
-                if self._stop_signal:
-                    self._checkpoint()
-                    raise Interrupted(f"stopped by signal {self._stop_signal} at step {here.step:,}", "run it again with --resume")
-                if self.config.checkpoint_every_s and now - saved_s >= self.config.checkpoint_every_s:
-                    self._checkpoint()
-                    saved_s = time.monotonic()
-                if here.step >= self.total_steps:
-                    break
-                self._clock.start()
-            self._end_epoch(log)
-            reported_s = time.monotonic()
+        self._report.clock.start()
+        for batch in self.batches.epoch(here.epoch, here.batch):
+            progress.advance(self._step(batch), f"loss {self._report.mean_loss():.4f}")
+            now = time.monotonic()
+            if now - reported_s >= self.config.report_every_s:
+                self._write_report(log)
+                reported_s = now
+            if stop.received:
+                self._checkpoint()
+                raise Interrupted(f"stopped by a signal at step {here.step:,}; a checkpoint was written", "run the same command with --resume")
+            if 0 < self.config.checkpoint_every_s <= now - saved_s:
+                self._checkpoint()
+                saved_s = time.monotonic()
+            if here.step >= self.total_steps:
+                break
+            self._report.clock.start()
+        self._end_epoch(log)
 
-    def _step(self, batch: Any) -> None:
-        here, clock, model = self.position, self._clock, self.model
-        started = time.perf_counter()
+    def _step(self, batch: Batch) -> int:
+        """One step; returns its number of positives."""
+        assert batch.positives is not None
+        here, clock, model = self.position, self._report.clock, self.model
         clock.mark("load")
         prepared = model.prepare(batch, torch_generator(self.config.seed, "sample", here.step))
         clock.mark("sample")
@@ -149,47 +127,41 @@ class Trainer:
         model.push(prepared.row_plans, rows, self.config.learning_rate * rate)
         self.state.dense_step(self.config.dense_learning_rate * rate)
         clock.mark("push")
-        clock.steps += 1
-        self._count(float(loss.detach().sum()), len(batch), len(batch.positives.values), time.perf_counter() - started)
+        positives = len(batch.positives.values)
+        self._check_loss(float(loss.detach().sum()))
+        self._report.add(float(loss.detach().sum()), len(batch), positives)
+        here.step, here.batch, here.positives = here.step + 1, here.batch + 1, here.positives + positives
+        here.train_s += clock.lap_s()
+        return positives
 
-    def _count(self, loss_sum: float, rows: int, positives: int, seconds: float) -> None:
-        here = self.position
-        if loss_sum != loss_sum or abs(loss_sum) == float("inf"):
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
             raise XclassError(
                 "the loss is no longer a finite number",
-                where=f"step {here.step:,}",
-                got=loss_sum,
+                where=f"step {self.position.step:,}",
+                got=loss,
                 do="lower train.learning_rate or raise model.temperature; the last checkpoint is whole",
             )
-        self._loss_sum += loss_sum
-        self._loss_rows += rows
-        self._report_positives += positives
-        here.step += 1
-        here.batch += 1
-        here.positives += positives
-        here.train_s += seconds
 
     def _end_epoch(self, log: MetricsLog) -> None:
         here = self.position
         if here.batch >= len(self.batches):
             here.epoch, here.batch = here.epoch + 1, 0
-        valid = None
         done = here.step >= self.total_steps
-        if self.validate is not None and (done or here.epoch % self.config.validation.every_epochs == 0):
-            valid = self._validate()
-        self._report(log, None, valid)
-        if here.batch == 0 and (self.config.checkpoint_every_s == 0 or done or here.stopped):
+        due = here.batch == 0 and here.epoch % self.config.validation.every_epochs == 0
+        valid = self._validate() if self.validate is not None and (done or due) else None
+        self._write_report(log, valid)
+        if done or here.stopped or self.config.checkpoint_every_s == 0:
             self._checkpoint()
 
     def _validate(self) -> dict[str, float]:
         assert self.validate is not None
         here, settings = self.position, self.config.validation
         metrics = self.validate(self.model)
-        value = metrics[settings.metric]
         here.validations.append({"step": here.step, **metrics})
-        say(f"epoch {here.epoch}: " + ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
-        if here.best is None or value > here.best:
-            here.best, here.best_step, here.bad_validations = value, here.step, 0
+        say(f"epoch {here.epoch}, valid: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if here.best is None or metrics[settings.metric] > here.best:
+            here.best, here.best_step, here.bad_validations = metrics[settings.metric], here.step, 0
             if settings.keep_best:
                 self.store.save("best", self.state.tensors(), {"step": here.step, "metrics": metrics})
         else:
@@ -197,67 +169,33 @@ class Trainer:
             here.stopped = 0 < settings.patience <= here.bad_validations
         return metrics
 
-    def _report(self, log: MetricsLog, seconds: float | None, valid: dict[str, float] | None = None) -> None:
-        if not self._clock.steps and valid is None:
-            return
-        spent_s = sum(self._clock.seconds.values()) or 1e-9
-        record: dict[str, Any] = {
-            "step": self.position.step,
-            "epoch": self.position.epoch,
-            "loss": self._mean_loss(),
-            "positives_per_s": round(self._report_positives / (seconds or spent_s), 1),
-            "phase_ms": self._clock.phase_ms(),
-            "rss_bytes": rss_bytes(),
-        }
-        log.write(record | ({"valid": valid} if valid else {}))
-        self._clock = PhaseClock()
-        self._loss_sum, self._loss_rows, self._report_positives = 0.0, 0, 0
+    def _choose_weights(self) -> None:
+        """Load the best validated weights back, unless the last ones are the best."""
+        here, settings = self.position, self.config.validation
+        if settings.keep_best and here.best is not None and here.best_step != here.step:
+            load_tensors(self.store.folder / "best" / TENSORS, self.state.tensors())
+            say(f"keeping the weights of step {here.best_step:,}: {settings.metric} {here.best:.4f}")
 
-    def _finish(self, log: MetricsLog) -> None:
+    def _write_report(self, log: MetricsLog, valid: dict[str, float] | None = None) -> None:
+        record = self._report.record(self.position.step, self.position.epoch)
+        log.write(record | ({"valid": valid} if valid else {}))
+        self._report = Report()
+
+    def _last_record(self) -> dict[str, Any]:
         here = self.position
-        best = self.store.folder / "best" / "tensors.safetensors"
-        if self.config.validation.keep_best and here.best is not None and here.best_step != here.step:
-            load_tensors(best, self.state.tensors())
-            say(f"keeping the weights of step {here.best_step:,}: {self.config.validation.metric} {here.best:.4f}")
-        log.write(
-            {
-                "event": "end",
-                "step": here.step,
-                "train_s": round(here.train_s, 3),
-                "positives": here.positives,
-                "positives_per_s": round(here.positives / max(here.train_s, 1e-9), 1),
-                "peak_rss_bytes": peak_rss_bytes(),
-            }
-        )
+        return {
+            "event": "end",
+            "step": here.step,
+            "train_s": round(here.train_s, 3),
+            "positives": here.positives,
+            "positives_per_s": round(here.positives / max(here.train_s, 1e-9), 1),
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
 
     def _checkpoint(self) -> None:
-        self.store.save(
-            checkpoint_name(self.position.step), self.state.tensors(), {"position": dict(vars(self.position))}
-        )
-
-    def _mean_loss(self) -> float:
-        return self._loss_sum / max(self._loss_rows, 1)
+        self.store.save(checkpoint_name(self.position.step), self.state.tensors(), {"position": asdict(self.position)})
 
     def _total_positives(self) -> int | None:
         if self.batches.config.by == "query":
             return None
         return min(self.total_steps * self.batches.config.size, self.config.epochs * self.batches.num_rows)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM let the step end and a checkpoint be written; a second one stops at once."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self._stop_signal = number
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-        try:
-            before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
