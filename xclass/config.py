@@ -77,7 +77,9 @@ def _config_error(cls: type[Config], detail: Any, where: object) -> ConfigError:
     place = f"{where}: {dotted}" if where is not None else dotted
     if detail["type"] == "extra_forbidden":
         known = _known_keys(cls, path[:-1])
-        return ConfigError("this key does not exist", where=place, got=f"{path[-1]} = {detail['input']!r}", do=nearest(path[-1], known))
+        return ConfigError(
+            "this key does not exist", where=place, got=f"{path[-1]} = {detail['input']!r}", do=nearest(path[-1], known)
+        )
     message = detail["msg"].removeprefix("Value error, ")
     return ConfigError(message[0].lower() + message[1:], where=place, got=repr(detail["input"]))
 
