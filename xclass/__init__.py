@@ -1,0 +1,41 @@
+"""Item retrieval and extreme classification: two-tower models, sampled losses, Faiss indexes.
+
+>>> import xclass
+>>> xclass.Ragged.from_lists([[7, 8], [], [9]]).lengths().tolist()
+[2, 0, 1]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xclass.data.store import Dataset as Dataset
+    from xclass.data.store import open_dataset as open_dataset
+    from xclass.errors import XclassError as XclassError
+    from xclass.types import Ragged as Ragged
+    from xclass.types import TopK as TopK
+
+__version__ = "0.1.0"
+
+# Public name → module. Loaded when first asked for, so that `xclass --help` does not wait for torch.
+_HOMES = {
+    "Dataset": "xclass.data.store",
+    "Ragged": "xclass.types",
+    "TopK": "xclass.types",
+    "XclassError": "xclass.errors",
+    "open_dataset": "xclass.data.store",
+}
+
+__all__ = ["Dataset", "Ragged", "TopK", "XclassError", "__version__", "open_dataset"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xclass' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,8 +17,8 @@ from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
 from xclass.sampling import SamplerConfig, build_sampler
 from xclass.spectral import SpectralConfig, spectral_factors
-from xclass.tables import TABLES, MemoryTable, RowOptimizer, Table
-from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower
+from xclass.tables import TABLES, MemoryTable, Table
+from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
 from xclass.train.config import TrainingConfig
 
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -134,21 +134,21 @@ def _tables(config: RunConfig, dataset: Dataset) -> dict[str, Table]:
 
 
 def _table(config: RunConfig, name: str, rows: int) -> MemoryTable:
-    optimizer: RowOptimizer = ROW_OPTIMIZERS[config.optimizer]()
+    optimizer = ROW_OPTIMIZERS[config.optimizer]()
     generator = torch_generator(config.train.seed, f"table.{name}")
     return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator)
 
 
-def _sources(config: RunConfig, dataset: Dataset) -> list[IdSource | HistorySource]:
+def _sources(config: RunConfig, dataset: Dataset) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
         weights = dataset.item_counts.clamp(min=1).float().pow(-query.degree_power)
-    made = {
-        "id": IdSource,
-        "history": lambda: HistorySource("item" if query.share_item_table else "history", weights),
+    sources: dict[str, Source] = {
+        "id": IdSource(),
+        "history": HistorySource("item" if query.share_item_table else "history", weights),
     }
-    return [made[name]() for name in QUERY_TOWERS[query.kind]]
+    return [sources[name] for name in QUERY_TOWERS[query.kind]]
 
 
 def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Generator) -> Projection:
@@ -184,8 +184,12 @@ def _spectral_start(config: RunConfig, dataset: Dataset, tables: dict[str, Table
     """Item rows V·deg^p, history rows V·S^g·deg^-p (without deg^-p where the tower weights by degree itself)."""
     settings = config.model.spectral
     factors = spectral_factors(
-        dataset.split("train"), dataset.num_items, config.model.embedding_dim, config.train.seed,
-        settings.iterations, settings.oversampling,
+        dataset.split("train"),
+        dataset.num_items,
+        config.model.embedding_dim,
+        config.train.seed,
+        settings.iterations,
+        settings.oversampling,
     )
     degree = dataset.item_counts.clamp(min=1).float()
     history = factors.vectors * factors.values.pow(settings.value_power)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from xclass.errors import ConfigError, nearest
 
 
 class Config(pydantic.BaseModel):
-    """Base of every configuration: frozen, keyword-only, no unknown keys, strict types."""
+    """Base of every configuration: frozen, keyword-only, no unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -28,6 +29,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("there is no such configuration file", where=path) from None
+    except OSError as error:
+        raise ConfigError("this configuration file can't be read", where=path, got=error.strerror) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("this is not valid TOML", where=path, got=str(error)) from None
 
@@ -54,9 +57,12 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def build_config(cls: type[C], values: dict[str, Any], where: object = None) -> C:
-    """``cls`` from plain values; the first mistake becomes a ConfigError with its dotted path."""
+    """``cls`` from plain values; the first mistake becomes a ConfigError with its dotted path.
+
+    Types are strict in the way of JSON: a list serves as a tuple, but neither ``true`` nor ``"3"`` as a number.
+    """
     try:
-        return cls.model_validate(values)
+        return cls.model_validate_json(json.dumps(values, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise _config_error(cls, error.errors()[0], where) from None
 
@@ -77,7 +83,9 @@ def _config_error(cls: type[Config], detail: Any, where: object) -> ConfigError:
     place = f"{where}: {dotted}" if where is not None else dotted
     if detail["type"] == "extra_forbidden":
         known = _known_keys(cls, path[:-1])
-        return ConfigError("this key does not exist", where=place, got=f"{path[-1]} = {detail['input']!r}", do=nearest(path[-1], known))
+        return ConfigError(
+            "this key does not exist", where=place, got=f"{path[-1]} = {detail['input']!r}", do=nearest(path[-1], known)
+        )
     message = detail["msg"].removeprefix("Value error, ")
     return ConfigError(message[0].lower() + message[1:], where=place, got=repr(detail["input"]))
 

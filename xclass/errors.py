@@ -31,7 +31,9 @@ class XclassError(Exception):
     ) -> None:
         self.what, self.where, self.wanted, self.got, self.do = what, where, wanted, got, do
         lines = [f"{where}: {what}" if where is not None else what]
-        lines += [f"  {name}: {value}" for name, value in (("wanted", wanted), ("got", got), ("do", do)) if value is not None]
+        lines += [
+            f"  {name}: {value}" for name, value in (("wanted", wanted), ("got", got), ("do", do)) if value is not None
+        ]
         super().__init__("\n".join(lines))
 
 

@@ -125,7 +125,9 @@ def read_manifest(directory: Path, name: str, kind: str, version: int) -> dict[s
     """
     directory = Path(directory)
     if not (directory / name).is_file():
-        raise ArtefactError(f"this is not a {kind}: {name} is missing", where=directory, do=f"check the path of the {kind}")
+        raise ArtefactError(
+            f"this is not a {kind}: {name} is missing", where=directory, do=f"check the path of the {kind}"
+        )
     manifest = read_json(directory / name)
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         raise ArtefactError(f"this is not a {kind}", where=directory / name, wanted=f'"kind": "{kind}"')

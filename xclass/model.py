@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from xclass.heads.seam import Head
-from xclass.tables.working_set import RowPlan, Rows, Table, plan_rows
+from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
-from xclass.types import Batch
+from xclass.types import Batch, Rows
 
 
 class Prepared(NamedTuple):

@@ -25,8 +25,6 @@ def numpy_generator(seed: int, purpose: str, *numbers: int) -> np.random.Generat
     return np.random.Generator(np.random.Philox(derive_seed(seed, purpose, *numbers)))
 
 
-def torch_generator(
-    seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def torch_generator(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator for one purpose."""
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *numbers))

@@ -1,13 +1,13 @@
 """The run directory: what training writes and everything after it reads.
 
-    run.json              manifest, written last: dataset, result, SHA-256 of the files below
-    config.toml           the resolved configuration
-    started.json          the dataset and the version that the run was started with
-    model.safetensors     tables and dense layers, no optimiser state
-    items.parquet  queries.parquet    external ids by number
-    metrics.jsonl         one record per report
-    checkpoints/          what a resume needs
-    index/                what `xclass index` adds; it names the model file's hash
+run.json              manifest, written last: dataset, result, SHA-256 of the files below
+config.toml           the resolved configuration
+started.json          the dataset and the version that the run was started with
+model.safetensors     tables and dense layers, no optimiser state
+items.parquet  queries.parquet    external ids by number
+metrics.jsonl         one record per report
+checkpoints/          what a resume needs
+index/                what `xclass index` adds; it names the model file's hash
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ from xclass.config import apply_overrides, build_config, load_config, read_toml,
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError
-from xclass.manifest import atomic_file, read_json, read_manifest, require_space, verify_files, write_json, write_manifest
+from xclass.manifest import (
+    atomic_file,
+    read_json,
+    read_manifest,
+    require_space,
+    verify_files,
+    write_json,
+    write_manifest,
+)
 from xclass.model import TwoTower
 from xclass.train import Position, Trainer
 from xclass.train.checkpoint import load_tensors
@@ -93,17 +101,23 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         _write_text(out / "config.toml", to_toml(config))
         write_json(out / "started.json", started)
         return
-    before = read_json(out / "started.json")
-    if before.get("fingerprint") != dataset.fingerprint:
+    made_from = read_json(out / "started.json")
+    if made_from.get("fingerprint") != dataset.fingerprint:
         raise ArtefactError(
-            "this run was started with another dataset", where=out, wanted=before.get("dataset"), got=dataset.path,
+            "this run was started with another dataset",
+            where=out,
+            wanted=made_from.get("dataset"),
+            got=dataset.path,
             do="resume with the dataset it was started with, or choose another --out",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     if stored != config:
-        changed = [key for key, value in _flat(config.model_dump()).items() if _flat(stored.model_dump()).get(key) != value]
+        before, now = _flat(stored.model_dump()), _flat(config.model_dump())
+        changed = [key for key in now if before.get(key) != now[key]]
         raise ConfigError(
-            "this run was started with another configuration", where=out, got="other values for " + ", ".join(changed),
+            "this run was started with another configuration",
+            where=out,
+            got="other values for " + ", ".join(changed),
             do=f"resume with --config {out / 'config.toml'}, or choose another --out",
         )
 
@@ -180,7 +194,9 @@ class RunDirectory:
         dataset = open_dataset(place)
         if dataset.fingerprint != self.manifest["dataset"]["fingerprint"]:
             raise ArtefactError(
-                "this is not the dataset that the run was trained on", where=place, wanted=f"the dataset of {self.path}",
+                "this is not the dataset that the run was trained on",
+                where=place,
+                wanted=f"the dataset of {self.path}",
                 do="pass --dataset PATH of that dataset, or train again",
             )
         return dataset
@@ -212,7 +228,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -76,7 +76,7 @@ def spectral_factors(
     matrix = _normalised(pairs, num_items)
     transposed = _as_torch(matrix.T.tocsr())
     forward = _as_torch(matrix)
-    width = min(dim + oversampling, min(matrix.shape))
+    width = min(dim + oversampling, *matrix.shape)
     basis = torch.randn(num_items, width, generator=torch_generator(seed, "spectral"))
     with Progress("spectral start", 2 * iterations + 2, "products") as progress:
         for _ in range(iterations):

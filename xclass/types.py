@@ -147,6 +147,20 @@ def concat_ragged(first: Ragged, second: Ragged) -> Ragged:
     return Ragged(first.offsets + second.offsets, torch.cat([first.values, second.values])[order])
 
 
+class Rows(NamedTuple):
+    """The pulled rows of one table with the plan that asked for them.
+
+    values: (U, D); a leaf with gradient while training.
+    """
+
+    values: Tensor
+    positions: dict[str, Tensor]
+
+    def of(self, request: str) -> Tensor:
+        """(len(request), D): the rows of one request, in its order."""
+        return self.values.index_select(0, self.positions[request])
+
+
 class Negatives(NamedTuple):
     """What a sampler returns: candidates with the log of their expected count in the sample.
 

@@ -11,7 +11,10 @@ TRAIN = Ragged.from_lists([[5, 6, 7], [], [1], [2, 9, 4, 8, 3]], [[1, 2, 3], [],
 
 def pairs_of(batches):
     return sorted(
-        (int(q), int(i)) for batch in batches for q, row in zip(batch.query_ids, batch.positives.to_lists(), strict=True) for i in row
+        (int(q), int(i))
+        for batch in batches
+        for q, row in zip(batch.query_ids, batch.positives.to_lists(), strict=True)
+        for i in row
     )
 
 
@@ -30,7 +33,13 @@ def test_an_epoch_is_every_pair_once(by):
 def test_targets_are_left_out_of_their_own_history(by):
     batches = TrainBatches(TRAIN, BatchConfig(by=by, size=3), seed=0, hold_out=True)
     for batch in batches.epoch(0):
-        lists = zip(batch.query_ids.tolist(), batch.positives.to_lists(), batch.history.to_lists(), batch.known.to_lists(), strict=True)
+        lists = zip(
+            batch.query_ids.tolist(),
+            batch.positives.to_lists(),
+            batch.history.to_lists(),
+            batch.known.to_lists(),
+            strict=True,
+        )
         for query, targets, history, known in lists:
             assert known == TRAIN.to_lists()[query]
             assert targets and sorted(targets + history) == sorted(known)
@@ -38,7 +47,11 @@ def test_targets_are_left_out_of_their_own_history(by):
 
 
 def test_weights_follow_their_pairs():
-    weight = {(q, i): w for q, row, ws in ((0, [5, 6, 7], [1, 2, 3]), (2, [1], [4]), (3, [2, 9, 4, 8, 3], [5, 6, 7, 8, 9])) for i, w in zip(row, ws, strict=True)}
+    weight = {
+        (q, i): w
+        for q, row, ws in ((0, [5, 6, 7], [1, 2, 3]), (2, [1], [4]), (3, [2, 9, 4, 8, 3], [5, 6, 7, 8, 9]))
+        for i, w in zip(row, ws, strict=True)
+    }
     for batch in TrainBatches(TRAIN, BatchConfig(by="query", size=2), 0, True).epoch(0):
         rows = batch.query_ids[batch.positives.rows()].tolist()
         pairs = zip(rows, batch.positives.values.tolist(), strict=True)
@@ -51,13 +64,20 @@ def test_weights_follow_their_pairs():
 
 def test_at_most_so_many_positives_and_other_ones_each_epoch():
     batches = TrainBatches(TRAIN, BatchConfig(by="query", size=4, positives_per_query=2), 0, False)
-    drawn = [dict(zip(b.query_ids.tolist(), b.positives.to_lists(), strict=True))[3] for e in range(20) for b in batches.epoch(e)]
+    drawn = [
+        dict(zip(b.query_ids.tolist(), b.positives.to_lists(), strict=True))[3]
+        for e in range(20)
+        for b in batches.epoch(e)
+    ]
     assert all(len(row) == 2 for row in drawn) and {i for row in drawn for i in row} == {2, 9, 4, 8, 3}
 
 
 def test_order_depends_on_seed_and_epoch_only_and_can_start_anywhere():
     def numbers(seed, epoch, first=0):
-        return [b.positives.values.tolist() for b in TrainBatches(TRAIN, BatchConfig(size=2), seed, False).epoch(epoch, first)]
+        return [
+            b.positives.values.tolist()
+            for b in TrainBatches(TRAIN, BatchConfig(size=2), seed, False).epoch(epoch, first)
+        ]
 
     assert numbers(0, 0) == numbers(0, 0)
     assert numbers(0, 0) != numbers(0, 1) and numbers(0, 0) != numbers(1, 0)

@@ -11,9 +11,8 @@ from xclass.heads.masks import Hits, find_hits
 from xclass.losses import LOSSES, mask_value
 from xclass.rng import torch_generator
 from xclass.sampling import AllItems, Uniform
-from xclass.tables.working_set import Rows
 from xclass.towers import Projection
-from xclass.types import Batch, Negatives, Ragged
+from xclass.types import Batch, Negatives, Ragged, Rows
 
 
 def plain_mask(excluded, candidates):
@@ -52,7 +51,9 @@ def plain_loss(positives, negatives, vectors, hits, temperature):
     query, positive, negative = vectors
     pos_logits = (query[positives.rows()] * positive).sum(1) / temperature - negatives.pos_log_q
     neg_logits = query @ negative.T / temperature - negatives.log_q
-    neg_logits = neg_logits.index_put((hits.rows, hits.columns), torch.tensor(mask_value(neg_logits.dtype), dtype=neg_logits.dtype))
+    neg_logits = neg_logits.index_put(
+        (hits.rows, hits.columns), torch.tensor(mask_value(neg_logits.dtype), dtype=neg_logits.dtype)
+    )
     return LOSSES["sampled-softmax"].function(pos_logits, neg_logits, positives.offsets)
 
 
@@ -65,7 +66,9 @@ def test_the_blocked_pass_equals_plain_autograd(monkeypatch, upstream, block, ro
     hits = find_hits(positives, negatives.ids)
     assert len(hits.rows) > 0
     weights = torch.full((23,), 1 / 23.0).double() if upstream == "mean" else torch.linspace(0, 2, 23).double()
-    scoring = Scoring(positives, negatives, hits, 1 / 0.3, True, LOSSES["sampled-softmax"].block, torch.float64, row_weights)
+    scoring = Scoring(
+        positives, negatives, hits, 1 / 0.3, True, LOSSES["sampled-softmax"].block, torch.float64, row_weights
+    )
     ours = blocked_loss(*vectors, scoring)
     plain = plain_loss(positives, negatives, vectors, hits, 0.3) * (1.0 if row_weights is None else row_weights)
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
@@ -79,7 +82,10 @@ def test_bfloat16_products_stay_close():
     positives, negatives, vectors = problem(dtype=torch.float32)
     nothing = torch.empty(0, dtype=torch.int64)
     losses = [
-        blocked_loss(*vectors, Scoring(positives, negatives, Hits(nothing, nothing), 1.0, True, LOSSES["sampled-softmax"].block, dtype))
+        blocked_loss(
+            *vectors,
+            Scoring(positives, negatives, Hits(nothing, nothing), 1.0, True, LOSSES["sampled-softmax"].block, dtype),
+        )
         for dtype in (torch.float32, torch.bfloat16)
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=0.03, atol=0.03)
@@ -99,7 +105,12 @@ def rows_for(batch, plan, items):
 
 def test_each_query_meets_its_own_targets_and_the_shared_candidates():
     """Item i's vector is (i, 1): the loss of a query is computed by hand from its own ids only."""
-    batch = Batch(torch.tensor([0, 1]), Ragged.from_lists([[], []]), Ragged.from_lists([[2], [5, 1]]), Ragged.from_lists([[2, 3], [5, 1]]))
+    batch = Batch(
+        torch.tensor([0, 1]),
+        Ragged.from_lists([[], []]),
+        Ragged.from_lists([[2], [5, 1]]),
+        Ragged.from_lists([[2, 3], [5, 1]]),
+    )
     dot = head(AllItems(6), temperature=2.0)
     dot.product_dtype = torch.float64
     plan = dot.plan(batch, torch_generator(0, "test"))
@@ -109,7 +120,8 @@ def test_each_query_meets_its_own_targets_and_the_shared_candidates():
     score = lambda q, i: torch.tensor((q[0] * i + q[1]) / 2.0).exp()  # noqa: E731
     first = (score((0.3, 0), 2) + sum(score((0.3, 0), i) for i in (0, 1, 4, 5))).log() - score((0.3, 0), 2).log()
     second = [
-        (score((-0.2, 1), p) + sum(score((-0.2, 1), i) for i in (0, 2, 3, 4))).log() - score((-0.2, 1), p).log() for p in (5, 1)
+        (score((-0.2, 1), p) + sum(score((-0.2, 1), i) for i in (0, 2, 3, 4))).log() - score((-0.2, 1), p).log()
+        for p in (5, 1)
     ]
     torch.testing.assert_close(losses, torch.stack([first, sum(second) / 2]).double(), rtol=1e-6, atol=1e-6)
 
@@ -134,4 +146,4 @@ def test_a_batch_without_targets_and_a_bad_temperature_are_refused():
 
 
 def test_registered():
-    assert HEADS == {"dot": DotHead}
+    assert {"dot": DotHead} == HEADS

@@ -49,7 +49,9 @@ def test_the_first_adagrad_step_does_not_depend_on_the_gradients_scale():
     steps = []
     for scale in (1e-4, 1.0, 1e4):
         weight = torch.zeros(1, 2)
-        RowAdaGrad().update(weight, {"sum_of_squares": torch.zeros(1)}, torch.tensor([0]), scale * torch.tensor([[1.0, -1.0]]), 0.1)
+        RowAdaGrad().update(
+            weight, {"sum_of_squares": torch.zeros(1)}, torch.tensor([0]), scale * torch.tensor([[1.0, -1.0]]), 0.1
+        )
         steps.append(weight)
     torch.testing.assert_close(steps[0], torch.tensor([[-0.1, 0.1]]), rtol=1e-3, atol=0)
     torch.testing.assert_close(steps[1], steps[2], rtol=1e-5, atol=0)
@@ -80,7 +82,9 @@ def test_schedules_by_hand():
     rates = [learning_rate(ScheduleConfig(kind="cosine"), 2.0, step, 4) for step in range(4)]
     assert rates == pytest.approx([2.0, 1 + math.cos(math.pi / 4), 1.0, 1 - math.cos(math.pi / 4)])
     warm = ScheduleConfig(kind="linear", warmup_steps=2, final=0.5)
-    assert [learning_rate(warm, 1.0, step, 6) for step in range(6)] == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625])
+    assert [learning_rate(warm, 1.0, step, 6) for step in range(6)] == pytest.approx(
+        [0.5, 1.0, 1.0, 0.875, 0.75, 0.625]
+    )
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

@@ -6,7 +6,8 @@ import torch
 from xclass.errors import InputError
 from xclass.optim import RowAdaGrad, RowSGD
 from xclass.rng import torch_generator
-from xclass.tables import TABLES, MemoryTable, Rows, plan_rows
+from xclass.tables import TABLES, MemoryTable, plan_rows
+from xclass.types import Rows
 
 
 def make(rows=50, dim=4, optimizer=None):
@@ -17,7 +18,9 @@ def test_the_plan_finds_each_row_once():
     plan = plan_rows({"a": torch.tensor([7, 2, 7]), "b": torch.tensor([], dtype=torch.int64), "c": torch.tensor([2])})
     assert plan.unique.tolist() == [2, 7]
     rows = Rows(torch.tensor([[2.0], [7.0]]), plan.positions)
-    assert rows.of("a").flatten().tolist() == [7, 2, 7] and rows.of("b").shape == (0, 1) and rows.of("c").tolist() == [[2]]
+    assert (
+        rows.of("a").flatten().tolist() == [7, 2, 7] and rows.of("b").shape == (0, 1) and rows.of("c").tolist() == [[2]]
+    )
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -48,7 +51,10 @@ def test_rows_asked_for_twice_get_one_summed_gradient():
     rows = Rows(table.pull(plan.unique).requires_grad_(), plan.positions)
     (rows.of("a") * torch.tensor([[1.0], [2.0], [4.0]])).sum().backward()
     table.push(plan.unique, rows.values.grad, 0.5)
-    torch.testing.assert_close(before - table.weight, torch.zeros(50, 4).index_fill(0, torch.tensor([5]), 1.5).index_fill(0, torch.tensor([9]), 2.0))
+    torch.testing.assert_close(
+        before - table.weight,
+        torch.zeros(50, 4).index_fill(0, torch.tensor([5]), 1.5).index_fill(0, torch.tensor([9]), 2.0),
+    )
 
 
 def test_initial_rows_depend_on_the_generator_only_and_not_on_the_size():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -48,7 +49,7 @@ class TrainBatches:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-self.num_rows // self.config.size)
+        return math.ceil(self.num_rows / self.config.size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``first`` on."""
@@ -83,7 +84,7 @@ class TrainBatches:
 
 
 def _choose(lists: Ragged, wanted: Tensor, generator: torch.Generator) -> Tensor:
-    """bool (M,): ``wanted[b]`` values of list b, chosen at random."""
+    """Bool (M,): ``wanted[b]`` values of list b, chosen at random."""
     rows = lists.rows()
     keys = torch.rand(len(rows), generator=generator, dtype=torch.float64) + rows
     order = torch.argsort(keys)
@@ -104,5 +105,3 @@ def history_batches(histories: Ragged, size: int) -> Iterator[Batch]:
     for start in range(0, len(histories), size):
         part = histories.slice(start, min(start + size, len(histories))).long()
         yield Batch(torch.full((len(part),), -1), part)
-
-

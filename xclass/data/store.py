@@ -1,9 +1,9 @@
 """The dataset directory: open one, read its splits as memory-mapped Ragged, look up external ids.
 
-    dataset.json       format version, counts, split, ingest report, SHA-256 of every file
-    items.parquet      row number = item number: item_id, train_count, …; falling train_count, then id
-    queries.parquet    row number = query number: query_id; rising id
-    train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.npy] [times.npy]
+dataset.json       format version, counts, split, ingest report, SHA-256 of every file
+items.parquet      row number = item number: item_id, train_count, …; falling train_count, then id
+queries.parquet    row number = query number: query_id; rising id
+train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.npy] [times.npy]
 """
 
 from __future__ import annotations
@@ -100,7 +100,11 @@ def open_dataset(path: Path | str) -> Dataset:
 
 
 def write_ragged(
-    folder: Path, offsets: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None, times: np.ndarray | None = None
+    folder: Path,
+    offsets: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray | None = None,
+    times: np.ndarray | None = None,
 ) -> None:
     """Write the arrays of one Ragged below ``folder`` under the names that :class:`Dataset` reads."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def blocked_loss(query_BD: Tensor, positive_PD: Tensor, negative_KD: Tensor, sco
     The gradient is computed in the forward pass for equal upstream gradients of all queries, as a mean over queries
     gives; for others the pass is run again in the backward.
     """
-    return _BlockedLoss.apply(query_BD, positive_PD, negative_KD, scoring)  # type: ignore[no-untyped-call,no-any-return]
+    return _BlockedLoss.apply(query_BD, positive_PD, negative_KD, scoring)
 
 
 class _BlockedLoss(torch.autograd.Function):
@@ -57,7 +57,7 @@ class _BlockedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, positive, negative, *gradients = ctx.saved_tensors
         if bool((upstream == upstream[:1]).all()):
             return (*(gradient * upstream[:1].squeeze() for gradient in gradients), None)

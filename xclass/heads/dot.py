@@ -12,9 +12,9 @@ from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.losses import Loss
 from xclass.sampling import Sampler
-from xclass.tables.working_set import Rows, Table
+from xclass.tables.working_set import Table
 from xclass.towers.projection import Projection
-from xclass.types import Batch, Negatives, Ragged
+from xclass.types import Batch, Negatives, Ragged, Rows
 
 VECTOR_BLOCK_ROWS = 1 << 16
 
@@ -38,8 +38,6 @@ class DotHead(nn.Module):
         remove_known_positives: so is every train positive of the query.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
     """
-
-    tables = ("item",)
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from xclass.types import Ragged
 
-
 HASH_MASK = (1 << 16) - 1
 
 

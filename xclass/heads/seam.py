@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from xclass.tables.working_set import Rows, Table
-from xclass.types import Batch
+from xclass.tables.working_set import Table
+from xclass.types import Batch, Rows
 
 
 class Head(Protocol):
@@ -18,14 +18,12 @@ class Head(Protocol):
     time; ``loss`` computes on the rows that were pulled.
     """
 
-    tables: tuple[str, ...]
-
     def plan(self, batch: Batch, generator: torch.Generator) -> Any:
         """What ``loss`` will need beside vectors."""
         ...
 
     def requests(self, batch: Batch, plan: Any) -> dict[str, dict[str, Tensor]]:
-        """table → request → ids of the rows that the loss reads."""
+        """Table → request → ids of the rows that the loss reads."""
         ...
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: Any, rows: dict[str, Rows]) -> Tensor:

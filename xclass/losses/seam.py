@@ -9,11 +9,12 @@ from torch import Tensor
 
 from xclass.errors import InputError
 
+
 class LossFunction(Protocol):
     """The plain loss."""
 
     def __call__(
-        self, pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None = None
+        self, pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None = None, /
     ) -> Tensor:
         """(B,) loss of each query."""
         ...
@@ -23,7 +24,7 @@ class LossBlock(Protocol):
     """Loss and gradient in one pass. ``neg_logits`` is overwritten with its own gradient."""
 
     def __call__(
-        self, pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None = None
+        self, pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None = None, /
     ) -> tuple[Tensor, Tensor]:
         """(B,) loss and (P,) ∂Σloss/∂pos_logits; ∂Σloss/∂neg_logits is left in ``neg_logits``."""
         ...

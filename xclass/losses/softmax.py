@@ -63,9 +63,7 @@ def sampled_softmax_block(
     return loss, pull.neg_()
 
 
-def full_softmax_loss(
-    pos_logits: Tensor, all_logits: Tensor, offsets: Tensor, weights: Tensor | None = None
-) -> Tensor:
+def full_softmax_loss(pos_logits: Tensor, all_logits: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy over the whole catalogue, mean over a query's positives: the reference for every sampled loss.
 
     loss_b = Σ_p w_p · (log Σ_i e^{all_bi} − pos_p) / Σ_p w_p, where ``all_logits`` (B, N) holds every item, the

@@ -18,7 +18,7 @@ class RowAdaGrad:
     optimisers of recommendation systems (Naumov et al. 2019).
     """
 
-    state_names = ("sum_of_squares",)
+    state_names: tuple[str, ...] = ("sum_of_squares",)
 
     def __init__(self, eps: float = 1e-8) -> None:
         self.eps = eps

@@ -10,8 +10,8 @@ from xclass.sampling.config import SamplerConfig, build_sampler
 from xclass.sampling.in_batch import InBatch
 from xclass.sampling.mixture import Mixture
 from xclass.sampling.seam import Sampler
-from xclass.sampling.unigram import FixedUnigram
 from xclass.sampling.uniform import LogUniform, Uniform
+from xclass.sampling.unigram import FixedUnigram
 
 SAMPLERS = {
     "uniform": Uniform,

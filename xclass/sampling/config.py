@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import pydantic
@@ -12,8 +13,8 @@ from xclass.sampling.all_items import AllItems
 from xclass.sampling.in_batch import InBatch
 from xclass.sampling.mixture import Mixture
 from xclass.sampling.seam import Sampler
-from xclass.sampling.unigram import FixedUnigram
 from xclass.sampling.uniform import LogUniform, Uniform
+from xclass.sampling.unigram import FixedUnigram
 
 
 class SamplerConfig(Config):
@@ -40,7 +41,7 @@ def build_sampler(config: SamplerConfig, num_items: int, item_counts: Tensor) ->
 
     A fixed unigram counts every item once more, so that items without a train pair can be drawn too.
     """
-    makers = {
+    makers: dict[str, Callable[[], Sampler]] = {
         "uniform": lambda: Uniform(num_items, config.num_sampled),
         "log-uniform": lambda: LogUniform(num_items, config.num_sampled),
         "fixed-unigram": lambda: FixedUnigram(item_counts, config.num_sampled, config.power, smoothing=1.0),
@@ -48,5 +49,4 @@ def build_sampler(config: SamplerConfig, num_items: int, item_counts: Tensor) ->
         "mixture": lambda: Mixture([build_sampler(part, num_items, item_counts) for part in config.parts]),
         "all": lambda: AllItems(num_items),
     }
-    sampler: Sampler = makers[config.kind]()
-    return sampler
+    return makers[config.kind]()

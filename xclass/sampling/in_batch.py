@@ -37,7 +37,9 @@ class InBatch:
 
     def log_expected_count(self, ids: Tensor, positives: Ragged) -> Tensor:
         """log(P · count_c / Σ count)."""
-        return self._counts[ids].double().clamp_(min=1).log_() + (math.log(max(len(positives.values), 1)) - self._log_total)
+        return self._counts[ids].double().clamp_(min=1).log_() + (
+            math.log(max(len(positives.values), 1)) - self._log_total
+        )
 
     def sample(self, positives: Ragged, generator: torch.Generator) -> Negatives:
         """The batch's positives as candidates for every query of the batch."""

@@ -31,7 +31,7 @@ class Mixture:
         return torch.cat([part.draw(positives, generator) for part in self.parts])
 
     def log_expected_count(self, ids: Tensor, positives: Ragged) -> Tensor:
-        """log Σ over parts of the expected count."""
+        """Log Σ over parts of the expected count."""
         return torch.stack([part.log_expected_count(ids, positives) for part in self.parts]).logsumexp(0)
 
     def sample(self, positives: Ragged, generator: torch.Generator) -> Negatives:

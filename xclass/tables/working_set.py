@@ -12,9 +12,17 @@ from torch import Tensor
 class Table(Protocol):
     """Rows that can be pulled and pushed; only the table knows where they live."""
 
-    num_rows: int
-    dim: int
     weight: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
 
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) rows, a copy."""
@@ -56,20 +64,6 @@ class RowPlan(NamedTuple):
 
     unique: Tensor
     positions: dict[str, Tensor]
-
-
-class Rows(NamedTuple):
-    """The pulled rows of one table with the plan that asked for them.
-
-    values: (U, D); a leaf with gradient while training.
-    """
-
-    values: Tensor
-    positions: dict[str, Tensor]
-
-    def of(self, request: str) -> Tensor:
-        """(len(request), D): the rows of one request, in its order."""
-        return self.values.index_select(0, self.positions[request])
 
 
 def plan_rows(requests: dict[str, Tensor]) -> RowPlan:

@@ -28,10 +28,10 @@ def check_sampler(make: Callable[[], Sampler], positives: Ragged) -> None:
 
 
 def check_shapes(sampler: Sampler, positives: Ragged) -> None:
-    """ids int64 in range, log_q of the same shape, one pos_log_q for each positive, everything finite."""
+    """Ids int64 in range, log_q of the same shape, one pos_log_q for each positive, everything finite."""
     ids, log_q, pos_log_q = sampler.sample(positives, torch_generator(0, "conformance"))
     assert ids.dtype == torch.int64 and ids.shape == log_q.shape
-    assert 0 <= int(ids.min()) and int(ids.max()) < sampler.num_items
+    assert int(ids.min()) >= 0 and int(ids.max()) < sampler.num_items
     assert pos_log_q.shape == positives.values.shape
     assert log_q.dtype == pos_log_q.dtype == torch.float32
     assert bool(torch.isfinite(log_q).all()) and bool(torch.isfinite(pos_log_q).all())

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xclass.errors import InputError
-from xclass.tables.working_set import Rows
 from xclass.towers.projection import Projection
-from xclass.types import Batch
+from xclass.types import Batch, Rows
 
 
 class Source(Protocol):
@@ -30,7 +29,7 @@ class Source(Protocol):
         ...
 
 
-class IdSource(nn.Module):
+class IdSource:
     """One learned vector per query number, table "query". A query never seen in training (−1) has the zero vector."""
 
     table = "query"
@@ -40,12 +39,12 @@ class IdSource(nn.Module):
         """int64 (B,)."""
         return batch.query_ids.clamp(min=0)
 
-    def forward(self, batch: Batch, rows: Rows) -> Tensor:
+    def __call__(self, batch: Batch, rows: Rows) -> Tensor:
         """(B, D) rows of the queries."""
         return rows.of(self.request) * (batch.query_ids >= 0).unsqueeze(1)
 
 
-class HistorySource(nn.Module):
+class HistorySource:
     """Weighted mean of the vectors of the history's items: (1/|H_b|) Σ_{i∈H_b} a_i h_i; an empty history gives 0.
 
     Args:
@@ -56,15 +55,14 @@ class HistorySource(nn.Module):
     request = "history"
 
     def __init__(self, table: str, item_weights: Tensor | None = None) -> None:
-        super().__init__()
         self.table = table
-        self.register_buffer("item_weights", item_weights, persistent=False)
+        self.item_weights = item_weights
 
     def ids(self, batch: Batch) -> Tensor:
         """int64 (M,): the items of all histories."""
         return batch.history.values
 
-    def forward(self, batch: Batch, rows: Rows) -> Tensor:
+    def __call__(self, batch: Batch, rows: Rows) -> Tensor:
         """(B, D) weighted means."""
         history = batch.history
         share = history.lengths().clamp(min=1).reciprocal()[history.rows()].to(rows.values.dtype)
@@ -86,18 +84,18 @@ QUERY_TOWERS: dict[str, tuple[str, ...]] = {
 class QueryTower(nn.Module):
     """The sum of its sources, then the projection."""
 
-    def __init__(self, sources: Sequence[nn.Module], projection: Projection) -> None:
+    def __init__(self, sources: Sequence[Source], projection: Projection) -> None:
         super().__init__()
-        self.sources = nn.ModuleList(sources)
+        self.sources = tuple(sources)
         self.projection = projection
 
     @property
     def uses_history(self) -> bool:
         """Whether a history changes the vector."""
-        return any(isinstance(source, HistorySource) for source in self.sources)
+        return any(source.request == HistorySource.request for source in self.sources)
 
     def requests(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """table → request → ids of the rows that this batch reads."""
+        """Table → request → ids of the rows that this batch reads."""
         wanted: dict[str, dict[str, Tensor]] = {}
         for source in self.sources:
             wanted.setdefault(source.table, {})[source.request] = source.ids(batch)

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors in safetensors, the rest in a manifest with hashes; a directory that appears whole or not at all."""
+"""Checkpoints: tensors in safetensors, the rest in a manifest with hashes. One appears whole or not at all."""
 
 from __future__ import annotations
 

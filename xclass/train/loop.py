@@ -27,7 +27,7 @@ Validate = Callable[[TwoTower], dict[str, float]]
 
 @dataclass
 class Position:
-    """Where training stands. With the tensors it is all that a resume needs: every draw depends on (seed, step) only."""
+    """Where training stands. With the tensors it is all that a resume needs: draws depend on (seed, step) only."""
 
     step: int = 0
     epoch: int = 0
@@ -102,7 +102,10 @@ class Trainer:
                 reported_s = now
             if stop.received:
                 self._checkpoint()
-                raise Interrupted(f"stopped by a signal at step {here.step:,}; a checkpoint was written", "run the same command with --resume")
+                raise Interrupted(
+                    f"stopped by a signal at step {here.step:,}; a checkpoint was written",
+                    "run the same command with --resume",
+                )
             if 0 < self.config.checkpoint_every_s <= now - saved_s:
                 self._checkpoint()
                 saved_s = time.monotonic()

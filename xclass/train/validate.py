@@ -58,7 +58,9 @@ def _metric(text: str) -> MetricName:
     try:
         metric = parse_metric(text)
     except InputError as error:
-        raise ConfigError(error.what, where="train.validation.metric", wanted=error.wanted, got=text, do=error.do) from None
+        raise ConfigError(
+            error.what, where="train.validation.metric", wanted=error.wanted, got=text, do=error.do
+        ) from None
     if metric.name in NEED_PROPENSITIES:
         raise ConfigError("this metric is not measured while training", where="train.validation.metric", got=text)
     return metric

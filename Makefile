@@ -1,0 +1,43 @@
+# make demo    the whole flow on planted data, in about a minute
+# make test    the tests
+# make check   lint, format, types, spelling, layers, doctests
+# make bench   the benchmarks
+# Each makes .venv first, when it is missing or older than pyproject.toml or constraints.txt.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: setup demo test check bench clean
+.DELETE_ON_ERROR:
+
+setup: $(INSTALLED)
+
+# torch comes first and pinned, so that no other package's range picks another build of it.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "xclass needs Python 3.11 or newer on the PATH (or: make PYTHON=/path/to/python)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[cpu,report,dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/xclass demo --out demo/
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/python -m pytest -q --doctest-modules xclass
+
+bench: $(INSTALLED)
+	for file in benchmarks/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

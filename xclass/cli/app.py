@@ -1,0 +1,62 @@
+"""The Typer application: every command under its name, from one literal table."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from xclass import __version__
+from xclass.cli.doctor import doctor
+from xclass.cli.inspect import inspect
+from xclass.errors import Interrupted
+
+# In the order of a person's work; `xclass --help` lists them so.
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "inspect": inspect,
+    "doctor": doctor,
+}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"xclass {__version__}\n")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train two-tower models with sampled losses, index the items, retrieve the best few for every query."""
+
+
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn Ctrl-C into our own exception before Typer makes an exit code of it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; nothing half-written is left behind") from None
+
+    return run
+
+
+def build_app() -> typer.Typer:
+    """The application with every command of :data:`COMMANDS`."""
+    application = typer.Typer(
+        no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+    application.callback()(root)
+    for name, command in COMMANDS.items():
+        application.command(name)(_interruptible(command))
+    return application
+
+
+app = build_app()

@@ -1,0 +1,105 @@
+"""What a failed command says on stderr, and its exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+
+from xclass.errors import Interrupted, XclassError
+
+WRONG_INPUT = 1
+INTERRUPTED = 3
+
+# What the system says about a path a person named, or about its disk.
+PATH_ERRORS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EIO,
+}  # fmt: skip
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Libraries that write files themselves report a full disk in words: Polars and safetensors, NumPy, Faiss.
+DISK_WORDS = re.compile(
+    r"no space left on device|disk quota exceeded|file too large|\d+ requested and \d+ written", re.IGNORECASE
+)
+MEMORY_WORDS = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE)
+
+
+def report(error: BaseException, arguments: list[str]) -> int:
+    """Print one message for ``error`` on stderr and return the exit code.
+
+    Only what nobody foresaw keeps its traceback: that is a defect of ours.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted("interrupted; nothing half-written is left behind")
+    if isinstance(error, Interrupted):
+        _say(interruption(error, arguments))
+        return INTERRUPTED
+    message = explain(error)
+    if message is None:
+        traceback.print_exception(error)
+        _say("error: this is a defect of xclass, not of your input; please report it with the lines above")
+    else:
+        _say(f"error: {message}")
+    return WRONG_INPUT
+
+
+def interruption(error: Interrupted, arguments: list[str]) -> str:
+    """The message of an interrupted command, which always says how to go on."""
+    resume = error.resume or f"run the same command again: {shlex.join(['xclass', *arguments])}"
+    return f"{error.what}\n  do: {resume}"
+
+
+def explain(error: BaseException) -> str | None:
+    """One clear message for an error that a person can act on, else None."""
+    if isinstance(error, XclassError):
+        return str(error)
+    for cause in _causes(error):
+        if _is_full_disk(cause):
+            return str(XclassError("the disk is full", where=_path_of(cause), got=str(cause), do=FREE_DISK))
+        if _is_out_of_memory(cause):
+            return str(XclassError("out of memory", got=_first_line(cause), do=FREE_MEMORY))
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS and _path_of(error):
+        reason = os.strerror(error.errno)
+        return str(XclassError(reason[0].lower() + reason[1:], where=_path_of(error), do="check the path"))
+    return None
+
+
+FREE_DISK = "free some space or choose another --out; what was half-written has been removed"
+FREE_MEMORY = "make the batch, the chunk or the embedding smaller, or use a machine with more memory"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return True
+    return isinstance(error, Exception) and DISK_WORDS.search(str(error)) is not None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and MEMORY_WORDS.search(str(error)) is not None
+
+
+def _path_of(error: BaseException) -> str | None:
+    name = error.filename if isinstance(error, OSError) else None
+    return None if name is None else str(name)
+
+
+def _first_line(error: BaseException) -> str | None:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else None
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()

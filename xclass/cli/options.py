@@ -1,0 +1,26 @@
+"""Options that several commands share, so that they are named and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random choice follows from it.")]
+ConfigFile = Annotated[Path, typer.Option("--config", help="The run's TOML file; see configs/.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the configuration; repeatable."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    """``value`` when it is allowed, else a usage error (exit code 2) that names the nearest allowed one."""
+    if value in allowed:
+        return value
+    from xclass.errors import nearest
+
+    raise typer.BadParameter(f'"{value}": {nearest(value, allowed)}', param_hint=f"'{option}'")

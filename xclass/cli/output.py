@@ -1,0 +1,120 @@
+"""What a command prints on stdout: a JSON object, or tables: drawn on a terminal, Markdown elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object. A number that is not finite becomes null: JSON has no name for it."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+    """One table; columns of numbers are aligned to the right."""
+    numeric = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    cells = [[cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(columns, cells, numeric, title)
+    else:
+        sys.stdout.write((f"{title}\n\n" if title else "") + markdown(columns, cells, numeric) + "\n")
+
+
+def print_fields(fields: Mapping[str, object], title: str | None = None) -> None:
+    """A mapping as a table of two columns; inner mappings are spelt with dots."""
+    print_table(["", ""], list(flatten(fields).items()), title)
+
+
+def print_line(text: str = "") -> None:
+    """One line of text."""
+    sys.stdout.write(text + "\n")
+
+
+def cell(value: object) -> str:
+    """A value as people read it.
+
+    >>> cell(29858), cell(0.18312), cell(None), cell(True), cell(["a", "b"])
+    ('29,858', '0.1831', '', 'yes', 'a, b')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(part) for part in value)
+    return str(value)
+
+
+def markdown(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    r"""A Markdown table whose columns also line up as plain text.
+
+    >>> print(markdown(["split", "pairs"], [["train", "810"], ["a|b", "7"]], [False, True]))
+    | split | pairs |
+    |-------|------:|
+    | train |   810 |
+    | a\|b  |     7 |
+    """
+    rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in [columns, *cells]]
+    widths = [max(1, *(len(row[place]) for row in rows)) for place in range(len(columns))]
+    lines = [_aligned(row, widths, numeric) for row in rows]
+    rule = "|".join("-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True))
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def flatten(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Inner mappings spelt with dots.
+
+    >>> flatten({"rows": {"read": 3, "kept": 2}, "seed": 0})
+    {'rows.read': 3, 'rows.kept': 2, 'seed': 0}
+    """
+    flat: dict[str, object] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    parts = zip(row, widths, numeric, strict=True)
+    return "| " + " | ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in parts) + " |"
+
+
+def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    for name, right in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))  # Text: ids may hold what rich would read as markup
+    Console(file=sys.stdout).print(table)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return str(value) if isinstance(value, Path) else _plain(value.item())

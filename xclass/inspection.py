@@ -1,0 +1,171 @@
+"""What lies at a path: a dataset, a run, an index, a checkpoint, a top-k file, safetensors. Checked, then described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xclass.data.store import KIND as DATASET_KIND
+from xclass.data.store import open_dataset
+from xclass.errors import ArtefactError, XclassError
+from xclass.manifest import read_json, read_manifest, verify_files
+from xclass.progress import Progress
+
+TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
+DEPTH = 2  # how far below a directory other artefacts are looked for: run/index, run/checkpoints/<step>
+HOW_TO_MAKE = "give the path of a dataset, run, index or checkpoint directory, a .parquet or a .safetensors file"
+
+
+def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
+    """What lies at ``path``: ``kind``, ``path`` and what its manifest or its columns say.
+
+    Args:
+        path: a directory with a manifest, or a Parquet or safetensors file.
+        verify: read every file of a manifest and compare its SHA-256; ``verified`` says whether that was done.
+
+    Raises:
+        ArtefactError: there is nothing at ``path``, or it is cut, altered or of another format version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ArtefactError("there is nothing here", where=path, do=HOW_TO_MAKE)
+    if path.is_dir():
+        return _describe_directory(path, verify)
+    describer = FILE_KINDS.get(path.suffix)
+    if describer is None:
+        raise ArtefactError(
+            "xclass does not know this kind of file", where=path, got=path.suffix or None, do=HOW_TO_MAKE
+        )
+    try:
+        return describer(path)
+    except (OSError, XclassError):
+        raise
+    except Exception as error:  # noqa: BLE001  Polars and safetensors each have their own exceptions for a cut file
+        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+
+
+def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
+    found = find_manifest(path)
+    if found is None:
+        below = _artefacts_below(path)
+        do = f"it holds {', '.join(below)}: inspect one of them" if below else HOW_TO_MAKE
+        raise ArtefactError("this directory is not an artefact of xclass: it has no manifest", where=path, do=do)
+    name, manifest = found
+    manifest = read_manifest(path, name, manifest["kind"], manifest.get("format_version", 0))
+    extra = _describe_dataset(path) if manifest["kind"] == DATASET_KIND else {}
+    files = manifest.get("files", {})
+    if verify:
+        _verify(path, manifest)
+    kept = {key: value for key, value in manifest.items() if key not in ("kind", "files")}
+    size = {"files": len(files), "bytes": sum(entry["bytes"] for entry in files.values()), "verified": verify}
+    below = _artefacts_below(path)
+    return {
+        "kind": manifest["kind"],
+        "path": str(path),
+        **kept,
+        **extra,
+        **size,
+        **({"contains": below} if below else {}),
+    }
+
+
+def find_manifest(directory: Path) -> tuple[str, dict[str, Any]] | None:
+    """Name and content of the manifest of a directory, or None when it has none."""
+    for file in sorted(directory.glob("*.json")):
+        try:
+            content = read_json(file)
+        except ArtefactError:
+            if file.stem in ("dataset", "run", "index", "checkpoint"):
+                raise  # a cut manifest is a finding, a cut metrics file is not
+            continue
+        if isinstance(content, dict) and isinstance(content.get("kind"), str) and "files" in content:
+            return file.name, content
+    return None
+
+
+def _artefacts_below(directory: Path) -> dict[str, str]:
+    """Path below ``directory`` → kind, of every artefact at most ``DEPTH`` levels down."""
+    below: dict[str, str] = {}
+    for depth in range(1, DEPTH + 1):
+        for folder in sorted(directory.glob("/".join("*" * depth))):
+            hidden = any(part.startswith(".") for part in folder.relative_to(directory).parts)
+            found = find_manifest(folder) if folder.is_dir() and not hidden else None
+            if found is not None:
+                below[folder.relative_to(directory).as_posix()] = found[1]["kind"]
+    return below
+
+
+def _describe_dataset(path: Path) -> dict[str, Any]:
+    """What only the arrays tell: how many queries have pairs, and how long their lists are."""
+    dataset = open_dataset(path)
+    splits = {}
+    for name in dataset.splits:
+        lengths = dataset.split(name).lengths()
+        pairs, queries = int(lengths.sum()), int((lengths > 0).sum())
+        splits[name] = {
+            **dataset.manifest["splits"][name],
+            "queries": queries,
+            "pairs_per_query": pairs / queries if queries else 0.0,
+            "longest_list": int(lengths.max()) if len(lengths) else 0,
+        }
+    return {"splits": splits, "fingerprint": dataset.fingerprint}
+
+
+def _verify(path: Path, manifest: dict[str, Any]) -> None:
+    files = manifest.get("files", {})
+    with Progress("verify", sum(entry["bytes"] for entry in files.values()), "bytes") as progress:
+        for relative, entry in files.items():
+            verify_files(path, manifest, only=[relative])
+            progress.advance(entry["bytes"])
+
+
+def _describe_parquet(path: Path) -> dict[str, Any]:
+    import polars as pl
+
+    rows = pl.scan_parquet(path)
+    schema = {name: str(kind) for name, kind in rows.collect_schema().items()}
+    if not set(TOPK_COLUMNS) <= set(schema):
+        count = rows.select(pl.len()).collect().item()
+        return {"kind": "parquet", "path": str(path), "rows": count, "columns": schema, "bytes": path.stat().st_size}
+    lists = rows.group_by("query_id").agg(length=pl.len())
+    summary = lists.select(
+        queries=pl.len(),
+        rows=pl.col("length").sum(),
+        longest_list=pl.col("length").max(),
+        shortest_list=pl.col("length").min(),
+    )
+    counts = summary.collect(engine="streaming").row(0, named=True)
+    items = rows.select(pl.col("item_id").n_unique()).collect(engine="streaming").item()
+    return {
+        "kind": "topk",
+        "path": str(path),
+        **counts,
+        "items": items,
+        "columns": schema,
+        "bytes": path.stat().st_size,
+    }
+
+
+def _describe_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        tensors = {name: _describe_tensor(file.get_slice(name)) for name in sorted(file.keys())}
+        return {
+            "kind": "safetensors",
+            "path": str(path),
+            "metadata": file.metadata() or {},
+            "tensors": tensors,
+            "bytes": path.stat().st_size,
+        }
+
+
+def _describe_tensor(tensor: Any) -> str:
+    return f"{tensor.get_dtype()} ({', '.join(map(str, tensor.get_shape()))})"
+
+
+FILE_KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".parquet": _describe_parquet,
+    ".safetensors": _describe_safetensors,
+}
