@@ -1,0 +1,146 @@
+"""Finding the line that is wrong.
+
+Reading goes through Polars, fast, and only notices *that* something is wrong. Then a format's ``diagnose`` goes through
+the file once more, slowly, with the checks below, and raises one error that says where. If it finds nothing (blank
+lines, say), reading goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from xclass.data.text import is_number
+from xclass.errors import DataError
+
+MAX_NAMED = 5
+
+
+class RowChecks:
+    """Checks the values of one row after another; rows without an id are collected and raised together.
+
+    Args:
+        path: the file, named in every message.
+        unit: what the numbers count: "line" of a text file, "row" of a Parquet file.
+    """
+
+    def __init__(self, path: Path, unit: str = "line") -> None:
+        self.path, self.unit = path, unit
+        self._without_id: dict[str, list[int]] = {}
+
+    def __enter__(self) -> RowChecks:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            self._raise_missing()
+
+    def at(self, number: int) -> str:
+        """The place as a message names it."""
+        return f"{self.path}, {self.unit} {number:,}"
+
+    def id(self, column: str, value: object, number: int) -> None:
+        """An id must not be null or empty."""
+        if value is None or value == "":
+            numbers = self._without_id.setdefault(column, [])
+            numbers.append(number)
+            if len(numbers) > MAX_NAMED:
+                self._raise_missing()
+
+    def weight(self, column: str, value: object, number: int) -> None:
+        """A weight must be a finite number from 0."""
+        weight = _number(value)
+        if weight is None or not math.isfinite(weight) or weight < 0:
+            raise DataError(
+                f'the weight in column "{column}" is not a finite number from 0',
+                where=self.at(number),
+                wanted="a number from 0",
+                got=_shown(value),
+                do='mend the row, or leave the weights out: --weight-col ""',
+            )
+
+    def time(self, column: str, value: object, number: int) -> None:
+        """A time must be a finite number."""
+        time = _number(value)
+        if time is None or not math.isfinite(time):
+            raise DataError(
+                f'the time in column "{column}" is not a number',
+                where=self.at(number),
+                wanted="a number, for example seconds since 1970",
+                got=_shown(value),
+                do='mend the row, turn dates into numbers, or leave the times out: --time-col ""',
+            )
+
+    def row(self, used: Mapping[str, str], values: Mapping[str, object], number: int) -> None:
+        """All checks of one row; ``used`` is :meth:`Columns.used`, ``values`` are by meaning."""
+        for role, column in used.items():
+            if role in ("query", "item"):
+                self.id(column, values.get(role), number)
+            elif role == "weight":
+                self.weight(column, values.get(role), number)
+            else:
+                self.time(column, values.get(role), number)
+
+    def _raise_missing(self) -> None:
+        for column, numbers in self._without_id.items():
+            more = " and more" if len(numbers) > MAX_NAMED else ""
+            listed = ", ".join(f"{number:,}" for number in numbers[:MAX_NAMED])
+            raise DataError(
+                f'there are rows without an id in column "{column}"',
+                where=self.path,
+                wanted="an id in every row",
+                got=f"nothing in {self.unit} {listed}{more}",
+                do="give these rows an id or remove them",
+            )
+
+
+def ragged(checks: RowChecks, number: int, wanted: int, got: int) -> DataError:
+    """The error of a row with too many or too few fields."""
+    return DataError(
+        "this line has another number of fields than the first",
+        where=checks.at(number),
+        wanted=f"{wanted} fields",
+        got=f"{got} field{'' if got == 1 else 's'}",
+        do="mend the line; a separator inside a value needs quotes around the value",
+    )
+
+
+def mixed_types(where: object, column: str, wanted: str, got: object) -> DataError:
+    """The error of ids that are numbers in one row and strings in another."""
+    return DataError(
+        f'the ids in column "{column}" are of mixed types',
+        where=where,
+        wanted=f"{wanted}, as in the first rows",
+        got=_shown(got),
+        do="write all ids of the column as strings, or all as integers",
+    )
+
+
+def float_ids(where: object, column: str, got: object) -> DataError:
+    """The error of ids that went through a floating-point number."""
+    return DataError(
+        f'the ids in column "{column}" are floating-point numbers',
+        where=where,
+        wanted="integers or strings",
+        got=got,
+        do="write them as integers or strings: a float can't hold every id exactly",
+    )
+
+
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    text = str(value).strip()
+    if is_number(text):
+        return float(text)
+    return math.nan if text.lower().lstrip("+-") in ("nan", "inf", "infinity") else None
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value is None or value == "" else repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,68 @@
+"""Texts with many items per line: adjacency (``query item item …``) and sequences (``item item …``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from xclass.data import text
+from xclass.data.columns import Columns
+from xclass.data.options import IngestOptions
+from xclass.errors import ConfigError
+
+FIELDS = pl.col("line").str.extract_all(r"[^ \t]+")
+
+
+class Adjacency:
+    """``query item item …`` with blanks between: LightGCN's files. A query may stand alone: it is kept, without items.
+
+    Lines of the same query are joined. Blank lines are passed over.
+    """
+
+    def columns(self, path: Path, options: IngestOptions) -> Columns:
+        """There is nothing to find out; a file that is empty or not text is an error."""
+        return _plain_columns(path, options, "adjacency")
+
+    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
+        """One row per item; one with a null item for a query that stands alone."""
+        fields = pl.col("fields")
+        lines = pl.scan_lines(path, glob=False).select(FIELDS.alias("fields")).filter(fields.list.len() > 0)
+        return lines.select(fields.list.first().alias("query"), fields.list.slice(1).alias("item")).explode(
+            "item", empty_as_null=True
+        )
+
+    def looks_wrong(self, path: Path, columns: Columns) -> bool:
+        """Any text is an adjacency list."""
+        return False
+
+    def diagnose(self, path: Path, columns: Columns) -> None:
+        """Only the encoding can be wrong."""
+        for _ in text.numbered_lines(path):
+            pass
+
+
+class Sequences(Adjacency):
+    """``item item …``: one query per line, in the order of events. The query's id is its line number, from 1.
+
+    Blank lines are passed over but counted, so that ids stay line numbers; in a given split line n of train and of test
+    are the same query.
+    """
+
+    def columns(self, path: Path, options: IngestOptions) -> Columns:
+        """There is nothing to find out; a file that is empty or not text is an error."""
+        return _plain_columns(path, options, "sequences")
+
+    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
+        """One row per item."""
+        lines = pl.scan_lines(path, glob=False, row_index_name="query", row_index_offset=1)
+        return lines.select(pl.col("query").cast(pl.String), FIELDS.alias("item")).explode("item", empty_as_null=False)
+
+
+def _plain_columns(path: Path, options: IngestOptions, name: str) -> Columns:
+    for role in ("query_col", "item_col", "weight_col", "time_col"):
+        if getattr(options, role):
+            flag = "--" + role.replace("_", "-")
+            raise ConfigError(f"the format {name} has no columns to name", where=flag, got=getattr(options, role), do=f"leave {flag} out")
+    text.head(path)
+    return Columns(query="query", item="item", names=("query", "item"))

@@ -1,0 +1,81 @@
+"""The formats that ingest reads: how a file's columns are found, how it is read, how its bad line is found.
+
+A format has four functions over one file:
+
+    columns(path, options) -> Columns      the names and their meaning, from the file's first lines or its schema
+    read(path, columns) -> pl.LazyFrame    columns query, item[, weight][, time]; ids as strings, one row per pair.
+                                           A null item stands for a query without items; a missing id is "" or a null query
+    looks_wrong(path, columns) -> bool     something that ``read`` lets pass needs ``diagnose``
+    diagnose(path, columns) -> None        raises the DataError of the first bad line; returns when nothing is wrong
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from xclass.data import text
+from xclass.data.columns import Columns
+from xclass.data.format_csv import Csv, Inter
+from xclass.data.format_jsonl import JsonLines
+from xclass.data.format_lists import Adjacency, Sequences
+from xclass.data.format_parquet import Parquet
+from xclass.data.options import IngestOptions
+from xclass.errors import lookup
+
+
+class Format(Protocol):
+    """The seam; see the module's docstring."""
+
+    def columns(self, path: Path, options: IngestOptions) -> Columns: ...
+
+    def read(self, path: Path, columns: Columns) -> pl.LazyFrame: ...
+
+    def looks_wrong(self, path: Path, columns: Columns) -> bool: ...
+
+    def diagnose(self, path: Path, columns: Columns) -> None: ...
+
+
+FORMATS: dict[str, Format] = {
+    "adjacency": Adjacency(),
+    "csv": Csv(),
+    "parquet": Parquet(),
+    "jsonl": JsonLines(),
+    "sequences": Sequences(),
+    "inter": Inter(),
+}
+
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "csv", ".dat": "csv", ".parquet": "parquet", ".pq": "parquet",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".inter": "inter",
+}  # fmt: skip
+
+
+def find_format(name: str, path: Path) -> str:
+    """``name`` if it is one of FORMATS; for "auto" the format that the file's ending or first lines suggest.
+
+    Lines that all have the same two to four fields are csv; otherwise adjacency when no two lines start with the same
+    id, else sequences.
+
+    Raises:
+        ConfigError: there is no such format; names the nearest.
+    """
+    if name != "auto":
+        lookup("format", name, {"auto": None, **FORMATS}, where="--format")
+        return name
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    return SUFFIXES.get(suffix) or _from_lines(text.head(path)[:1000])
+
+
+def _from_lines(lines: list[str]) -> str:
+    if lines[0].lstrip().startswith("{"):
+        return "jsonl"
+    separator = text.find_separator(lines)
+    if separator not in (" ", "\t"):
+        return "csv"
+    rows = [text.split_line(line, " ") for line in lines]
+    if len({len(row) for row in rows}) == 1 and 2 <= len(rows[0]) <= 4:
+        return "csv"
+    return "adjacency" if len({row[0] for row in rows}) == len(rows) else "sequences"

@@ -1,0 +1,106 @@
+"""External ids: strings or int64, exactly as they came, and the dense integer codes that stand for them.
+
+Ids are encoded while the file streams by: a dictionary of distinct ids is all that is kept of the strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from xclass.data.columns import IdKind
+from xclass.errors import DataError
+
+CODES_PER_BLOCK = 1 << 22
+
+
+class IdEncoder:
+    """Distinct ids of one column, of any number of files, coded in the order in which they turn up.
+
+    The dictionary is Polars' own (a named set of categories), filled inside the streaming query by many threads: codes
+    differ from run to run until :meth:`finish` replaces them by the id's place among the sorted ids.
+    """
+
+    def __init__(self) -> None:
+        self._categories = pl.Categories.random()
+        self._dtype = pl.Categorical(self._categories)
+        self._alive = pl.Series([], dtype=self._dtype)
+
+    def expression(self, column: str) -> pl.Expr:
+        """uint32 codes of a string column; null stays null."""
+        return pl.col(column).cast(self._dtype).to_physical()
+
+    def __contains__(self, identifier: str) -> bool:
+        return identifier in self._categories
+
+    def finish(self, kinds: set[IdKind], where: object, column: str) -> tuple[pl.Series, np.ndarray]:
+        """The distinct ids in rising order, and the place of every code among them.
+
+        Ids from text are int64 if every one of them is written as an int64 is ("7", not "007" or "7.0"); ids of typed
+        files keep their type. Strings rise by their UTF-8 bytes.
+
+        Returns:
+            ids: Int64 or String series (U,), rising.
+            places: int32 (U,) (int64 from 2^31 ids on), code → position in ids.
+
+        Raises:
+            DataError: one file has strings, another integers; or an integer beyond 64 bits.
+        """
+        ids = self._categories.to_series()
+        if {"string", "int64"} <= kinds:
+            raise DataError(
+                f"the {column} ids are strings in one file and integers in another",
+                where=where,
+                wanted="one type",
+                do=f"write the {column} ids of every file in the same type",
+            )
+        ids = ids if "string" in kinds else _as_integers(ids, must="int64" in kinds, where=where, column=column)
+        order = ids.arg_sort()
+        places = np.empty(len(ids), dtype=index_dtype(len(ids)))
+        places[order.to_numpy()] = np.arange(len(ids), dtype=places.dtype)
+        return ids.gather(order), places
+
+
+def index_dtype(size: int) -> type[np.integer]:
+    """The type of numbers 0 … size-1: int32 below 2^31, else int64."""
+    return np.int32 if size < 2**31 else np.int64
+
+
+def is_canonical_int64(ids: pl.Series) -> pl.Series:
+    """Which strings are an int64 as it is written: no leading zero, no plus, no blank, no fraction.
+
+    >>> is_canonical_int64(pl.Series(["7", "-12", "007", "1.0", "+1", "9223372036854775808"])).to_list()
+    [True, True, False, False, False, False]
+    """
+    return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False)
+
+
+def recode(codes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """``places[codes]`` in blocks, written over ``codes`` where the type allows."""
+    result = codes.view(places.dtype) if codes.dtype.itemsize == places.dtype.itemsize else np.empty(len(codes), places.dtype)
+    for start in range(0, len(codes), CODES_PER_BLOCK):
+        stop = start + CODES_PER_BLOCK
+        result[start:stop] = places[codes[start:stop]]
+    return result
+
+
+def samples(ids: pl.Series, codes: Sequence[int] | np.ndarray, limit: int = 5) -> list[str | int]:
+    """The first few external ids of ``codes``, for a message."""
+    return ids.gather(np.asarray(codes[:limit], dtype=np.int64)).to_list()
+
+
+def _as_integers(ids: pl.Series, must: bool, where: object, column: str) -> pl.Series:
+    canonical = is_canonical_int64(ids)
+    if canonical.all():
+        return ids.cast(pl.Int64)
+    if not must:
+        return ids
+    raise DataError(
+        f"the {column} ids are integers, but not all fit 64 bits",
+        where=where,
+        wanted="integers below 2^63, or strings",
+        got=", ".join(ids.filter(~canonical).head(3).to_list()),
+        do=f"write the {column} ids as strings",
+    )

@@ -1,0 +1,57 @@
+"""What a person may choose when raw files become a dataset."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from xclass.config import Config
+
+Split = Literal["auto", "given", "random", "leave-last", "time"]
+DEFAULT_VALID_FRACTION = 0.1
+
+
+class IngestOptions(Config):
+    """Options of :func:`xclass.data.ingest.ingest`; the resolved copy is saved in ``dataset.json``."""
+
+    format: str = "auto"
+    """A name of ``FORMATS``; "auto" looks at the file's ending and its first lines."""
+    query_col: str | None = None
+    """Column of the query ids. None: the first of the usual names (query_id, user_id, user, session_id, …)."""
+    item_col: str | None = None
+    """Column of the item ids. None: the first of the usual names (item_id, item, movie_id, …)."""
+    weight_col: str | None = None
+    """Column of the weights, numbers from 0. None: weight or rating if there is one. "" (empty): no weights."""
+    time_col: str | None = None
+    """Column of the times, numbers. None: timestamp or time if there is one. "" (empty): no times."""
+    split: Split = "auto"
+    """auto: given for a directory with train and test files, time where there is a time column, else random."""
+    test_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the pairs that goes to test (random, time)."""
+    valid_fraction: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the pairs that goes to valid; leave-last: one pair of each query when above 0.
+    None: 0.1, but 0 for a given split. A given split that has its own valid part can't be cut again."""
+    min_query_count: int = Field(default=0, ge=0)
+    """Queries with fewer distinct items are dropped, in turn with the items until nothing changes."""
+    min_item_count: int = Field(default=0, ge=0)
+    """Items with fewer distinct queries are dropped, in turn with the queries until nothing changes."""
+    seed: int = 0
+    """Seed of the random split, of a valid part cut from a given train part, and of planted data."""
+    header: bool | None = None
+    """Whether a csv file's first line names its columns. None: decided from that line. Without a header the columns
+    are called "1", "2", …"""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between a csv file's fields; " " is any run of blanks. None: found from the first lines."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> IngestOptions:
+        if self.test_fraction + (self.valid_fraction or 0) >= 1:
+            raise ValueError("test_fraction and valid_fraction leave nothing for train: their sum must stay below 1")
+        return self
+
+    def valid_share(self, split: str) -> float:
+        """``valid_fraction``, or its default for this split."""
+        if self.valid_fraction is not None:
+            return self.valid_fraction
+        return 0.0 if split == "given" else DEFAULT_VALID_FRACTION

@@ -1,0 +1,83 @@
+"""Which files make up a source, and which part of a split each belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xclass.errors import DataError
+
+PARTS = ("train", "valid", "test")
+PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
+WHOLE = "all"
+
+
+def find_parts(source: Path) -> dict[str, list[Path]]:
+    """The files of each part: ``{"all": […]}`` for one table, ``{"train": […], "test": […]}`` for a given split.
+
+    A directory is a given split when it holds ``train.*`` and ``test.*`` (``valid.*`` if there is one; RecBole's
+    ``name.train.inter`` too) or the folders ``train/`` and ``test/`` of part files. Any other directory is one table in
+    part files, read in the order of their names. Hidden files and ``_SUCCESS`` markers are passed over.
+
+    Raises:
+        DataError: there is no such source, nothing in it, or a test part without a train part.
+    """
+    if not source.exists():
+        raise DataError("there is no such file or directory", where=source, do="check the path")
+    if not source.is_dir():
+        return {WHOLE: [source]}
+    parts: dict[str, list[Path]] = {}
+    for entry in _visible(source):
+        name = part_name(entry)
+        if name is not None:
+            _add_part(parts, name, entry, source)
+    if parts:
+        return _checked(parts, source)
+    files = [path for path in _files_below(source)]
+    if not files:
+        raise DataError("there are no files in this directory", where=source, wanted="train.* and test.*, or data files")
+    return {WHOLE: files}
+
+
+def part_name(path: Path) -> str | None:
+    """The part that a file or folder name stands for, or None.
+
+    >>> part_name(Path("train.csv")), part_name(Path("ml-1m.valid.inter")), part_name(Path("train_extra.csv"))
+    ('train', 'valid', None)
+    """
+    stems = path.name.removesuffix(".gz").split(".")
+    if len(stems) == 1:
+        return PART_NAMES.get(stems[0])
+    return PART_NAMES.get(stems[0]) if len(stems) == 2 else PART_NAMES.get(stems[-2])
+
+
+def _add_part(parts: dict[str, list[Path]], name: str, entry: Path, source: Path) -> None:
+    if name in parts:
+        raise DataError(
+            f"there are two {name} parts", where=source, got=f"{parts[name][0].name} and {entry.name}", do="leave one"
+        )
+    parts[name] = _files_below(entry) if entry.is_dir() else [entry]
+    if not parts[name]:
+        raise DataError(f"the {name} part is an empty directory", where=entry)
+
+
+def _checked(parts: dict[str, list[Path]], source: Path) -> dict[str, list[Path]]:
+    if "train" not in parts:
+        raise DataError(
+            f"there is a {next(iter(parts))} part but no train part",
+            where=source,
+            wanted="train.* beside it",
+            got=", ".join(entry.name for entry in _visible(source)),
+            do="name the training file train.*, or give one file as the source and let --split cut it",
+        )
+    return {name: parts[name] for name in PARTS if name in parts}
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files = []
+    for entry in _visible(folder):
+        files += _files_below(entry) if entry.is_dir() else [entry]
+    return files

@@ -1,0 +1,109 @@
+"""Labelled pairs → a dataset directory: numbers for items and queries, arrays, tables, manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from xclass.data.ids import index_dtype, recode
+from xclass.data.pairs import PART_CODES, TRAIN, Pairs, offsets_by_query
+from xclass.data.store import FORMAT_VERSION, KIND, MANIFEST, write_ragged
+from xclass.errors import ArtefactError
+from xclass.manifest import atomic_directory, require_space, write_manifest
+
+
+def number_items(pairs: Pairs, labels: np.ndarray, num_codes: int, extra: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Item numbers by falling train count, then rising code; items that only valid or test have come last.
+
+    Returns:
+        order: codes in the order of their numbers (N,), only codes that some pair has (and those of the mask ``extra``).
+        counts: int64 (N,), train pairs of each.
+    """
+    counts = np.bincount(pairs.item[labels == TRAIN], minlength=num_codes)
+    present = np.zeros(num_codes, dtype=bool) if extra is None else extra.copy()
+    present[pairs.item] = True
+    codes = np.flatnonzero(present)
+    order = codes[np.argsort(-counts[codes], kind="stable")]
+    return order, counts[order]
+
+
+def invert(order: np.ndarray, size: int) -> np.ndarray:
+    """Number of each code: ``result[order[n]] = n``; other entries are meaningless."""
+    numbers = np.zeros(size, dtype=index_dtype(len(order)))
+    numbers[order] = np.arange(len(order), dtype=numbers.dtype)
+    return numbers
+
+
+def write_pairs(folder: Path, pairs: Pairs, labels: np.ndarray, num_queries: int) -> dict[str, dict[str, Any]]:
+    """The arrays of every part that has pairs (train always); returns pairs and queries of each for the manifest.
+
+    ``pairs`` are numbered and grouped by query.
+    """
+    splits = {}
+    for name, label in PART_CODES.items():
+        chosen = labels == label
+        if name != "train" and not chosen.any():
+            continue
+        query = pairs.query[chosen]
+        offsets = offsets_by_query(query, num_queries)
+        weight = None if pairs.weight is None else pairs.weight[chosen]
+        time = None if pairs.time is None else pairs.time[chosen]
+        write_ragged(folder / name, offsets, pairs.item[chosen], weight, time)
+        splits[name] = {"pairs": len(query), "queries": int(np.count_nonzero(np.diff(offsets)))}
+    return splits
+
+
+def bytes_needed(num_pairs: int, num_queries: int, ids: list[pl.Series], weighted: bool, timed: bool) -> int:
+    """An upper estimate of what :func:`write_pairs` and the two tables take on disk."""
+    per_pair = 8 + 4 * weighted + 8 * timed
+    return num_pairs * per_pair + 3 * 8 * (num_queries + 1) + sum(series.estimated_size() + 24 * len(series) for series in ids) + (1 << 20)
+
+
+@contextlib.contextmanager
+def dataset_directory(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """A temporary directory that becomes ``out``; nothing stays when writing fails.
+
+    Raises:
+        ArtefactError: ``out`` exists, or the disk has too little room, before or while writing.
+    """
+    require_space(out, needed_bytes)
+    try:
+        with atomic_directory(out) as folder:
+            yield folder
+    except (OSError, pl.exceptions.PolarsError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _sounds_full(str(error))
+        raise ArtefactError(
+            "the disk is full" if full else "the dataset can't be written",
+            where=out,
+            wanted=f"about {needed_bytes:,} bytes",
+            got=str(error).strip().split("\n")[0][:200],
+            do="free some space or choose another --out; nothing was left behind",
+        ) from None
+
+
+def write_dataset_manifest(
+    folder: Path, num_queries: int, num_items: int, splits: dict[str, Any], id_types: dict[str, str], fields: dict[str, Any]
+) -> None:
+    """``dataset.json``, last of all: what :class:`Dataset` reads, then ``fields``, then the hashes."""
+    known = {"num_queries": num_queries, "num_items": num_items, "splits": splits, "id_types": id_types}
+    write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, {**known, **fields})
+
+
+def id_type(ids: pl.Series) -> str:
+    """The name of a series' id type in the manifest."""
+    return "int64" if ids.dtype == pl.Int64 else "string"
+
+
+def numbered(pairs: Pairs, query_number: np.ndarray, item_number: np.ndarray) -> None:
+    """Replace codes by numbers, in place."""
+    pairs.query, pairs.item = recode(pairs.query, query_number), recode(pairs.item, item_number)
+
+
+def _sounds_full(text: str) -> bool:
+    return "No space left" in text or "requested and" in text or "Disk quota" in text
