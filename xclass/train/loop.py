@@ -86,6 +86,8 @@ class Trainer:
                 progress.resume_at(self.position.positives)
                 while self.position.step < self.total_steps and not self.position.stopped:
                     self._epoch(log, progress, stop)
+            if self.validate is not None and not self.position.validations:
+                self._write_report(log, self._validate())
             self._choose_weights()
             log.write(self._last_record())
         return self.position
