@@ -35,8 +35,8 @@ class IdEncoder:
     def __contains__(self, identifier: str) -> bool:
         return identifier in self._categories
 
-    def finish(self, kinds: set[IdKind], where: object, column: str) -> tuple[pl.Series, np.ndarray]:
-        """The distinct ids in rising order, and the place of every code among them.
+    def finish(self, size: int, kinds: set[IdKind], where: object, column: str) -> tuple[pl.Series, np.ndarray]:
+        """The distinct ids in rising order, and the place of every code (0 … size-1) among them.
 
         Ids from text are int64 if every one of them is written as an int64 is ("7", not "007" or "7.0"); ids of typed
         files keep their type. Strings rise by their UTF-8 bytes.
@@ -48,7 +48,8 @@ class IdEncoder:
         Raises:
             DataError: one file has strings, another integers; or an integer beyond 64 bits.
         """
-        ids = self._categories.to_series()
+        codes = pl.DataFrame({"id": np.arange(size, dtype=np.uint32)})
+        ids = codes.select(pl.col("id").cat.to(self._dtype).cast(pl.String)).to_series()
         if {"string", "int64"} <= kinds:
             raise DataError(
                 f"the {column} ids are strings in one file and integers in another",

@@ -1,1 +1,229 @@
-PREFIX="planted:"
+"""Planted data: datasets drawn from a world whose true P(item | query) is known, of any size, streamed to disk.
+
+    xclass ingest planted:items=2000,queries=5000,pairs=150000 --out DATASET
+
+The parameters go into ``dataset.json``, so that :func:`best_recall` can be computed from the dataset alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from xclass.data import writing
+from xclass.data.arrays import ArrayWriter, rewrite_blocks
+from xclass.data.ids import index_dtype
+from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
+from xclass.data.pairs import PART_CODES, Pairs
+from xclass.data.planted_model import PlantedWorld
+from xclass.data.planted_oracle import best_recall, external_number, model_items, planted_world, true_probabilities, world_item
+from xclass.data.splits import random_split
+from xclass.data.store import Dataset
+from xclass.errors import ConfigError, InputError, nearest
+from xclass.progress import Progress, say
+from xclass.rng import derive_seed
+
+__all__ = ["PlantedModel", "best_recall", "ingest_planted", "model_items", "planted_world", "true_probabilities"]
+
+PREFIX = "planted:"
+SPEC_KEYS = {"items": "num_items", "queries": "num_queries", "pairs": "pairs", "topics": "num_topics", "seed": "seed"}
+
+
+@dataclass(frozen=True)
+class PlantedModel(PlantedWorld):
+    """A planted world that can be written as a dataset; parameters as in :class:`PlantedWorld`.
+
+    >>> model = PlantedModel(num_items=200, num_queries=50, pairs=500, num_topics=10)
+    >>> model.probabilities(np.array([0, 49])).sum(axis=1).round(12).tolist()
+    [1.0, 1.0]
+    """
+
+    def write_dataset(
+        self, out: Path | str, test_fraction: float = 0.2, valid_fraction: float = DEFAULT_VALID_FRACTION
+    ) -> Dataset:
+        """Draw all pairs, divide every query's at random (as :func:`random_split`), write the dataset directory.
+
+        External ids are ``item-…`` and ``query-…`` with leading zeros; an item's digits tell nothing about how popular
+        it is. ``items.parquet`` has the true ``topic`` beside. Every item is in the catalogue, drawn or not.
+
+        Cost: O(pairs) time; memory about 25 bytes per item and one block of queries, whatever the number of pairs.
+        """
+        out = Path(out)
+        with writing.dataset_directory(out, self.pairs * 8 + self.num_queries * 40 + self.num_items * 40 + (1 << 20)) as folder:
+            drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int64))
+            drawn.draw(folder, test_fraction, valid_fraction)
+            facts = drawn.number_items(folder)
+            say(f"write {out}")
+            _write_queries(folder, self.num_queries)
+            options = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "seed": self.seed}
+            fields = {"split": "random", "planted": self.parameters(), "options": options, "report": facts}
+            types = {"query": "string", "item": "string"}
+            splits = {name: {"pairs": part["pairs"], "queries": part["queries"]} for name, part in facts["splits"].items()}
+            writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, fields)
+        return Dataset(out)
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """What is known once every block was drawn: train counts by model item, pairs and queries of every part."""
+
+    world: PlantedWorld
+    counts: np.ndarray
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def draw(self, folder: Path, test_fraction: float, valid_fraction: float) -> None:
+        """Stream all blocks to ``folder``; the values are model items for now."""
+        shares = {"train": 1.0, "valid": valid_fraction, "test": test_fraction}
+        with contextlib.ExitStack() as stack:
+            dtype, writers = index_dtype(self.world.num_items), {}
+            for name in (name for name, share in shares.items() if share > 0):
+                offsets = stack.enter_context(ArrayWriter(folder / name / "offsets.npy", np.int64))
+                offsets.append(np.zeros(1, dtype=np.int64))
+                writers[name] = offsets, stack.enter_context(ArrayWriter(folder / name / "values.npy", dtype))
+                self.parts[name] = {"pairs": 0, "queries": 0}
+            with Progress("draw planted pairs", self.world.pairs, "pairs") as progress:
+                for block in range(self.world.num_blocks):
+                    lengths, items = self.world.sample_block(block)
+                    labels = self._labels(block, lengths, items, test_fraction, valid_fraction)
+                    for name, (offsets, values) in writers.items():
+                        self._append(name, lengths, items, labels == PART_CODES[name], offsets, values)
+                    progress.advance(len(items))
+
+    def number_items(self, folder: Path) -> dict[str, Any]:
+        """Replace model items by item numbers on disk, write items.parquet, return the report."""
+        world = self.world
+        key = int(self.counts.max()) - self.counts
+        key *= world.num_items
+        key += external_number(np.arange(world.num_items), world.num_items)
+        key.sort()
+        key %= world.num_items
+        _write_items(folder, world, external=key, counts=self.counts)
+        number = np.empty(world.num_items, dtype=index_dtype(world.num_items))
+        number[world_item(key, world.num_items)] = np.arange(world.num_items, dtype=number.dtype)
+        num_warm = int(np.count_nonzero(self.counts))
+        cold = {}
+        for name, part in self.parts.items():
+            there, cold_pairs = np.zeros(world.num_items, dtype=bool), 0
+            for values in rewrite_blocks(folder / name / "values.npy"):
+                values[:] = number[values]
+                there[values] = True
+                cold_pairs += int(np.count_nonzero(values >= num_warm))
+            part["items"] = int(np.count_nonzero(there))
+            if name != "train":
+                cold_items = num_warm + np.flatnonzero(there[num_warm:])
+                names = [item_name(int(key[item]), world.num_items) for item in cold_items[:5]]
+                cold[name] = {"items": len(cold_items), "pairs": cold_pairs, "samples": names}
+        return self._report(cold)
+
+    def _labels(
+        self, block: int, lengths: np.ndarray, items: np.ndarray, test_fraction: float, valid_fraction: float
+    ) -> np.ndarray:
+        pairs = Pairs(np.repeat(np.arange(len(lengths)), lengths), items)
+        return random_split(pairs, test_fraction, valid_fraction, derive_seed(self.world.seed, "planted split", block))
+
+    def _append(
+        self, name: str, lengths: np.ndarray, items: np.ndarray, chosen: np.ndarray, offsets: ArrayWriter, values: ArrayWriter
+    ) -> None:
+        rows = np.repeat(np.arange(len(lengths)), lengths)[chosen]
+        sizes = np.bincount(rows, minlength=len(lengths))
+        part = self.parts[name]
+        offsets.append(part["pairs"] + np.cumsum(sizes))
+        values.append(items[chosen])
+        part["pairs"] += len(rows)
+        part["queries"] += int(np.count_nonzero(sizes))
+        if name == "train":
+            np.add.at(self.counts, items[chosen], 1)
+
+    def _report(self, cold: dict[str, Any]) -> dict[str, Any]:
+        world = self.world
+        none: dict[str, int] = {"pairs": 0, "queries": 0, "items": 0, "rounds": 0}
+        spec = ",".join(f"{key}={getattr(world, name)}" for key, name in SPEC_KEYS.items())
+        return {
+            "source": PREFIX + spec,
+            "formats": ["planted"],
+            "read": {"all": world.pairs},
+            "dropped": {"duplicates": 0, "min_counts": none},
+            "kept": world.pairs,
+            "queries": world.num_queries,
+            "items": world.num_items,
+            "splits": self.parts,
+            "cold_items": cold,
+            "queries_without_history": {name: {"queries": 0, "samples": []} for name in self.parts if name != "train"},
+            "queries_without_pairs": 0,
+        }
+
+
+def item_name(external: int, num_items: int) -> str:
+    """The external id with this number.
+
+    >>> item_name(7, 2000)
+    'item-0007'
+    """
+    return f"item-{external:0{len(str(num_items - 1))}d}"
+
+
+def parse_planted(source: str) -> dict[str, int]:
+    """The parameters in ``planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]``.
+
+    >>> parse_planted("planted:items=2000,queries=5000,pairs=1e5")
+    {'num_items': 2000, 'num_queries': 5000, 'pairs': 100000}
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value that is no whole number.
+    """
+    wanted, values = "planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]", {}
+    for part in source.removeprefix(PREFIX).split(","):
+        key, sign, text = part.partition("=")
+        if key.strip() not in SPEC_KEYS:
+            raise ConfigError(f'planted data has no "{key.strip()}"', where=source, wanted=wanted, do=nearest(key.strip(), SPEC_KEYS))
+        try:
+            number = float(text) if "e" in text.lower() else int(text)
+        except ValueError:
+            number = -1
+        if not sign or number != int(number) or number < 0:
+            raise ConfigError(f"{key.strip()} is not a whole number from 0", where=source, wanted=wanted, got=text or "nothing")
+        values[SPEC_KEYS[key.strip()]] = int(number)
+    missing = [key for key in ("items", "queries", "pairs") if SPEC_KEYS[key] not in values]
+    if missing:
+        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=wanted)
+    return values
+
+
+def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
+    """``xclass ingest planted:…``: the options test_fraction, valid_fraction and seed apply; others are refused.
+
+    A seed in the source goes before the option.
+    """
+    default = IngestOptions()
+    for name in type(options).model_fields:
+        if name not in ("test_fraction", "valid_fraction", "seed", "split") and getattr(options, name) != getattr(default, name):
+            raise ConfigError(f"{name} does not apply to planted data", where=source, got=getattr(options, name), do="leave it out")
+    if options.split not in ("auto", "random"):
+        raise ConfigError("planted data is split at random", where="--split", wanted="random", got=options.split, do="leave it out")
+    values = {"seed": options.seed, **parse_planted(source)}
+    try:
+        model = PlantedModel(**values)
+    except InputError as error:
+        raise ConfigError(error.what, where=source, wanted=error.wanted, got=error.got, do=error.do) from None
+    return model.write_dataset(out, options.test_fraction, options.valid_share("random"))
+
+
+def _write_items(folder: Path, world: PlantedWorld, external: np.ndarray, counts: np.ndarray) -> None:
+    """Row by row in the order of item numbers; the strings are made while they stream to the file."""
+    model = world_item(external, world.num_items)
+    width = len(str(world.num_items - 1))
+    frame = pl.LazyFrame({"n": external, "train_count": counts[model], "topic": (model % world.num_topics).astype(np.int32)})
+    digits = pl.col("n").cast(pl.String).str.zfill(width)
+    frame.select(("item-" + digits).alias("item_id"), "train_count", "topic").sink_parquet(folder / "items.parquet", engine="streaming")
+
+
+def _write_queries(folder: Path, num_queries: int) -> None:
+    width = len(str(num_queries - 1))
+    frame = pl.LazyFrame({"n": np.arange(num_queries)})
+    digits = pl.col("n").cast(pl.String).str.zfill(width)
+    frame.select(("query-" + digits).alias("query_id")).sink_parquet(folder / "queries.parquet", engine="streaming")

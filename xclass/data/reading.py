@@ -124,14 +124,15 @@ def _finish(reader: _Reader, counts: dict[str, int], described: list[tuple[Path,
     query_kinds: set[IdKind] = {columns.query_kind for _, _, columns in described}
     item_kinds: set[IdKind] = {columns.item_kind for _, _, columns in described}
     where = described[0][0]
-    query_ids, query_places = reader.query.finish(query_kinds, where, "query")
-    item_ids, item_places = reader.item.finish(item_kinds, where, "item")
     query, item = reader.take("query"), reader.take("item")
     assert query is not None and item is not None
+    lonely = np.concatenate([*reader.lonely, np.zeros(0, dtype=np.uint32)])
+    num_queries = max(int(codes.max(initial=0)) for codes in (query, lonely)) + 1
+    query_ids, query_places = reader.query.finish(num_queries, query_kinds, where, "query")
+    item_ids, item_places = reader.item.finish(int(item.max()) + 1, item_kinds, where, "item")
     pairs = Pairs(recode(query, query_places), recode(item, item_places), reader.take("weight"), _plain(reader.take("time")))
     if WHOLE not in counts:
         pairs.part = np.repeat(np.array([PART_CODES[part] for part in counts], dtype=np.int8), list(counts.values()))
-    lonely = np.concatenate([*reader.lonely, np.zeros(0, dtype=np.uint32)])
     formats = sorted({name for _, name, _ in described})
     return Table(pairs, query_ids, item_ids, counts, np.unique(query_places[lonely]), formats, described[0][2])
 

@@ -87,7 +87,8 @@ class Dataset:
     @functools.cached_property
     def item_counts(self) -> Tensor:
         """int64 (N,), train pairs of each item; never rises."""
-        return torch.from_numpy(self.items["train_count"].to_numpy().astype(np.int64))
+        counts = pl.read_parquet(self.path / "items.parquet", columns=["train_count"])["train_count"]
+        return torch.from_numpy(counts.to_numpy().astype(np.int64))
 
     def verify(self) -> None:
         """Check the SHA-256 of every file; ArtefactError names the first that differs."""
