@@ -1,0 +1,53 @@
+"""``xclass index RUN``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.output import print_fields, print_json, print_table
+
+
+def index(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    kind: Annotated[str, typer.Option(help="auto, exact, flat, hnsw, ivf or factory.")] = "auto",
+    factory: Annotated[str | None, typer.Option(metavar="STRING", help='A Faiss factory string, e.g. "IVF1024,SQ8".')] = None,
+    target_recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the exact top k that the index must find.")
+    ] = 0.95,
+    k: Annotated[int, typer.Option("-k", min=1, help="The cut-off that the index is tuned for.")] = 100,
+    metric: Annotated[
+        str, typer.Option(help="inner_product, or l2_augmented for index types that only know L2.")
+    ] = "inner_product",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Build on one thread: the same vectors give the same index.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the index that the run has.")] = False,
+    dataset: DatasetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Index the item vectors of RUN and tune the search on held-out queries; RUN/index is written."""
+    from xclass.index import IndexConfig
+    from xclass.recommender import index_run
+    from xclass.run import RunDirectory
+
+    opened = RunDirectory(run)
+    kind = "factory" if factory is not None and kind == "auto" else kind
+    config = IndexConfig(kind=kind, factory=factory, metric=metric, deterministic=deterministic)
+    report = index_run(opened, opened.dataset(dataset), config, target_recall, k, replace)
+    result = report.to_dict()
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    frontier = result.pop("frontier")
+    print_fields(result, "index")
+    if len(frontier) > 1:
+        rows = [[point["value"], point["index_recall"], point["queries_per_s"]] for point in frontier]
+        print_table(["search parameter", "index recall", "queries/s"], rows, "tried")
