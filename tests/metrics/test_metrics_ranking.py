@@ -24,7 +24,9 @@ def lists(rows: list[list[int]]) -> TopK:
     return TopK(offsets_of(lengths), ids, -torch.arange(len(ids), dtype=torch.float32))
 
 
-def values(name: str, found: list[list[int]], truth: list[list[int]], weights: torch.Tensor | None = None) -> list[float]:
+def values(
+    name: str, found: list[list[int]], truth: list[list[int]], weights: torch.Tensor | None = None
+) -> list[float]:
     metric = parse_metric(name)
     return compute(lists(found), Ragged.from_lists(truth), [metric], weights)[metric].gained.tolist()
 
@@ -117,7 +119,9 @@ def test_order_of_queries_and_batch_size_do_not_matter(rows: list, random: objec
     def means(parts: list[list]) -> dict[str, float]:
         running = {metric: Mean() for metric in metrics}
         for part in parts:
-            batch = compute(lists([list(r[0]) for r in part]), Ragged.from_lists([r[1] for r in part]), metrics, weights)
+            batch = compute(
+                lists([list(r[0]) for r in part]), Ragged.from_lists([r[1] for r in part]), metrics, weights
+            )
             for metric in metrics:
                 running[metric].add(batch[metric])
         return {str(metric): mean.value() for metric, mean in running.items()}
@@ -230,5 +234,9 @@ def test_definition_says_formula_denominator_ties_and_empty_queries(name: str) -
 
 def test_counted_and_skipped_queries() -> None:
     mean = Mean()
-    mean.add(compute(lists([[1], [1], []]), Ragged.from_lists([[1], [], [2]]), [MetricName("recall", 1)])[MetricName("recall", 1)])
+    mean.add(
+        compute(lists([[1], [1], []]), Ragged.from_lists([[1], [], [2]]), [MetricName("recall", 1)])[
+            MetricName("recall", 1)
+        ]
+    )
     assert (mean.num_queries, mean.num_skipped, mean.value()) == (2, 1, 0.5)

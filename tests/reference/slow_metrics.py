@@ -67,7 +67,9 @@ PLAIN = {
 WEIGHTED = {"psp": ps_precision, "psndcg": ps_ndcg}
 
 
-def mean(name: str, k: int, found: list[list[int]], truth: list[list[int]], weights: list[float]) -> tuple[float, int, int]:
+def mean(
+    name: str, k: int, found: list[list[int]], truth: list[list[int]], weights: list[float]
+) -> tuple[float, int, int]:
     """The metric over all queries, how many were counted, how many skipped."""
     counted = [(list_, set(positives)) for list_, positives in zip(found, truth, strict=True) if positives]
     skipped = len(truth) - len(counted)

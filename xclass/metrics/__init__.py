@@ -2,7 +2,18 @@
 
 from xclass.metrics.catalogue import CATALOGUE_DEFINITIONS, CatalogueUse, gini
 from xclass.metrics.matching import Matches, match
-from xclass.metrics.names import METRICS, Mean, Metric, MetricName, Values, average, compute, parse_metric, parse_metrics, values_of
+from xclass.metrics.names import (
+    METRICS,
+    Mean,
+    Metric,
+    MetricName,
+    Values,
+    average,
+    compute,
+    parse_metric,
+    parse_metrics,
+    values_of,
+)
 from xclass.metrics.popularity import Band, popular_topk, popularity_bands
 from xclass.metrics.propensity import inverse_propensities
 

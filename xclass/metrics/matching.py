@@ -51,7 +51,9 @@ def match(found: TopK, truth: Ragged) -> Matches:
         InputError: another number of lists; a negative item number; a positive that one list recommends twice.
     """
     if len(found) != len(truth):
-        raise InputError("lists and truth are of different length", wanted=f"{len(truth)} lists", got=f"{len(found)} lists")
+        raise InputError(
+            "lists and truth are of different length", wanted=f"{len(truth)} lists", got=f"{len(found)} lists"
+        )
     truth = truth.long()
     for name, ids in (("recommended", found.ids), ("positive", truth.values)):
         if len(ids) and int(ids.min()) < 0:

@@ -14,8 +14,13 @@ from xclass.metrics.matching import Matches, match
 from xclass.types import Ragged, TopK
 
 PLAIN = "macro mean over queries with at least one positive; queries without are skipped and counted"
-RATIO = "Σ over queries with at least one positive, over the same Σ for the best possible lists; other queries are skipped and counted"
-TIES = "ranks are the list's order (equal scores: lower item number first, whatever the truth); missing places are misses"
+RATIO = (
+    "Σ over queries with at least one positive, over the same Σ for the best possible lists;"
+    " queries without are skipped and counted"
+)
+TIES = (
+    "ranks are the list's order (equal scores: lower item number first, whatever the truth); missing places are misses"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,12 @@ METRICS: dict[str, Metric] = {
     "precision": Metric("hits in the first {k} / {k}", ranking.precision),
     "hit_rate": Metric("1 if the first {k} hold a positive, else 0", ranking.hit_rate),
     "ndcg": Metric(
-        "Σ of 1/log2(rank+1) over hits in the first {k} / Σ of 1/log2(r+1) for r = 1 … min({k}, positives)", ranking.ndcg
+        "Σ of 1/log2(rank+1) over hits in the first {k} / Σ of 1/log2(r+1) for r = 1 … min({k}, positives)",
+        ranking.ndcg,
     ),
-    "map": Metric("Σ of (hits up to the rank / rank) over hits in the first {k} / min({k}, positives)", ranking.average_precision),
+    "map": Metric(
+        "Σ of (hits up to the rank / rank) over hits in the first {k} / min({k}, positives)", ranking.average_precision
+    ),
     "mrr": Metric("1 / rank of the first hit, 0 if the first {k} hold none", ranking.reciprocal_rank),
     "psp": Metric(
         "Σ of 1/propensity over hits in the first {k} / {k} (Jain et al. 2016)",
@@ -82,7 +90,9 @@ def parse_metric(text: str) -> MetricName:
     """
     name, sign, digits = text.strip().partition("@")
     if name not in METRICS:
-        raise InputError(f'there is no metric "{name}"', wanted="name@k, e.g. recall@20", got=text, do=nearest(name, METRICS))
+        raise InputError(
+            f'there is no metric "{name}"', wanted="name@k, e.g. recall@20", got=text, do=nearest(name, METRICS)
+        )
     if not sign or not digits.isascii() or not digits.isdigit() or int(digits) < 1:
         raise InputError("a metric needs a cut-off of 1 or more", wanted=f"{name}@k, e.g. {name}@20", got=text)
     return MetricName(name, int(digits))
@@ -124,7 +134,9 @@ def values_of(matches: Matches, metric: MetricName, weights_N: Tensor | None = N
         return Values(entry.per_query(matches, metric.k), None)
     assert entry.weighted is not None and entry.best is not None
     if weights_N is None:
-        raise InputError(f"{metric} needs propensities", do="pass the train counts of the items and the number of train queries")
+        raise InputError(
+            f"{metric} needs propensities", do="pass the train counts of the items and the number of train queries"
+        )
     return Values(entry.weighted(matches, metric.k, weights_N), entry.best(matches, metric.k, weights_N))
 
 
@@ -160,4 +172,3 @@ def average(batches: Mapping[MetricName, Values]) -> dict[str, float]:
         mean.add(values)
         result[str(metric)] = mean.value()
     return result
-

@@ -51,7 +51,12 @@ def popularity_bands(item_counts: Tensor) -> list[Band]:
     return [
         Band("head", 0, head_end, f"the {head_end:,} most popular items, with 50% of the train pairs"),
         Band("torso", head_end, torso_end, f"the next {torso_end - head_end:,} items, with 30% of the train pairs"),
-        Band("tail", torso_end, len(item_counts), f"the last {len(item_counts) - torso_end:,} items, with 20% of the train pairs"),
+        Band(
+            "tail",
+            torso_end,
+            len(item_counts),
+            f"the last {len(item_counts) - torso_end:,} items, with 20% of the train pairs",
+        ),
     ]
 
 

@@ -80,7 +80,9 @@ def _best_gains(matches: Matches, k: int, weights_N: Tensor) -> tuple[Tensor, Te
 
 def _weights_of(items: Tensor, weights_N: Tensor) -> Tensor:
     if len(items) and int(items.max()) >= len(weights_N):
-        raise InputError("an item has no propensity", wanted=f"item numbers below {len(weights_N)}", got=int(items.max()))
+        raise InputError(
+            "an item has no propensity", wanted=f"item numbers below {len(weights_N)}", got=int(items.max())
+        )
     return weights_N[items]
 
 

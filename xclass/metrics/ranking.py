@@ -14,17 +14,17 @@ from xclass.metrics.matching import Matches
 
 
 def recall(matches: Matches, k: int) -> Tensor:
-    """hits in the first k / positives."""
+    """Hits in the first k / positives."""
     return _hits(matches, k) / _positives(matches)
 
 
 def capped_recall(matches: Matches, k: int) -> Tensor:
-    """hits in the first k / min(k, positives): 1 can be reached even with more than k positives."""
+    """Hits in the first k / min(k, positives): 1 can be reached even with more than k positives."""
     return _hits(matches, k) / _positives(matches).clamp(max=k)
 
 
 def precision(matches: Matches, k: int) -> Tensor:
-    """hits in the first k / k."""
+    """Hits in the first k / k."""
     return _skip(matches, _hits(matches, k) / k)
 
 
