@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -75,5 +73,3 @@ def _tuning_queries(model: TwoTower, dataset: Dataset, seed: int) -> tuple[Tenso
     chosen = known[order[:TUNING_QUERIES]].sort().values
     batches = list(inference_batches(history, chosen, TUNING_QUERIES))
     return torch.cat([model.query_vectors(batch) for batch in batches]), history.take(chosen).long()
-
-

@@ -20,7 +20,12 @@ from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.run import RunDirectory, resolve_config, train_run
 
 TINY = {
-    "model": {"embedding_dim": 16, "normalize": False, "temperature": 1.0, "query": {"kind": "history", "hidden": [16]}},
+    "model": {
+        "embedding_dim": 16,
+        "normalize": False,
+        "temperature": 1.0,
+        "query": {"kind": "history", "hidden": [16]},
+    },
     "sampler": {"num_sampled": 128},
     "train": {
         "epochs": 4,
@@ -86,15 +91,23 @@ def test_same_seed_same_bits_and_other_seed_other_bits(dataset, tmp_path):
 @pytest.mark.parametrize("by", ["pair", "query"])
 @pytest.mark.parametrize("kind", ["id", "history", "id+history"])
 def test_every_tower_and_cut_goes_downhill(dataset, tmp_path, by, kind):
-    settings = config(model__query__kind=kind, train__batch__by=by, train__batch__size=512 if by == "pair" else 64, train__epochs=2)
+    settings = config(
+        model__query__kind=kind, train__batch__by=by, train__batch__size=512 if by == "pair" else 64, train__epochs=2
+    )
     losses = [record["loss"] for record in records(train_run(dataset, settings, tmp_path / "run")) if "loss" in record]
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("sampler", [{"kind": "log-uniform"}, {"kind": "fixed-unigram"}, {"kind": "in-batch"}, {"kind": "all"}])
+@pytest.mark.parametrize(
+    "sampler", [{"kind": "log-uniform"}, {"kind": "fixed-unigram"}, {"kind": "in-batch"}, {"kind": "all"}]
+)
 def test_every_sampler_trains(dataset, tmp_path, sampler):
     values = {**TINY, "sampler": sampler, "train": {**TINY["train"], "epochs": 2}}
-    losses = [record["loss"] for record in records(train_run(dataset, resolve_config(values), tmp_path / "run")) if "loss" in record]
+    losses = [
+        record["loss"]
+        for record in records(train_run(dataset, resolve_config(values), tmp_path / "run"))
+        if "loss" in record
+    ]
     assert losses[-1] < losses[0]
 
 
@@ -121,12 +134,16 @@ def test_a_spectral_start_is_usable_without_training(dataset, tmp_path):
 
 def test_early_stopping_keeps_the_best_weights(dataset, tmp_path):
     """A learning rate far too high makes later epochs worse."""
-    settings = config(train__epochs=30, train__learning_rate=5.0, train__validation__patience=2, train__schedule__kind="constant")
+    settings = config(
+        train__epochs=30, train__learning_rate=5.0, train__validation__patience=2, train__schedule__kind="constant"
+    )
     run = train_run(dataset, settings, tmp_path / "run")
     result = RunDirectory(run).manifest["result"]
     reached = {record["step"]: record["valid"]["recall@20"] for record in records(run) if "valid" in record}
     assert len(reached) < 30 and result["best"] == max(reached.values()) and result["best_step"] < result["steps"]
-    shorter = config(train__epochs=30, train__learning_rate=5.0, train__schedule__kind="constant", train__steps=result["best_step"])
+    shorter = config(
+        train__epochs=30, train__learning_rate=5.0, train__schedule__kind="constant", train__steps=result["best_step"]
+    )
     assert same(weights(run), weights(train_run(dataset, shorter, tmp_path / "shorter")))
 
 
@@ -229,7 +246,9 @@ def test_resume_refuses_another_configuration_or_dataset(dataset, tmp_path, monk
     interrupted(dataset, config(), out, monkeypatch, at_step=20)
     with pytest.raises(ConfigError, match=r"train\.learning_rate"):
         train_run(dataset, config(train__learning_rate=0.2), out, resume=True)
-    other = PlantedModel(num_items=300, num_queries=1000, pairs=25_000, num_topics=8, seed=4).write_dataset(tmp_path / "other")
+    other = PlantedModel(num_items=300, num_queries=1000, pairs=25_000, num_topics=8, seed=4).write_dataset(
+        tmp_path / "other"
+    )
     with pytest.raises(ArtefactError, match="another dataset"):
         train_run(other, config(), out, resume=True)
 
@@ -269,7 +288,9 @@ def test_a_moved_or_other_dataset_is_noticed(dataset, tmp_path):
     with pytest.raises(ArtefactError, match="--dataset"):
         run.dataset()
     assert run.dataset(tmp_path / "moved").fingerprint == dataset.fingerprint
-    other = PlantedModel(num_items=300, num_queries=1000, pairs=25_000, num_topics=8, seed=4).write_dataset(tmp_path / "other")
+    other = PlantedModel(num_items=300, num_queries=1000, pairs=25_000, num_topics=8, seed=4).write_dataset(
+        tmp_path / "other"
+    )
     with pytest.raises(ArtefactError, match="not the dataset"):
         run.dataset(other.path)
 

@@ -14,7 +14,9 @@ from xclass.cli.output import print_fields, print_json, print_table
 def index(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     kind: Annotated[str, typer.Option(help="auto, exact, flat, hnsw, ivf or factory.")] = "auto",
-    factory: Annotated[str | None, typer.Option(metavar="STRING", help='A Faiss factory string, e.g. "IVF1024,SQ8".')] = None,
+    factory: Annotated[
+        str | None, typer.Option(metavar="STRING", help='A Faiss factory string, e.g. "IVF1024,SQ8".')
+    ] = None,
     target_recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the exact top k that the index must find.")
     ] = 0.95,

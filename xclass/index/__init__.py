@@ -1,1 +1,29 @@
-""""""
+"""Search by inner product: exact through torch, or any Faiss index, behind one seam."""
+
+from xclass.index.approximate import FaissIndex
+from xclass.index.exact import ExactIndex
+from xclass.index.kinds import AUTO_EXACT_ITEMS, INDEX_KINDS, Index, IndexConfig, build_index, choose_kind
+from xclass.index.saved import load_index, read_index_manifest, save_index, vectors_digest
+from xclass.index.subset import SubsetIndex
+from xclass.index.tuning import INDEX_RECALL, IndexReport, Point, index_recall, tune
+
+__all__ = [
+    "AUTO_EXACT_ITEMS",
+    "INDEX_KINDS",
+    "INDEX_RECALL",
+    "ExactIndex",
+    "FaissIndex",
+    "Index",
+    "IndexConfig",
+    "IndexReport",
+    "Point",
+    "SubsetIndex",
+    "build_index",
+    "choose_kind",
+    "index_recall",
+    "load_index",
+    "read_index_manifest",
+    "save_index",
+    "tune",
+    "vectors_digest",
+]

@@ -1,1 +1,7 @@
-"""Conformance suites: what every implementation behind a seam must do. Import the one you need."""
+"""Conformance suites: one per seam, for the implementations of this package and for yours."""
+
+from xclass.testing.index import check_index
+from xclass.testing.loss import check_loss
+from xclass.testing.sampler import check_sampler
+
+__all__ = ["check_index", "check_loss", "check_sampler"]

@@ -1,0 +1,72 @@
+"""What every index checks at its door: shapes, finite numbers, k, exclusions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+from xclass.types import Ragged
+
+
+def checked_vectors(vectors: Tensor) -> Tensor:
+    """Item vectors as contiguous float32 (N,D); no copy when they are that already.
+
+    Raises:
+        InputError: not a matrix, no row or no column, NaN or infinity (with the first item number).
+    """
+    if vectors.dim() != 2 or 0 in vectors.shape or not vectors.is_floating_point():
+        got = f"{vectors.dtype} of shape {tuple(vectors.shape)}"
+        raise InputError("item vectors are of the wrong shape", wanted="floating (N,D), N and D of 1 or more", got=got)
+    vectors = vectors.detach().to(torch.float32).contiguous()
+    _check_finite(vectors, "the vector of item")
+    return vectors
+
+
+def checked_queries(query_BD: Tensor, dim: int) -> Tensor:
+    """Query vectors as contiguous float32 (B,D).
+
+    Raises:
+        InputError: another number of dimensions, NaN or infinity (with the first query's place in the batch).
+    """
+    if query_BD.dim() != 2 or query_BD.shape[1] != dim or not query_BD.is_floating_point():
+        got = f"{query_BD.dtype} of shape {tuple(query_BD.shape)}"
+        raise InputError("query vectors do not fit the index", wanted=f"floating (B, {dim})", got=got)
+    query_BD = query_BD.detach().to(torch.float32).contiguous()
+    _check_finite(query_BD, "the vector of query")
+    return query_BD
+
+
+def checked_k(k: int) -> int:
+    """``k`` itself; InputError below 1."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InputError("k is too small", wanted="an integer of 1 or more", got=k)
+    return k
+
+
+def checked_exclude(exclude: Ragged | None, num_queries: int, num_items: int) -> Ragged | None:
+    """The exclusions with int64 values, or None when there are none.
+
+    Raises:
+        InputError: another number of lists; an item number that the index does not have.
+    """
+    if exclude is None:
+        return None
+    if len(exclude) != num_queries:
+        raise InputError("one list of exclusions is needed per query", wanted=num_queries, got=len(exclude))
+    exclude = exclude.long()
+    if not len(exclude.values):
+        return None
+    low, high = (int(value) for value in torch.aminmax(exclude.values))
+    if low < 0 or high >= num_items:
+        got = low if low < 0 else high
+        raise InputError("an excluded item is not in the index", wanted=f"item numbers 0 to {num_items - 1}", got=got)
+    return exclude
+
+
+def _check_finite(rows: Tensor, what: str) -> None:
+    """Every norm finite in float32: then so is every inner product (Cauchy-Schwarz), and no row has NaN or infinity."""
+    bad = (~torch.isfinite(torch.linalg.vector_norm(rows, dim=1))).nonzero()
+    if len(bad):
+        got = "NaN, infinity or a square beyond float32"
+        raise InputError(f"{what} {int(bad[0])} is not finite", wanted="numbers whose squares fit float32", got=got)

@@ -1,0 +1,96 @@
+"""The seam, and the one table of its kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from xclass.config import Config
+from xclass.errors import ConfigError, lookup
+from xclass.index.approximate import FaissIndex
+from xclass.index.exact import ExactIndex
+from xclass.index.factory import faiss_installed
+from xclass.types import Ragged, TopK
+
+AUTO_EXACT_ITEMS = 100_000
+
+
+class Index(Protocol):
+    """Item vectors, searched by inner product: higher is better.
+
+    ``search`` returns at most k distinct items per query, best first, with their inner products (float32), equal
+    scores by rising item number; never an excluded, repeated or padded item. A list is short only when fewer than k
+    items are left. int64 item numbers.
+    """
+
+    kind: str
+
+    @property
+    def num_items(self) -> int:
+        """N, 0 before build."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def vectors(self) -> Tensor:
+        """(N,D) float32, the item vectors as given."""
+
+    def build(self, vectors: Tensor) -> None:
+        """Index (N,D) vectors, row number = item number; NaN or infinity is an InputError."""
+
+    def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
+        """The best k items of each query, without ``exclude[b]``."""
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, factory, metric and search parameter, for manifests and tables."""
+
+
+class IndexConfig(Config):
+    """How to index the item vectors."""
+
+    kind: str = "auto"
+    """exact, flat, hnsw, ivf, factory; auto: exact up to 100,000 items, hnsw above."""
+    factory: str | None = None
+    """A Faiss factory string, for the kind factory."""
+    metric: str = "inner_product"
+    """inner_product, or l2_augmented for index types that only know L2."""
+    deterministic: bool = False
+    """Build on one thread, so that the same vectors give the same index."""
+
+
+INDEX_KINDS: dict[str, Callable[[IndexConfig], Index]] = {
+    "exact": lambda config: ExactIndex(),
+    "flat": lambda config: FaissIndex("flat", None, config.metric, config.deterministic),
+    "hnsw": lambda config: FaissIndex("hnsw", None, config.metric, config.deterministic),
+    "ivf": lambda config: FaissIndex("ivf", None, config.metric, config.deterministic),
+    "factory": lambda config: FaissIndex("factory", config.factory, config.metric, config.deterministic),
+}
+
+
+def choose_kind(kind: str, num_items: int) -> str:
+    """``kind`` itself; "auto" becomes exact for at most 100,000 items or where Faiss is not installed, else hnsw."""
+    if kind != "auto":
+        return kind
+    return "exact" if num_items <= AUTO_EXACT_ITEMS or not faiss_installed() else "hnsw"
+
+
+def build_index(vectors: Tensor, config: IndexConfig | None = None) -> Index:
+    """An index of this kind that holds ``vectors`` (N,D).
+
+    Raises:
+        ConfigError: an unknown kind (with the nearest), a factory string missing or of no use, Faiss not installed.
+        InputError: vectors of the wrong shape, NaN or infinity.
+    """
+    config = config or IndexConfig()
+    kind = choose_kind("factory" if config.kind == "auto" and config.factory else config.kind, len(vectors))
+    make = lookup("index kind", kind, INDEX_KINDS, where="index.kind")
+    if (kind == "factory") != (config.factory is not None):
+        do = "pass a factory string with the kind factory, and only with it"
+        raise ConfigError("kind and factory do not fit", where="index.factory", got=f"{kind}, {config.factory}", do=do)
+    index: Index = make(config)
+    index.build(vectors)
+    return index

@@ -1,0 +1,152 @@
+"""An index as a directory: written whole or not at all, hashes checked before Faiss reads a byte.
+
+index.json      kind, factory, metric, search parameter, counts, binding, SHA-256 of the vectors and of every file
+vectors.npy     (N,D) float32, the item vectors
+index.faiss     Faiss's own file; not there for the kinds that are built from the vectors in no time
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xclass.errors import ArtefactError
+from xclass.index.approximate import FaissIndex
+from xclass.index.exact import ExactIndex
+from xclass.index.factory import faiss_module
+from xclass.index.kinds import Index
+from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
+
+MANIFEST = "index.json"
+KIND = "index"
+FORMAT_VERSION = 1
+VECTORS = "vectors.npy"
+FAISS_FILE = "index.faiss"
+REBUILT = ("exact", "flat")
+
+
+def vectors_digest(vectors: Tensor) -> str:
+    """SHA-256 of shape and float32 values: equal for the vectors of the same model only."""
+    rows = vectors.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(f"{tuple(rows.shape)}".encode())
+    for block in rows.split(1 << 16):
+        digest.update(block.numpy().data)
+    return digest.hexdigest()
+
+
+def save_index(
+    index: Index, path: Path, binding: str | None = None, report: dict[str, Any] | None = None, replace: bool = False
+) -> dict[str, Any]:
+    """Write a built index as a directory.
+
+    Args:
+        path: the directory to make; an ArtefactError if it is there and ``replace`` is false.
+        binding: what the index belongs to, e.g. the id of the run; :func:`load_index` can insist on it.
+        report: kept in the manifest as it is, e.g. the tuning table.
+
+    Returns:
+        The manifest.
+    """
+    path = Path(path)
+    vectors = index.vectors.to("cpu")
+    require_space(path, 2 * vectors.numel() * 4)
+    with atomic_directory(path, replace=replace) as folder:
+        np.save(folder / VECTORS, vectors.numpy(), allow_pickle=False)
+        if isinstance(index, FaissIndex) and index.kind not in REBUILT:
+            faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
+        fields = {
+            "index": index.describe(),
+            "num_items": index.num_items,
+            "dim": index.dim,
+            "vectors_sha256": vectors_digest(vectors),
+            "binding": binding,
+            "report": report,
+        }
+        return write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields)
+
+
+def load_index(path: Path, binding: str | None = None, vectors: Tensor | None = None) -> Index:
+    """Open an index directory; the vectors stay memory-mapped until they are touched.
+
+    Args:
+        binding: when given, it must be the one that the index was saved with.
+        vectors: when given, the index must have been built from exactly these.
+
+    Raises:
+        ArtefactError: not an index, of another version, of another run or of other vectors, cut or altered.
+        ConfigError: it needs Faiss, which is not installed.
+    """
+    path = Path(path)
+    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    _check_binding(path, manifest, binding, vectors)
+    verify_files(path, manifest)
+    held = _read_vectors(path, manifest)
+    described = manifest["index"]
+    if described["kind"] == ExactIndex.kind:
+        exact = ExactIndex()
+        exact.build(held)
+        return exact
+    index = FaissIndex(described["kind"], described["factory"], described["metric"])
+    if described["kind"] in REBUILT:
+        index.build(held)
+    else:
+        index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
+    if described["search_parameter"]:
+        index.set_search_parameter(described["search_parameter"]["value"])
+    return index
+
+
+def read_index_manifest(path: Path) -> dict[str, Any]:
+    """The manifest alone, checked for kind, version and file sizes: for ``xclass inspect``."""
+    return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION)
+
+
+def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | None) -> None:
+    if binding is not None and manifest["binding"] != binding:
+        raise ArtefactError(
+            "this index belongs to another run",
+            where=path,
+            wanted=binding,
+            got=manifest["binding"],
+            do="index the run again",
+        )
+    if vectors is not None and manifest["vectors_sha256"] != (digest := vectors_digest(vectors)):
+        raise ArtefactError(
+            "this index was built from other item vectors",
+            where=path,
+            wanted=f"vectors with SHA-256 {digest[:12]}…",
+            got=f"{manifest['vectors_sha256'][:12]}…",
+            do="index the run again",
+        )
+
+
+def _read_vectors(path: Path, manifest: dict[str, Any]) -> Tensor:
+    try:
+        held = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
+    except ValueError as error:
+        raise ArtefactError("these vectors can't be read", where=path / VECTORS, got=str(error)) from None
+    _check_shape(path / VECTORS, manifest, held.shape)
+    if held.dtype != np.float32:
+        raise ArtefactError("these vectors are of another type", where=path / VECTORS, wanted="float32", got=held.dtype)
+    return torch.from_numpy(held)
+
+
+def _read_faiss(path: Path, manifest: dict[str, Any], index: FaissIndex) -> Any:
+    try:
+        faiss_index = faiss_module().read_index(str(path / FAISS_FILE))
+    except RuntimeError as error:
+        raise ArtefactError("Faiss can't read this index", where=path / FAISS_FILE, got=str(error)) from None
+    extra = 1 if index.metric == "l2_augmented" else 0
+    _check_shape(path / FAISS_FILE, manifest, (faiss_index.ntotal, faiss_index.d - extra))
+    return faiss_index
+
+
+def _check_shape(where: Path, manifest: dict[str, Any], shape: tuple[int, ...]) -> None:
+    wanted = (manifest["num_items"], manifest["dim"])
+    if tuple(shape) != wanted:
+        raise ArtefactError("this file is not of the manifest's shape", where=where, wanted=wanted, got=tuple(shape))

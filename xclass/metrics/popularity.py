@@ -1,0 +1,90 @@
+"""Popularity: the baseline that everything must beat, and the bands that show what lies behind a mean.
+
+Item numbers fall with train count, so both are ranges: the most popular items a query has not seen are the lowest
+unseen numbers, and a band is an interval of numbers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+from xclass.types import Ragged, TopK
+
+HEAD_SHARE = 0.5
+TORSO_SHARE = 0.8
+
+
+class Band(NamedTuple):
+    """Items ``first … end-1``: those that hold a share of the train pairs.
+
+    definition: in words, e.g. "the most popular items that together hold 50% of the train pairs".
+    """
+
+    name: str
+    first: int
+    end: int
+    definition: str
+
+    def restrict(self, positives: Ragged) -> Ragged:
+        """Only the positives that lie in this band; every query stays, maybe without any."""
+        return positives.filter((positives.values >= self.first) & (positives.values < self.end))
+
+
+def popularity_bands(item_counts: Tensor) -> list[Band]:
+    """Head, torso and tail: the most popular items with 50% of the train pairs, the next 30%, the last 20%.
+
+    The item that crosses a border belongs to the more popular side. Items without a train pair are in the tail.
+    A band may be empty (a catalogue of one item has only a head).
+
+    Args:
+        item_counts: int64 (N,), train pairs of each item, never rising.
+    """
+    _check_falling(item_counts)
+    before = torch.cumsum(item_counts, 0) - item_counts
+    total = int(item_counts.sum())
+    head_end = int((before < HEAD_SHARE * total).sum())
+    torso_end = int((before < TORSO_SHARE * total).sum())
+    return [
+        Band("head", 0, head_end, f"the {head_end:,} most popular items, with 50% of the train pairs"),
+        Band("torso", head_end, torso_end, f"the next {torso_end - head_end:,} items, with 30% of the train pairs"),
+        Band(
+            "tail",
+            torso_end,
+            len(item_counts),
+            f"the last {len(item_counts) - torso_end:,} items, with 20% of the train pairs",
+        ),
+    ]
+
+
+def popular_topk(seen: Ragged, k: int, item_counts: Tensor) -> TopK:
+    """The k items with the most train pairs that each query has not seen; the score is the count.
+
+    The r-th unseen number (from 0) is r + the number of seen s_i, rising, with s_i − i ≤ r: one sorted search per
+    place. O(B·k·log) whatever the catalogue's size.
+
+    Args:
+        seen: Ragged (B), item numbers in any order, repeats allowed.
+        item_counts: int64 (N,), never rising.
+    """
+    if k < 1:
+        raise InputError("k is too small", wanted="1 or more", got=k)
+    _check_falling(item_counts)
+    num_items, width = len(item_counts), min(k, len(item_counts))
+    keys = torch.unique(seen.rows() * num_items + seen.long().values)
+    rows = torch.div(keys, max(num_items, 1), rounding_mode="floor")
+    starts = torch.searchsorted(rows, torch.arange(len(seen)))
+    unseen_below = keys - rows * num_items - (torch.arange(len(keys)) - starts[rows])
+    places = torch.arange(len(seen))[:, None] * (num_items + 1) + torch.arange(width)
+    jumped = torch.searchsorted(rows * (num_items + 1) + unseen_below, places, right=True) - starts[:, None]
+    numbers = torch.arange(width) + jumped
+    keep = numbers < num_items
+    return TopK.from_padded(numbers, item_counts[numbers.clamp(max=max(num_items - 1, 0))].float(), keep)
+
+
+def _check_falling(item_counts: Tensor) -> None:
+    if len(item_counts) > 1 and bool((item_counts[1:] > item_counts[:-1]).any()):
+        raise InputError("item numbers must fall with train count", wanted="counts that never rise", got="a rise")
