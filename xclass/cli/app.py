@@ -11,11 +11,15 @@ import typer
 
 from xclass import __version__
 from xclass.cli.doctor import doctor
+from xclass.cli.index import index
 from xclass.cli.inspect import inspect
+from xclass.cli.train import train
 from xclass.errors import Interrupted
 
 # In the order of a person's work; `xclass --help` lists them so.
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "index": index,
     "inspect": inspect,
     "doctor": doctor,
 }

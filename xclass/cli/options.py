@@ -14,6 +14,10 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the configuration; repeatable."),
 ]
+DatasetPath = Annotated[
+    Path | None,
+    typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
