@@ -1,1 +1,1 @@
-""""""
+"""Raw files in, dataset directories out; batches; planted data."""
