@@ -60,7 +60,8 @@ class Csv:
                 glob=False,
             )
         frame = frame.select(pl.col(column).alias(role) for role, column in used.items())
-        return frame.with_columns(pl.col("item").fill_null(""))
+        blank = pl.col("query").is_null() & pl.col("item").is_null()
+        return frame.with_columns(pl.when(~blank).then(pl.col("item").fill_null("")).alias("item"))
 
     def looks_wrong(self, path: Path, columns: Columns) -> bool:
         """Whether the file's separators don't add up to its lines: Polars fills up short lines without a word."""

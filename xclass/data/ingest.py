@@ -122,8 +122,8 @@ def _apply_min_counts(table: Table, options: IngestOptions, source: str) -> tupl
             "the minimum counts leave nothing",
             where=source,
             wanted="pairs that meet them",
-            got=f"{before:,} pairs, of which none has a query with {options.min_query_count} and an item with "
-            f"{options.min_item_count} of them",
+            got=f"none of {before:,} left with min_query_count {options.min_query_count} and "
+            f"min_item_count {options.min_item_count}",
             do="lower --min-query-count or --min-item-count",
         )
     gone = {

@@ -15,6 +15,7 @@ from xclass.data.ids import IdEncoder, recode
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.sources import WHOLE
+from xclass.data.text import READ_ERRORS
 from xclass.errors import DataError
 from xclass.progress import Progress, say
 
@@ -58,7 +59,7 @@ class _Reader:
             for batch in self._stream(form.read(path, columns), columns):
                 checked = self._append(batch, path, form, columns, checked) or checked
                 progress.advance(len(batch))
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, *READ_ERRORS) as error:
             raise _unreadable(path, form, columns, error) from None
         if "" in self.query or "" in self.item:
             _diagnose(path, form, columns)

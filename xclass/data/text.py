@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from xclass.errors import DataError
 
 HEAD_BYTES = 1 << 18
+READ_ERRORS = (OSError, EOFError, zlib.error)
 BLANKS = re.compile(r"[ \t]+")
 SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 
@@ -19,12 +21,11 @@ SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 def open_binary(path: Path) -> IO[bytes]:
     """Open for reading, through gzip when the name ends in .gz; DataError when it can't be opened."""
     try:
-        file = path.open("rb")
+        return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
     except OSError as error:
         raise DataError(
             "this file can't be read", where=path, got=error.strerror, do="check the path and its rights"
         ) from None
-    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
 
 
 def head(path: Path) -> list[str]:
@@ -33,8 +34,8 @@ def head(path: Path) -> list[str]:
     Raises:
         DataError: the file is empty, or is not UTF-8 there.
     """
-    with open_binary(path) as file:
-        raw = _read(file, path)
+    with open_binary(path) as file, _readable(path):
+        raw = file.read(HEAD_BYTES)
     if not raw.strip():
         raise DataError("this file is empty", where=path, wanted="at least one row")
     if len(raw) == HEAD_BYTES:
@@ -45,7 +46,7 @@ def head(path: Path) -> list[str]:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Every line with its number from 1, without its end; DataError names the first line that is not UTF-8."""
-    with open_binary(path) as file:
+    with open_binary(path) as file, _readable(path):
         for number, line in enumerate(file, start=1):
             yield number, _decode(line, path, number)
 
@@ -81,10 +82,11 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text, re.ASCII) is not None
 
 
-def _read(file: IO[bytes], path: Path) -> bytes:
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return file.read(HEAD_BYTES)
-    except (OSError, EOFError) as error:
+        yield
+    except READ_ERRORS as error:
         raise DataError("this file can't be read", where=path, got=str(error), do="check that it is whole") from None
 
 
