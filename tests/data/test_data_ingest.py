@@ -1,8 +1,7 @@
-"""From rows to a dataset directory: numbers, duplicates, minimum counts, the report; real data where there is some."""
+"""From rows to a dataset directory: numbers, duplicates, minimum counts, the report."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,6 @@ from xclass.data.report import as_date, render_report
 from xclass.data.store import open_dataset
 from xclass.errors import ConfigError
 from xclass.rng import numpy_generator
-
-REAL = Path(os.environ.get("XCLASS_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
-
-
-def real(name: str) -> Path:
-    if not (REAL / name).exists():
-        pytest.skip(f"needs real data: there is no {REAL / name} (set XCLASS_DATA)")
-    return REAL / name
 
 
 def random_rows(count: int, seed: int = 0) -> list[tuple[str, str, float, int]]:
@@ -223,30 +214,6 @@ def test_bytes_needed_covers_what_is_written(tmp_path: Path) -> None:
     written = sum(entry["bytes"] for entry in dataset.manifest["files"].values())
     ids = [dataset.items["item_id"], dataset.queries["query_id"]]
     assert written <= writing.bytes_needed(dataset.manifest["report"]["kept"], dataset.num_queries, ids, True, True)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "queries", "items", "counts"),
-    [
-        ("gowalla", {}, 29_858, 40_981, {"train": 810_128, "test": 217_242}),
-        (
-            "beauty/beauty.txt",
-            {"split": "leave-last"},
-            40_226,
-            54_542,
-            {"train": 273_510, "valid": 40_226, "test": 40_226},
-        ),
-        ("yelp-times/interactions.txt", {"time_col": "3"}, 43_043, 66_576, None),
-        ("diginetica/train_sessions.txt", {"split": "leave-last"}, 186_670, 43_097, None),
-    ],
-)
-def test_real_data_has_the_published_counts(
-    tmp_path: Path, name: str, options: dict[str, str], queries: int, items: int, counts: dict[str, int] | None
-) -> None:
-    dataset = ingest(real(name), tmp_path / "out", IngestOptions(**options))
-    assert (dataset.num_queries, dataset.num_items) == (queries, items)
-    if counts is not None:
-        assert {split: part["pairs"] for split, part in dataset.manifest["splits"].items()} == counts
 
 
 def test_unknown_option_is_refused() -> None:
