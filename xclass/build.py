@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import pydantic
 import torch
+from torch import Tensor
 
 from xclass.config import Config
-from xclass.data.store import Dataset
 from xclass.errors import ConfigError
 from xclass.heads import DotHead
 from xclass.losses import LOSSES
@@ -20,6 +20,7 @@ from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.tables import TABLES, MemoryTable, Table
 from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
 from xclass.train.config import TrainingConfig
+from xclass.types import Ragged
 
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -109,27 +110,50 @@ class RunConfig(Config):
         return self
 
 
-def build_model(config: RunConfig, dataset: Dataset, initialise: bool = True) -> TwoTower:
-    """The model that a configuration describes, over a dataset's catalogue.
+class Catalogue(Protocol):
+    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
 
-    With ``initialise`` false the rows are left for stored ones: no spectral start is computed.
+    @property
+    def num_queries(self) -> int:
+        """Queries with a number."""
+        ...
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def item_counts(self) -> Tensor:
+        """int64 (N,), train pairs of each item."""
+        ...
+
+
+def build_model(config: RunConfig, catalogue: Catalogue, train: Ragged | None) -> TwoTower:
+    """The model that a configuration describes, over a catalogue.
+
+    Args:
+        config: checked.
+        catalogue: sizes and counts.
+        train: the train split, from which a spectral start is computed; None when stored rows will be loaded.
     """
-    if initialise and config.model.init == "spectral":
-        _check_rank(config, dataset)
-    tables = _tables(config, dataset)
-    if initialise and config.model.init == "spectral":
-        _spectral_start(config, dataset, tables)
+    spectral = train is not None and config.model.init == "spectral"
+    if spectral:
+        _check_rank(config, catalogue)
+    tables = _tables(config, catalogue)
+    if train is not None and spectral:
+        _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(_sources(config, dataset), _projection(config, config.model.query.hidden, generator))
-    return TwoTower(tower, _head(config, dataset, generator), tables)
+    tower = QueryTower(_sources(config, catalogue), _projection(config, config.model.query.hidden, generator))
+    return TwoTower(tower, _head(config, catalogue, generator), tables)
 
 
-def _tables(config: RunConfig, dataset: Dataset) -> dict[str, Table]:
-    sizes = {"item": dataset.num_items}
+def _tables(config: RunConfig, catalogue: Catalogue) -> dict[str, Table]:
+    sizes = {"item": catalogue.num_items}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
-        sizes["query"] = dataset.num_queries
+        sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
-        sizes["history"] = dataset.num_items
+        sizes["history"] = catalogue.num_items
     return {name: _table(config, name, rows) for name, rows in sizes.items()}
 
 
@@ -139,11 +163,11 @@ def _table(config: RunConfig, name: str, rows: int) -> MemoryTable:
     return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator)
 
 
-def _sources(config: RunConfig, dataset: Dataset) -> list[Source]:
+def _sources(config: RunConfig, catalogue: Catalogue) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
-        weights = dataset.item_counts.clamp(min=1).float().pow(-query.degree_power)
+        weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power)
     sources: dict[str, Source] = {
         "id": IdSource(),
         "history": HistorySource("item" if query.share_item_table else "history", weights),
@@ -155,10 +179,10 @@ def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Gen
     return Projection(config.model.embedding_dim, hidden, config.model.normalize, generator)
 
 
-def _head(config: RunConfig, dataset: Dataset, generator: torch.Generator) -> DotHead:
+def _head(config: RunConfig, catalogue: Catalogue, generator: torch.Generator) -> DotHead:
     full = config.loss.kind == "full-softmax"
     return DotHead(
-        build_sampler(config.sampler, dataset.num_items, dataset.item_counts),
+        build_sampler(config.sampler, catalogue.num_items, catalogue.item_counts),
         LOSSES[config.loss.kind],
         _projection(config, config.model.item.hidden, generator),
         temperature=config.model.temperature,
@@ -169,8 +193,8 @@ def _head(config: RunConfig, dataset: Dataset, generator: torch.Generator) -> Do
     )
 
 
-def _check_rank(config: RunConfig, dataset: Dataset) -> None:
-    most = min(dataset.num_queries, dataset.num_items)
+def _check_rank(config: RunConfig, catalogue: Catalogue) -> None:
+    most = min(catalogue.num_queries, catalogue.num_items)
     if config.model.embedding_dim > most:
         raise ConfigError(
             "the spectral start has more dimensions than the dataset has queries or items",
@@ -180,18 +204,18 @@ def _check_rank(config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def _spectral_start(config: RunConfig, dataset: Dataset, tables: dict[str, Table]) -> None:
+def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tables: dict[str, Table]) -> None:
     """Item rows V·deg^p, history rows V·S^g·deg^-p (without deg^-p where the tower weights by degree itself)."""
     settings = config.model.spectral
     factors = spectral_factors(
-        dataset.split("train"),
-        dataset.num_items,
+        train,
+        catalogue.num_items,
         config.model.embedding_dim,
         config.train.seed,
         settings.iterations,
         settings.oversampling,
     )
-    degree = dataset.item_counts.clamp(min=1).float()
+    degree = catalogue.item_counts.clamp(min=1).float()
     history = factors.vectors * factors.values.pow(settings.value_power)
     if config.model.query.history_weights == "mean":
         history *= degree.pow(-settings.degree_power).unsqueeze(1)

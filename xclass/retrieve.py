@@ -40,9 +40,6 @@ class RetrievalModel(Protocol):
     def query_vectors(self, batch: Batch) -> Tensor:
         """(B,D) vectors of the queries of a batch."""
 
-    def item_vectors(self) -> Tensor:
-        """(N,D) vectors of all items, row number = item number."""
-
 
 def retrieve(
     model: RetrievalModel,

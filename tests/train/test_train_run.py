@@ -76,7 +76,7 @@ def test_records_and_manifest(dataset, tmp_path):
     assert end["event"] == "end" and end["step"] == steps[-1]["step"] == 4 * 16
     assert end["positives"] == RunDirectory(run).manifest["result"]["positives"] > 0
     assert RunDirectory(run).config == config()
-    model = RunDirectory(run).load_model(dataset)
+    model = RunDirectory(run).load_model()
     torch.testing.assert_close(model.tables["item"].weight, weights(run)["table.item.weight"])
 
 
