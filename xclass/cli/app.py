@@ -12,12 +12,14 @@ import typer
 from xclass import __version__
 from xclass.cli.doctor import doctor
 from xclass.cli.index import index
+from xclass.cli.ingest import ingest
 from xclass.cli.inspect import inspect
 from xclass.cli.train import train
 from xclass.errors import Interrupted
 
 # In the order of a person's work; `xclass --help` lists them so.
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "ingest": ingest,
     "train": train,
     "index": index,
     "inspect": inspect,
