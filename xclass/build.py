@@ -19,7 +19,7 @@ from xclass.sampling import SamplerConfig, build_sampler
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.tables import TABLES, MemoryTable, Table
 from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
-from xclass.train.config import TrainingConfig
+from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -14,15 +15,16 @@ from xclass.data.batches import inference_batches
 from xclass.data.lookup import IdMap, as_id_series, unknown
 from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
 from xclass.data.query_files import QueryFile
-from xclass.data.store import Dataset
+from xclass.build import RunConfig
+from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
-from xclass.evaluate import DEFAULT_METRICS, Evaluation, evaluate, metrics_at
+from xclass.evaluate import Evaluation, evaluate, metrics_at
 from xclass.index import Index, IndexConfig, IndexReport, build_index, load_index, save_index, tune
 from xclass.metrics import MetricName, inverse_propensities
 from xclass.progress import say
 from xclass.retrieve import restricted, retrieve, topk_frame
 from xclass.rng import torch_generator
-from xclass.run import RunDirectory
+from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.types import Ragged, TopK
 
 INDEX_FOLDER = "index"
@@ -196,6 +198,30 @@ class Recommender:
         return inverse_propensities(self.run.item_counts, train_queries)
 
 
+def train(
+    dataset: Dataset | Path | str,
+    config: RunConfig | dict[str, Any] | Path | str,
+    out: Path | str,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+) -> Recommender:
+    """Train a model and open the finished run.
+
+    Args:
+        dataset: an open dataset or its path.
+        config: a TOML file, a plain dict or a :class:`RunConfig`.
+        out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
+        overrides: changes to the configuration, ``"section.key=value"`` each.
+        resume: go on from the newest whole checkpoint.
+
+    Raises:
+        ConfigError, ArtefactError, Interrupted: see :func:`xclass.run.train_run`.
+    """
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    return Recommender.load(train_run(opened, resolve_config(config, list(overrides)), Path(out), resume))
+
+
 def index_run(
     recommender: Recommender, config: IndexConfig, target_recall: float, k: int, replace: bool = False
 ) -> IndexReport:
@@ -238,4 +264,4 @@ def _lists(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list
     return [[str(item) for item in history] for history in histories]
 
 
-__all__ = ["DEFAULT_METRICS", "Recommender", "index_run"]
+__all__ = ["Recommender", "index_run", "train"]

@@ -43,10 +43,10 @@ from xclass.manifest import (
     write_manifest,
 )
 from xclass.model import TwoTower
-from xclass.train import Position, Trainer
-from xclass.train.checkpoint import load_tensors
-from xclass.train.state import ModelState
-from xclass.train.validate import make_validator
+from xclass.training import Position, Trainer
+from xclass.training.checkpoint import load_tensors
+from xclass.training.state import ModelState
+from xclass.training.validate import make_validator
 
 MANIFEST = "run.json"
 KIND = "run"

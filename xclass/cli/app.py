@@ -14,6 +14,7 @@ from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
 from xclass.cli.evaluate import evaluate
 from xclass.cli.index import index
+from xclass.cli.ingest import ingest
 from xclass.cli.inspect import inspect
 from xclass.cli.retrieve import retrieve
 from xclass.cli.train import train
@@ -22,6 +23,7 @@ from xclass.errors import Interrupted
 # In the order of a person's work; `xclass --help` lists them so.
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
+    "ingest": ingest,
     "train": train,
     "index": index,
     "retrieve": retrieve,

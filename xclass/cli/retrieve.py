@@ -45,7 +45,7 @@ def retrieve(
     """Write the best k items of every query to a file: query_id, rank, item_id, score."""
     from xclass.recommender import Recommender
     from xclass.retrieve import write_topk
-    from xclass.train.log import peak_rss_bytes
+    from xclass.training.log import peak_rss_bytes
 
     recommender = Recommender.load(run, dataset)
     wanted = _queries(recommender, queries)

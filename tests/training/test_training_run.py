@@ -149,7 +149,7 @@ def test_early_stopping_keeps_the_best_weights(dataset, tmp_path):
 
 SCRIPT = """
 import sys, time
-import xclass.train.loop as loop
+import xclass.training.loop as loop
 from xclass.data.store import open_dataset
 from xclass.errors import Interrupted
 from xclass.run import resolve_config, train_run
@@ -201,7 +201,7 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(dataset, tmp_
 
 def interrupted(dataset, settings, out, monkeypatch, at_step):
     """A run that dies just before step ``at_step``."""
-    from xclass.train.loop import Trainer
+    from xclass.training.loop import Trainer
 
     step = Trainer._step
 
