@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import functools
+from typing import Any, Literal, Protocol
 
 import pydantic
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from xclass.config import Config
 from xclass.errors import ConfigError
 from xclass.heads import DotHead
-from xclass.losses import LOSSES
+from xclass.losses import LOSSES, Loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
@@ -79,6 +80,10 @@ class LossConfig(Config):
 
     kind: Literal["sampled-softmax", "full-softmax"] = "sampled-softmax"
     """full-softmax is the reference: every item in every denominator."""
+    positive_in_denominator: bool = True
+    """sampled-softmax: false leaves the positive out of the sum it is set against."""
+    denominator_power: float = pydantic.Field(1.0, gt=0)
+    """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
     subtract_log_q: bool = True
     """Logits are score − log_q, for negatives and positives."""
     remove_accidental_hits: bool = True
@@ -107,6 +112,10 @@ class RunConfig(Config):
     def _full_softmax_samples_nothing(self) -> RunConfig:
         if self.loss.kind == "full-softmax" and self.sampler.kind != "all":
             raise ValueError('loss.kind = "full-softmax" needs sampler.kind = "all"')
+        if self.loss.kind == "full-softmax" and (
+            not self.loss.positive_in_denominator or self.loss.denominator_power != 1
+        ):
+            raise ValueError('positive_in_denominator and denominator_power are switches of "sampled-softmax"')
         return self
 
 
@@ -183,7 +192,7 @@ def _head(config: RunConfig, catalogue: Catalogue, generator: torch.Generator) -
     full = config.loss.kind == "full-softmax"
     return DotHead(
         build_sampler(config.sampler, catalogue.num_items, catalogue.item_counts),
-        LOSSES[config.loss.kind],
+        _loss(config.loss),
         _projection(config, config.model.item.hidden, generator),
         temperature=config.model.temperature,
         subtract_log_q=config.loss.subtract_log_q,
@@ -191,6 +200,18 @@ def _head(config: RunConfig, catalogue: Catalogue, generator: torch.Generator) -
         remove_known_positives=config.loss.remove_known_positives and not full,
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
     )
+
+
+def _loss(config: LossConfig) -> Loss:
+    """The registered loss with the switches of the configuration."""
+    loss = LOSSES[config.kind]
+    if config.kind != "sampled-softmax":
+        return loss
+    switches: dict[str, Any] = {
+        "positive_in_denominator": config.positive_in_denominator,
+        "denominator_power": config.denominator_power,
+    }
+    return Loss(functools.partial(loss.function, **switches), functools.partial(loss.block, **switches))
 
 
 def _check_rank(config: RunConfig, catalogue: Catalogue) -> None:
