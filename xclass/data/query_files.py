@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -89,8 +90,8 @@ def _read_table(path: Path, query_col: str, item_col: str) -> QueryFile:
     if item_col not in table.columns:
         return QueryFile(table[query_col])
     lists = table.group_by(query_col, maintain_order=True).agg(item_col)
-    lengths = lists[item_col].list.len().cast(pl.Int64)
-    return QueryFile(lists[query_col], offsets_of(torch.from_numpy(lengths.to_numpy())), lists[item_col].explode())
+    lengths = torch.tensor(lists[item_col].list.len().to_numpy().astype(np.int64))
+    return QueryFile(lists[query_col], offsets_of(lengths), lists[item_col].explode())
 
 
 def _read_adjacency(path: Path, query_col: str, item_col: str) -> QueryFile:

@@ -44,7 +44,6 @@ class Queries:
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             history = self.histories.take(self.rows[start:stop]).long()
-            history = Ragged(history.offsets, history.values)
             yield torch.arange(start, stop), Batch(self.numbers[start:stop], history)
 
 
@@ -95,10 +94,7 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
 
 
 def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Ragged, missing: Unknown = NOBODY) -> Queries:
-    ids = dataset.queries["query_id"]
-    if len(numbers) < len(ids):
-        ids = ids.gather(numbers.numpy())
-    return Queries(ids, numbers, seen, numbers, missing)
+    return Queries(dataset.queries["query_id"].gather(numbers.numpy()), numbers, seen, numbers, missing)
 
 
 def _check_any(numbers: Tensor, missing: Unknown, what: str) -> None:
