@@ -1,1 +1,1 @@
-"""Files in, datasets out: formats, ids, splits, the dataset directory, batches, planted data."""
+"""Raw files in, dataset directories out; batches; planted data."""

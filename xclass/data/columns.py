@@ -14,8 +14,31 @@ IdKind = Literal["text", "string", "int64"]
 """How a file holds ids: text has no type of its own; string and int64 were said by the file and are kept."""
 
 USUAL_NAMES = {
-    "query": ("query_id", "query", "user_id", "user", "uid", "session_id", "session", "customer_id", "visitor_id", "document_id"),
-    "item": ("item_id", "item", "items", "item_ids", "iid", "movie_id", "product_id", "article_id", "business_id", "asin", "label"),
+    "query": (
+        "query_id",
+        "query",
+        "user_id",
+        "user",
+        "uid",
+        "session_id",
+        "session",
+        "customer_id",
+        "visitor_id",
+        "document_id",
+    ),
+    "item": (
+        "item_id",
+        "item",
+        "items",
+        "item_ids",
+        "iid",
+        "movie_id",
+        "product_id",
+        "article_id",
+        "business_id",
+        "asin",
+        "label",
+    ),
     "weight": ("weight", "rating", "stars", "count"),
     "time": ("timestamp", "time", "unix_time", "unix_review_time", "ts"),
 }
@@ -48,7 +71,9 @@ class Columns:
         return {role: name for role, name in roles.items() if name is not None}
 
 
-def resolve_columns(names: Sequence[str], options: IngestOptions, where: Path, header: bool = True) -> dict[str, str | None]:
+def resolve_columns(
+    names: Sequence[str], options: IngestOptions, where: Path, header: bool = True
+) -> dict[str, str | None]:
     """Meaning → name among ``names``: what the options name, else the usual names.
 
     Without a header the columns are called "1", "2", … and stand for query, item and, when there are exactly four
@@ -75,7 +100,9 @@ def resolve_columns(names: Sequence[str], options: IngestOptions, where: Path, h
                 do=f"name it: --{role}-col NAME" + (" (or --no-header if the first line is data)" if header else ""),
             )
     if found["query"] == found["item"]:
-        raise DataError("the query and the item column are the same", where=where, got=found["query"], do="name two columns")
+        raise DataError(
+            "the query and the item column are the same", where=where, got=found["query"], do="name two columns"
+        )
     return found
 
 
@@ -89,7 +116,11 @@ def _asked(role: str, name: str, names: Sequence[str], where: Path) -> str | Non
         return None
     if name not in names:
         raise DataError(
-            f"there is no column for --{role}-col", where=where, wanted=name, got=f"columns {', '.join(names)}", do=nearest(name, names)
+            f"there is no column for --{role}-col",
+            where=where,
+            wanted=name,
+            got=f"columns {', '.join(names)}",
+            do=nearest(name, names),
         )
     return name
 

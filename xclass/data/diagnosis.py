@@ -128,8 +128,6 @@ def float_ids(where: object, column: str, got: object) -> DataError:
     )
 
 
-
-
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or value is None:
         return None

@@ -1,4 +1,4 @@
-"""Tables as text: CSV, TSV, MovieLens' ``::``, blanks between fields, with or without a header; RecBole's ``.inter``."""
+"""Tables as text: CSV, TSV, MovieLens' ``::``, blanks between fields, header or none; RecBole's ``.inter``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Csv:
         if len(set(names)) < len(names):
             raise DataError("two columns have the same name", where=path, got=", ".join(names), do="rename one")
         if header and len(lines) == 1:
-            raise DataError("this file has a header and no rows", where=path, wanted="at least one row", got=lines[0][:200])
+            raise DataError(
+                "this file has a header and no rows", where=path, wanted="at least one row", got=lines[0][:200]
+            )
         found = resolve_columns(self._plain_names(names), options, path, header)
         position = {name: names[index] for index, name in enumerate(self._plain_names(names))}
         real = {role: None if name is None else position[name] for role, name in found.items()}
@@ -108,7 +110,9 @@ class Inter(Csv):
                 got=first[:200],
                 do="add the header, or pass --format csv",
             )
-        return super().columns(path, options.model_copy(update={"header": True, "separator": options.separator or "\t"}))
+        return super().columns(
+            path, options.model_copy(update={"header": True, "separator": options.separator or "\t"})
+        )
 
     def _plain_names(self, names: list[str]) -> list[str]:
         return [name.partition(":")[0] for name in names]
@@ -133,7 +137,9 @@ def _cut_lines(path: Path, columns: Columns) -> pl.LazyFrame:
     )
 
 
-def _fields(lines: Iterator[tuple[int, str]], separator: str, quoted: bool, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _fields(
+    lines: Iterator[tuple[int, str]], separator: str, quoted: bool, path: Path
+) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every record; a blank line has no fields."""
     if not quoted or len(separator) > 1 or separator == " ":
         yield from ((number, text.split_line(line, separator) if line.strip() else []) for number, line in lines)

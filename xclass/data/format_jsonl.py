@@ -33,8 +33,10 @@ class JsonLines:
         names = list(dict.fromkeys(name for record in records for name in record))
         found = resolve_columns(names, options, path)
         kinds = {f"{role}_kind": _kind(records, str(found[role]), path) for role in ("query", "item")}
-        lists = tuple(role for role, name in found.items() if any(isinstance(r.get(name), list) for r in records))
-        times = [value for record in records for value in _values(record.get(found["time"]))]
+        lists = tuple(
+            role for role, name in found.items() if name and any(isinstance(r.get(name), list) for r in records)
+        )
+        times = [value for record in records for value in _values(record.get(str(found["time"])))]
         fractions = any(isinstance(value, float) for value in times)
         return Columns(**found, names=tuple(names), lists=lists, fractions=fractions, **kinds)  # type: ignore[arg-type]
 
@@ -79,7 +81,7 @@ class JsonLines:
 
 
 def explode_lists(frame: pl.LazyFrame, lists: tuple[str, ...]) -> pl.LazyFrame:
-    """Ids as strings, one row per pair: an empty list becomes a null item, a null inside or instead of one becomes ""."""
+    """Ids as strings, one row per pair. An empty list becomes a null item; a null in or for one becomes empty."""
     strings = pl.col("query").cast(pl.String)
     if not lists:
         return frame.with_columns(strings, pl.col("item").cast(pl.String).fill_null(""))
@@ -92,7 +94,11 @@ def _record(line: str, path: Path, number: int) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError as error:
         raise DataError(
-            "this line is not JSON", where=f"{path}, line {number:,}", wanted="one JSON object per line", got=str(error), do="mend the line"
+            "this line is not JSON",
+            where=f"{path}, line {number:,}",
+            wanted="one JSON object per line",
+            got=str(error),
+            do="mend the line",
         ) from None
     if not isinstance(record, dict):
         raise DataError(
@@ -133,7 +139,10 @@ def _check_type(value: Any, kind: IdKind, column: str, where: str) -> None:
         raise mixed_types(where, column, "strings" if kind == "string" else "integers", value)
     if isinstance(value, int) and value not in INT64:
         raise DataError(
-            f'an id in column "{column}" does not fit 64 bits', where=where, got=value, do="write the ids of this column as strings"
+            f'an id in column "{column}" does not fit 64 bits',
+            where=where,
+            got=value,
+            do="write the ids of this column as strings",
         )
 
 
@@ -144,7 +153,9 @@ def _rows(record: dict[str, Any], used: dict[str, str], where: str) -> list[dict
         return [{role: record.get(name) for role, name in used.items()}]
     lengths = {role: len(value) for role, value in lists.items()}  # type: ignore[arg-type]
     if "item" not in lists or len(set(lengths.values())) > 1:
-        raise DataError("the lists of this line differ in length", where=where, got=lengths, do="give every item one value")
+        raise DataError(
+            "the lists of this line differ in length", where=where, got=lengths, do="give every item one value"
+        )
     scalars = {role: record.get(name) for role, name in used.items() if role not in lists}
     return [{**scalars, **dict(zip(lists, values, strict=True))} for values in zip(*lists.values(), strict=True)]
 

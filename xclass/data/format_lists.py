@@ -63,6 +63,11 @@ def _plain_columns(path: Path, options: IngestOptions, name: str) -> Columns:
     for role in ("query_col", "item_col", "weight_col", "time_col"):
         if getattr(options, role):
             flag = "--" + role.replace("_", "-")
-            raise ConfigError(f"the format {name} has no columns to name", where=flag, got=getattr(options, role), do=f"leave {flag} out")
+            raise ConfigError(
+                f"the format {name} has no columns to name",
+                where=flag,
+                got=getattr(options, role),
+                do=f"leave {flag} out",
+            )
     text.head(path)
     return Columns(query="query", item="item", names=("query", "item"))

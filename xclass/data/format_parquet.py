@@ -27,7 +27,11 @@ class Parquet:
         kinds = {f"{role}_kind": _kind(schema, str(found[role]), path) for role in ("query", "item")}
         lists = tuple(role for role, name in found.items() if isinstance(schema.get(str(name)), pl.List))
         if "query" in lists:
-            raise DataError(f'the query column "{found["query"]}" holds lists', where=path, do="name a column with one query per row")
+            raise DataError(
+                f'the query column "{found["query"]}" holds lists',
+                where=path,
+                do="name a column with one query per row",
+            )
         return Columns(**found, names=tuple(schema), lists=lists, **kinds)  # type: ignore[arg-type]
 
     def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
@@ -47,7 +51,9 @@ class Parquet:
         try:
             bad = self._bad_rows(path, columns).collect(engine="streaming")
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError("this Parquet file can't be read", where=path, got=_first_line(error), do="write it again") from None
+            raise DataError(
+                "this Parquet file can't be read", where=path, got=_first_line(error), do="write it again"
+            ) from None
         used = columns.used()
         with RowChecks(path, unit="row") as checks:
             for row in bad.iter_rows(named=True):
@@ -77,19 +83,23 @@ def _schema(path: Path) -> dict[str, pl.DataType]:
     try:
         return dict(pl.read_parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError("this is not a Parquet file, or it is cut", where=path, got=_first_line(error), do="write it again") from None
+        raise DataError(
+            "this is not a Parquet file, or it is cut", where=path, got=_first_line(error), do="write it again"
+        ) from None
 
 
 def _kind(schema: dict[str, pl.DataType], column: str, path: Path) -> IdKind:
     dtype = schema[column]
     inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-    if inner.is_integer():  # type: ignore[union-attr]
+    if inner.is_integer():
         return "int64"
     if isinstance(inner, pl.String | pl.Categorical | pl.Enum):
         return "string"
-    if inner.is_float():  # type: ignore[union-attr]
+    if inner.is_float():
         raise float_ids(path, column, str(dtype))
-    raise DataError(f'column "{column}" can\'t hold ids', where=path, wanted="integers or strings", got=str(dtype), do="cast it")
+    raise DataError(
+        f'column "{column}" can\'t hold ids', where=path, wanted="integers or strings", got=str(dtype), do="cast it"
+    )
 
 
 def _plain_time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -3,8 +3,8 @@
 A format has four functions over one file:
 
     columns(path, options) -> Columns      the names and their meaning, from the file's first lines or its schema
-    read(path, columns) -> pl.LazyFrame    columns query, item[, weight][, time]; ids as strings, one row per pair.
-                                           A null item stands for a query without items; a missing id is "" or a null query
+    read(path, columns) -> pl.LazyFrame    columns query, item[, weight][, time]; ids as strings, a row per pair. A null
+                                           item is a query without items; a missing id is "" or a null query
     looks_wrong(path, columns) -> bool     something that ``read`` lets pass needs ``diagnose``
     diagnose(path, columns) -> None        raises the DataError of the first bad line; returns when nothing is wrong
 """
@@ -23,19 +23,27 @@ from xclass.data.format_jsonl import JsonLines
 from xclass.data.format_lists import Adjacency, Sequences
 from xclass.data.format_parquet import Parquet
 from xclass.data.options import IngestOptions
-from xclass.errors import lookup
+from xclass.errors import DataError, lookup
 
 
 class Format(Protocol):
     """The seam; see the module's docstring."""
 
-    def columns(self, path: Path, options: IngestOptions) -> Columns: ...
+    def columns(self, path: Path, options: IngestOptions) -> Columns:
+        """Names and meaning of the columns."""
+        ...
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame: ...
+    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
+        """The pairs, lazily."""
+        ...
 
-    def looks_wrong(self, path: Path, columns: Columns) -> bool: ...
+    def looks_wrong(self, path: Path, columns: Columns) -> bool:
+        """Whether ``diagnose`` is needed although reading may succeed."""
+        ...
 
-    def diagnose(self, path: Path, columns: Columns) -> None: ...
+    def diagnose(self, path: Path, columns: Columns) -> None:
+        """Raise the DataError of the first bad line."""
+        ...
 
 
 FORMATS: dict[str, Format] = {
@@ -66,12 +74,22 @@ def find_format(name: str, path: Path) -> str:
         lookup("format", name, {"auto": None, **FORMATS}, where="--format")
         return name
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    return SUFFIXES.get(suffix) or _from_lines(text.head(path)[:1000])
+    return SUFFIXES.get(suffix) or _from_lines(text.head(path)[:1000], path)
 
 
-def _from_lines(lines: list[str]) -> str:
+def _from_lines(lines: list[str], path: Path) -> str:
     if lines[0].lstrip().startswith("{"):
         return "jsonl"
+    if (
+        any(":" in field.lstrip(":") for line in lines[1:3] for field in line.split()[1:])
+        and len(lines[0].split()) == 3
+    ):
+        raise DataError(
+            "this looks like extreme-classification text (labels, then feature:value)",
+            where=path,
+            wanted=f"one of {', '.join(FORMATS)}",
+            do="name the format if it is one of these: --format NAME",
+        )
     separator = text.find_separator(lines)
     if separator not in (" ", "\t"):
         return "csv"

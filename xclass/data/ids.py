@@ -80,7 +80,11 @@ def is_canonical_int64(ids: pl.Series) -> pl.Series:
 
 def recode(codes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """``places[codes]`` in blocks, written over ``codes`` where the type allows."""
-    result = codes.view(places.dtype) if codes.dtype.itemsize == places.dtype.itemsize else np.empty(len(codes), places.dtype)
+    result = (
+        codes.view(places.dtype)
+        if codes.dtype.itemsize == places.dtype.itemsize
+        else np.empty(len(codes), places.dtype)
+    )
     for start in range(0, len(codes), CODES_PER_BLOCK):
         stop = start + CODES_PER_BLOCK
         result[start:stop] = places[codes[start:stop]]

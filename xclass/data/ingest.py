@@ -65,17 +65,27 @@ def _choose_split(options: IngestOptions, parts: dict[str, list[Path]], source: 
         )
     if options.split == "given" and not given:
         raise DataError(
-            "there is no given split here", where=source, wanted="a directory with train.* and test.*", do="choose another --split"
+            "there is no given split here",
+            where=source,
+            wanted="a directory with train.* and test.*",
+            do="choose another --split",
         )
     if given and "valid" in parts and options.valid_fraction:
-        raise ConfigError("this directory has a valid part already", where="--valid-fraction", got=options.valid_fraction, do="leave it out")
+        raise ConfigError(
+            "this directory has a valid part already",
+            where="--valid-fraction",
+            got=options.valid_fraction,
+            do="leave it out",
+        )
     return "given" if given else None if options.split == "auto" else options.split
 
 
 def _build(table: Table, source: str, out: Path, split: str, options: IngestOptions) -> Dataset:
     pairs = table.pairs
     if split == "time" and pairs.time is None:
-        raise DataError("a split by time needs times", where=source, wanted="a time column", do="name it: --time-col NAME")
+        raise DataError(
+            "a split by time needs times", where=source, wanted="a time column", do="name it: --time-col NAME"
+        )
     group_by_query(pairs)
     merged, overlaps = merge_duplicates(pairs)
     if len(overlaps):
@@ -112,10 +122,16 @@ def _apply_min_counts(table: Table, options: IngestOptions, source: str) -> tupl
             "the minimum counts leave nothing",
             where=source,
             wanted="pairs that meet them",
-            got=f"min_query_count {options.min_query_count}, min_item_count {options.min_item_count} on {before:,} pairs",
+            got=f"{before:,} pairs, of which none has a query with {options.min_query_count} and an item with "
+            f"{options.min_item_count} of them",
             do="lower --min-query-count or --min-item-count",
         )
-    gone = {"pairs": before - len(pairs), "queries": kept.dropped_queries, "items": kept.dropped_items, "rounds": kept.rounds}
+    gone = {
+        "pairs": before - len(pairs),
+        "queries": kept.dropped_queries,
+        "items": kept.dropped_items,
+        "rounds": kept.rounds,
+    }
     return kept.queries, gone
 
 
@@ -132,7 +148,13 @@ def _labels(pairs: Pairs, split: str, options: IngestOptions) -> tuple[np.ndarra
 
 
 def _write(
-    table: Table, alive: np.ndarray, labels: np.ndarray, out: Path, split: str, options: IngestOptions, report: dict[str, Any]
+    table: Table,
+    alive: np.ndarray,
+    labels: np.ndarray,
+    out: Path,
+    split: str,
+    options: IngestOptions,
+    report: dict[str, Any],
 ) -> Dataset:
     pairs = table.pairs
     item_order, train_counts = writing.number_items(pairs, labels, len(table.item_ids))
@@ -144,13 +166,20 @@ def _write(
     item_ids, query_ids = table.item_ids.gather(item_order), table.query_ids.gather(query_order)
     writing.numbered(pairs, writing.invert(query_order, len(alive)), writing.invert(item_order, len(table.item_ids)))
     report |= _describe(pairs, labels, item_ids, query_ids, train_counts)
-    needed = writing.bytes_needed(len(pairs), len(query_ids), [item_ids, query_ids], pairs.weight is not None, pairs.time is not None)
+    needed = writing.bytes_needed(
+        len(pairs), len(query_ids), [item_ids, query_ids], pairs.weight is not None, pairs.time is not None
+    )
     with writing.dataset_directory(out, needed) as folder:
         say(f"write {out}")
         splits = writing.write_pairs(folder, pairs, labels, len(query_ids))
         pl.DataFrame({"item_id": item_ids, "train_count": train_counts}).write_parquet(folder / "items.parquet")
         pl.DataFrame({"query_id": query_ids}).write_parquet(folder / "queries.parquet")
-        fields = {"split": split, "columns": table.columns.used(), "options": options.model_dump(mode="json"), "report": report}
+        fields = {
+            "split": split,
+            "columns": table.columns.used(),
+            "options": options.model_dump(mode="json"),
+            "report": report,
+        }
         types = {"query": writing.id_type(query_ids), "item": writing.id_type(item_ids)}
         writing.write_dataset_manifest(folder, len(query_ids), len(item_ids), splits, types, fields)
     return Dataset(out)

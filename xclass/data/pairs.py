@@ -69,7 +69,7 @@ def query_blocks(query: np.ndarray, label: str) -> Iterator[tuple[int, int]]:
 
 
 def stable_order(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
-    """Positions that sort by ``major``, then ``minor``, then place: ``np.lexsort((minor, major))``, several times faster.
+    """Positions that sort by ``major``, then ``minor``, then place: ``np.lexsort((minor, major))``, faster.
 
     Integers whose ranges fit are packed with their position into one int64 each, and sorted as such.
     """
@@ -165,6 +165,8 @@ def _where(query: np.ndarray, item: np.ndarray, mask: np.ndarray) -> tuple[np.nd
 
 def _is_rising(values: np.ndarray) -> bool:
     return all(
-        (values[low + 1 : low + PAIRS_PER_BLOCK + 1] >= values[low : low + PAIRS_PER_BLOCK][: len(values) - low - 1]).all()
+        (
+            values[low + 1 : low + PAIRS_PER_BLOCK + 1] >= values[low : low + PAIRS_PER_BLOCK][: len(values) - low - 1]
+        ).all()
         for low in range(0, len(values) - 1, PAIRS_PER_BLOCK)
     )

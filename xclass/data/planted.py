@@ -21,7 +21,14 @@ from xclass.data.ids import index_dtype
 from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.planted_model import PlantedWorld
-from xclass.data.planted_oracle import best_recall, external_number, model_items, planted_world, true_probabilities, world_item
+from xclass.data.planted_oracle import (
+    best_recall,
+    external_number,
+    model_items,
+    planted_world,
+    true_probabilities,
+    world_item,
+)
 from xclass.data.splits import random_split
 from xclass.data.store import Dataset
 from xclass.errors import ConfigError, InputError, nearest
@@ -54,7 +61,9 @@ class PlantedModel(PlantedWorld):
         Cost: O(pairs) time; memory about 25 bytes per item and one block of queries, whatever the number of pairs.
         """
         out = Path(out)
-        with writing.dataset_directory(out, self.pairs * 8 + self.num_queries * 40 + self.num_items * 40 + (1 << 20)) as folder:
+        with writing.dataset_directory(
+            out, self.pairs * 8 + self.num_queries * 40 + self.num_items * 40 + (1 << 20)
+        ) as folder:
             drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int64))
             drawn.draw(folder, test_fraction, valid_fraction)
             facts = drawn.number_items(folder)
@@ -63,7 +72,9 @@ class PlantedModel(PlantedWorld):
             options = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "seed": self.seed}
             fields = {"split": "random", "planted": self.parameters(), "options": options, "report": facts}
             types = {"query": "string", "item": "string"}
-            splits = {name: {"pairs": part["pairs"], "queries": part["queries"]} for name, part in facts["splits"].items()}
+            splits = {
+                name: {"pairs": part["pairs"], "queries": part["queries"]} for name, part in facts["splits"].items()
+            }
             writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, fields)
         return Dataset(out)
 
@@ -127,7 +138,13 @@ class _Drawn:
         return random_split(pairs, test_fraction, valid_fraction, derive_seed(self.world.seed, "planted split", block))
 
     def _append(
-        self, name: str, lengths: np.ndarray, items: np.ndarray, chosen: np.ndarray, offsets: ArrayWriter, values: ArrayWriter
+        self,
+        name: str,
+        lengths: np.ndarray,
+        items: np.ndarray,
+        chosen: np.ndarray,
+        offsets: ArrayWriter,
+        values: ArrayWriter,
     ) -> None:
         rows = np.repeat(np.arange(len(lengths)), lengths)[chosen]
         sizes = np.bincount(rows, minlength=len(lengths))
@@ -180,13 +197,17 @@ def parse_planted(source: str) -> dict[str, int]:
     for part in source.removeprefix(PREFIX).split(","):
         key, sign, text = part.partition("=")
         if key.strip() not in SPEC_KEYS:
-            raise ConfigError(f'planted data has no "{key.strip()}"', where=source, wanted=wanted, do=nearest(key.strip(), SPEC_KEYS))
+            raise ConfigError(
+                f'planted data has no "{key.strip()}"', where=source, wanted=wanted, do=nearest(key.strip(), SPEC_KEYS)
+            )
         try:
             number = float(text) if "e" in text.lower() else int(text)
         except ValueError:
             number = -1
         if not sign or number != int(number) or number < 0:
-            raise ConfigError(f"{key.strip()} is not a whole number from 0", where=source, wanted=wanted, got=text or "nothing")
+            raise ConfigError(
+                f"{key.strip()} is not a whole number from 0", where=source, wanted=wanted, got=text or "nothing"
+            )
         values[SPEC_KEYS[key.strip()]] = int(number)
     missing = [key for key in ("items", "queries", "pairs") if SPEC_KEYS[key] not in values]
     if missing:
@@ -201,10 +222,16 @@ def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
     """
     default = IngestOptions()
     for name in type(options).model_fields:
-        if name not in ("test_fraction", "valid_fraction", "seed", "split") and getattr(options, name) != getattr(default, name):
-            raise ConfigError(f"{name} does not apply to planted data", where=source, got=getattr(options, name), do="leave it out")
+        if name not in ("test_fraction", "valid_fraction", "seed", "split") and getattr(options, name) != getattr(
+            default, name
+        ):
+            raise ConfigError(
+                f"{name} does not apply to planted data", where=source, got=getattr(options, name), do="leave it out"
+            )
     if options.split not in ("auto", "random"):
-        raise ConfigError("planted data is split at random", where="--split", wanted="random", got=options.split, do="leave it out")
+        raise ConfigError(
+            "planted data is split at random", where="--split", wanted="random", got=options.split, do="leave it out"
+        )
     values = {"seed": options.seed, **parse_planted(source)}
     try:
         model = PlantedModel(**values)
@@ -217,9 +244,13 @@ def _write_items(folder: Path, world: PlantedWorld, external: np.ndarray, counts
     """Row by row in the order of item numbers; the strings are made while they stream to the file."""
     model = world_item(external, world.num_items)
     width = len(str(world.num_items - 1))
-    frame = pl.LazyFrame({"n": external, "train_count": counts[model], "topic": (model % world.num_topics).astype(np.int32)})
+    frame = pl.LazyFrame(
+        {"n": external, "train_count": counts[model], "topic": (model % world.num_topics).astype(np.int32)}
+    )
     digits = pl.col("n").cast(pl.String).str.zfill(width)
-    frame.select(("item-" + digits).alias("item_id"), "train_count", "topic").sink_parquet(folder / "items.parquet", engine="streaming")
+    frame.select(("item-" + digits).alias("item_id"), "train_count", "topic").sink_parquet(
+        folder / "items.parquet", engine="streaming"
+    )
 
 
 def _write_queries(folder: Path, num_queries: int) -> None:

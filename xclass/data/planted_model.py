@@ -1,13 +1,14 @@
-"""A world whose true P(item | query) is known: topics with Zipf items inside, queries that mix a few topics.
+"""A world whose true P(item | query) is known: topics with Zipf items inside, queries that lean towards topics.
 
 Item m (a model number, 0 … N-1) has topic c(m) = m mod C and in-topic rank r(m) = ⌊m / C⌋, so that nothing the size of
 the catalogue has to be stored. With Zipf weights w_r = (r + shift)^-exponent, W_c their sum over topic c, topic shares
-π_c ∝ (c + 1)^-½ and a query's weights θ_qc over a few topics (Dirichlet, the topics drawn by π without repeats):
+π_c ∝ (c + 1)^-½, a direction t_c of unit length for each topic and a standard normal taste z_q for each query:
 
-    P(m | q) = [(1 - ε) θ_{q,c(m)} + ε π_{c(m)}] · w_{r(m)} / W_{c(m)}
+    P(m | q) = θ_{q,c(m)} · w_{r(m)} / W_{c(m)},    θ_qc = π_c exp(β z_q·t_c) / Σ_c' π_c' exp(β z_q·t_c')
 
-The popularity part ε reaches every item, so P is never 0. Everything about query block b comes from the generators
-(seed, purpose, b): any block can be made again alone, in any order.
+log P is an inner product of query and item (of latent_dim + 1 dimensions) up to a term of the query alone: a two-tower
+model can learn this world exactly. P is never 0. Everything about a block of queries comes from the generators
+(seed, purpose, block): any block can be made again alone, in any order.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class PlantedWorld:
 
     Args:
         num_items: N. num_queries: Q. pairs: exact number of pairs of all parts together.
-        num_topics: C, at most N / 2. topics_per_query: how many topics a query mixes.
-        popularity_share: ε. zipf_exponent, zipf_shift: of the weights inside a topic. seed: of everything.
+        num_topics: C, at most N / 2. latent_dim: dimensions of tastes and topic directions.
+        sharpness: β; 0 makes all queries alike. zipf_exponent, zipf_shift: of the weights inside a topic.
+        seed: of everything.
 
     Raises:
         InputError: numbers that can't be: fewer than two pairs a query, or more than a quarter of all there can be.
@@ -44,26 +46,35 @@ class PlantedWorld:
     num_items: int
     num_queries: int
     pairs: int
-    num_topics: int = 40
+    num_topics: int = 32
     seed: int = 0
-    topics_per_query: int = 3
-    popularity_share: float = 0.1
-    zipf_exponent: float = 1.0
+    latent_dim: int = 4
+    sharpness: float = 5.0
+    zipf_exponent: float = 1.2
     zipf_shift: float = 2.0
 
     def __post_init__(self) -> None:
         checks = [
             (self.num_queries >= 1, "num_queries", "at least 1", self.num_queries),
-            (1 <= self.topics_per_query <= self.num_topics, "num_topics", f"at least {self.topics_per_query}", self.num_topics),
-            (self.num_items >= 2 * self.num_topics, "num_items", f"at least {2 * self.num_topics}, two per topic", self.num_items),
-            (self.pairs >= 2 * self.num_queries, "pairs", f"at least {2 * self.num_queries:,}, two per query", self.pairs),
+            (self.num_topics >= 1, "num_topics", "at least 1", self.num_topics),
+            (
+                self.num_items >= 2 * self.num_topics,
+                "num_items",
+                f"at least {2 * self.num_topics}, two per topic",
+                self.num_items,
+            ),
+            (
+                self.pairs >= 2 * self.num_queries,
+                "pairs",
+                f"at least {2 * self.num_queries:,}, two per query",
+                self.pairs,
+            ),
             (
                 4 * self.pairs <= self.num_queries * self.num_items,
                 "pairs",
                 f"at most {self.num_queries * self.num_items // 4:,}, a quarter of queries × items",
                 self.pairs,
             ),
-            (0 < self.popularity_share < 1, "popularity_share", "between 0 and 1", self.popularity_share),
         ]
         for good, name, wanted, got in checks:
             if not good:
@@ -108,23 +119,26 @@ class PlantedWorld:
         topic, rank = items % self.num_topics, items // self.num_topics
         return (rank + self.zipf_shift) ** -self.zipf_exponent / self._topic_totals[topic]
 
-    def profiles(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Topics int64 (B, topics_per_query), all different, and weights θ float64 (same, rows sum to 1), of a block."""
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """t, float64 (C, latent_dim), rows of unit length."""
+        normal = numpy_generator(self.seed, "planted directions").normal(size=(self.num_topics, self.latent_dim))
+        return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+    def block_topics(self, block: int) -> np.ndarray:
+        """θ of a block's queries, float64 (B, C), rows sum to 1."""
         low, high = self.block_range(block)
-        generator = numpy_generator(self.seed, "planted profiles", block)
-        keys = np.log(self.topic_shares) + generator.gumbel(size=(high - low, self.num_topics))
-        topics = np.argpartition(-keys, self.topics_per_query - 1, axis=1)[:, : self.topics_per_query]
-        topics.sort(axis=1)
-        return topics, generator.dirichlet(np.ones(self.topics_per_query), size=high - low)
+        tastes = numpy_generator(self.seed, "planted tastes", block).normal(size=(high - low, self.latent_dim))
+        weights = np.exp(self.sharpness * tastes @ self.directions.T) * self.topic_shares
+        return weights / weights.sum(axis=1, keepdims=True)
 
     def topic_weights(self, query_ids: np.ndarray) -> np.ndarray:
-        """(1 - ε) θ + ε π of the queries, float64 (B, C), rows sum to 1."""
-        weights = np.tile(self.popularity_share * self.topic_shares, (len(query_ids), 1))
+        """θ of these queries, float64 (B, C), rows sum to 1."""
+        weights = np.empty((len(query_ids), self.num_topics))
         blocks = query_ids // QUERIES_PER_BLOCK
         for block in np.unique(blocks):
             rows = np.flatnonzero(blocks == block)
-            topics, theta = (part[query_ids[rows] - self.block_range(int(block))[0]] for part in self.profiles(int(block)))
-            weights[rows[:, None], topics] += (1 - self.popularity_share) * theta
+            weights[rows] = self.block_topics(int(block))[query_ids[rows] - int(block) * QUERIES_PER_BLOCK]
         return weights
 
     def probabilities(self, query_ids: np.ndarray) -> np.ndarray:
@@ -133,7 +147,7 @@ class PlantedWorld:
         return self.topic_weights(query_ids)[:, items % self.num_topics] * self.within_topic(items)
 
     def log_probability(self, query_ids: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """log P of (query, model item), elementwise, float64 (B,)."""
+        """Logarithm of P of (query, model item), elementwise, float64 (B,)."""
         weights = self.topic_weights(query_ids)[np.arange(len(query_ids)), items % self.num_topics]
         return np.log(weights) + np.log(self.within_topic(items))
 
@@ -156,26 +170,21 @@ class PlantedWorld:
 
     def draw(self, query_ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """One model item for each query from P(· | q), int64 (B,), independent of each other."""
-        blocks = query_ids // QUERIES_PER_BLOCK
-        items = np.empty(len(query_ids), dtype=np.int64)
-        for block in np.unique(blocks):
-            rows = np.flatnonzero(blocks == block)
-            items[rows] = self._draw(*self.profiles(int(block)), query_ids[rows] - self.block_range(int(block))[0], generator)
-        return items
+        queries, rows = np.unique(query_ids, return_inverse=True)
+        return self._draw(self.topic_weights(queries), rows, generator)
 
     def sample_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """All pairs of a block of queries: lengths int64 (B,), and model items in the order of drawing, flat.
 
         Each query's items are drawn one after another from P, passing over what it has already.
         """
-        topics, theta = self.profiles(block)
-        generator = numpy_generator(self.seed, "planted pairs", block)
+        theta, generator = self.block_topics(block), numpy_generator(self.seed, "planted pairs", block)
         lengths = self.lengths(block)
         rows, items = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         missing = lengths
         for _ in range(REJECTION_ROUNDS):
             again = np.repeat(np.arange(len(lengths)), np.where(missing > 0, missing + missing // 4 + 2, 0))
-            fresh = self._draw(topics, theta, again, generator)
+            fresh = self._draw(theta, again, generator)
             rows, items = first_distinct(np.concatenate([rows, again]), np.concatenate([items, fresh]), lengths)
             missing = lengths - np.bincount(rows, minlength=len(lengths))
             if not missing.any():
@@ -184,25 +193,21 @@ class PlantedWorld:
             rows, items = self._complete(block, rows, items, missing, generator)
         return lengths, items
 
-    def _draw(self, topics: np.ndarray, theta: np.ndarray, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        bounds = (1 - self.popularity_share) * np.cumsum(theta, axis=1)
-        bounds[:, -1] = 1 - self.popularity_share
+    def _draw(self, theta: np.ndarray, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A model item for each of ``rows`` of θ: its topic, then its rank, by inverse distribution functions."""
+        bounds = np.cumsum(theta, axis=1)
+        bounds[:, -1] = 1.0
+        bounds += np.arange(len(theta))[:, None]
         pick, place = generator.random(len(rows)), generator.random(len(rows))
-        which = np.zeros(len(rows), dtype=np.int64)
-        for column in range(self.topics_per_query):
-            which += pick >= bounds[rows, column]
-        popular = which == self.topics_per_query
-        topic = topics[rows, np.minimum(which, self.topics_per_query - 1)]
-        topic[popular] = np.minimum(
-            np.searchsorted(np.cumsum(self.topic_shares), generator.random(np.count_nonzero(popular)), side="right"), self.num_topics - 1
-        )
+        cell = np.searchsorted(bounds.ravel(), rows + pick, side="right")
+        topic = np.clip(cell - rows * self.num_topics, 0, self.num_topics - 1)
         rank = np.searchsorted(self._running, place * self._topic_totals[topic], side="right")
         return np.minimum(rank, self.topic_sizes[topic] - 1) * self.num_topics + topic
 
     def _complete(
         self, block: int, rows: np.ndarray, items: np.ndarray, missing: np.ndarray, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Go on drawing for queries whose favourites are nearly used up, exactly: the smallest of Exp(1) / P come first."""
+        """Go on drawing, exactly, where favourites are nearly used up: the smallest of Exp(1) / P come first."""
         low, short = self.block_range(block)[0], np.flatnonzero(missing)
         step = max(1, EXACT_CELLS // self.num_items)
         for start in range(0, len(short), step):

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from xclass.data.planted_model import QUERIES_PER_BLOCK, PlantedWorld
+from xclass.data.planted_model import PlantedWorld
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError
 from xclass.progress import Progress
@@ -14,7 +14,7 @@ from xclass.rng import numpy_generator
 from xclass.types import Ragged
 
 QUERIES_PER_CHUNK = 4096
-CANDIDATES_PER_CHUNK = 1 << 22
+CELLS_PER_CHUNK = 1 << 22
 
 
 def planted_world(dataset: Dataset) -> PlantedWorld:
@@ -54,7 +54,7 @@ def true_probabilities(dataset: Dataset, query_ids: np.ndarray) -> np.ndarray:
 
 
 def best_recall(dataset: Dataset, k: int, split: str = "test", max_queries: int | None = None, seed: int = 0) -> float:
-    """The mean recall@k (hits / positives) over queries with positives, when items are ranked by the true P(item | query).
+    """The mean recall@k (hits / positives) over queries with positives, of the ranking by the true P(item | query).
 
     Items the query has seen (train, and valid for the test part) are left out. As positives are a random part of draws
     from P, no ranking does better on average. Only a model that knew every θ could reach it.
@@ -65,8 +65,8 @@ def best_recall(dataset: Dataset, k: int, split: str = "test", max_queries: int 
     Raises:
         ArtefactError: the dataset was not planted.
 
-    Cost: O(queries · topics_per_query · (k + seen)), whatever the number of items: the best unseen items of a topic are
-    among its first k + seen ranks.
+    Cost: O(queries · topics · (k + seen)), whatever the number of items: the best unseen items of a topic are among its
+    first k + seen ranks.
     """
     world, numbers = planted_world(dataset), model_items(dataset)
     positives, seen = dataset.split(split), dataset.seen(split)
@@ -86,54 +86,36 @@ def best_recall(dataset: Dataset, k: int, split: str = "test", max_queries: int 
 def _next_chunk(queries: np.ndarray, low: int, seen: Ragged, k: int, world: PlantedWorld) -> np.ndarray:
     chunk = queries[low : low + QUERIES_PER_CHUNK]
     longest = int((seen.offsets[chunk + 1] - seen.offsets[chunk]).max())
-    return chunk[: max(1, CANDIDATES_PER_CHUNK // ((world.topics_per_query + 1) * (k + longest)))]
+    return chunk[: max(1, CELLS_PER_CHUNK // (world.num_topics * (k + longest)))]
 
 
-def _recalls(world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Ragged, k: int) -> np.ndarray:
+def _recalls(
+    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Ragged, k: int
+) -> np.ndarray:
     """recall@k of each query of the chunk, float64 (B,)."""
-    seen_keys, longest = _keys(seen, chunk, numbers, world)
-    candidates = _candidates(world, chunk, k + longest)
+    seen_rows, seen_items, longest = _model_lists(seen, chunk, numbers)
+    depth = min(k + longest, int(world.topic_sizes[0]))
+    ranks, topics = np.arange(depth), np.arange(world.num_topics)
+    items = topics[:, None] + ranks * world.num_topics
+    within = np.where(ranks < world.topic_sizes[:, None], world.within_topic(items), -1.0)
+    scores = world.topic_weights(chunk)[:, :, None] * within
+    topic, rank = seen_items % world.num_topics, seen_items // world.num_topics
+    near = rank < depth
+    scores[seen_rows[near], topic[near], rank[near]] = -1.0
+    scores = scores.reshape(len(chunk), -1)
+    best = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
     rows = np.arange(len(chunk))[:, None]
-    weights = world.topic_weights(chunk)[rows, candidates % world.num_topics]
-    scores = weights * world.within_topic(np.maximum(candidates, 0))
-    hidden = (candidates < 0) | _is_in(rows * world.num_items + candidates, seen_keys)
-    scores[hidden] = -1.0
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    chosen, valid = candidates[rows, best], scores[rows, best] >= 0
-    positive_keys, _ = _keys(positives, chunk, numbers, world)
-    hits = (_is_in(rows * world.num_items + chosen, positive_keys) & valid).sum(axis=1)
+    valid = scores[rows, best] >= 0
+    positive_rows, positive_items, _ = _model_lists(positives, chunk, numbers)
+    keys = np.sort(positive_rows * world.num_items + positive_items)
+    hits = (_is_in(rows * world.num_items + items.ravel()[best], keys) & valid).sum(axis=1)
     return hits / (positives.offsets[chunk + 1] - positives.offsets[chunk]).numpy()
 
 
-def _candidates(world: PlantedWorld, chunk: np.ndarray, depth: int) -> np.ndarray:
-    """Model items (B, (topics_per_query + 1) · depth) among which the best are; -1 fills up, none comes twice.
-
-    The first ``depth`` ranks of each of the query's topics, and the ``depth`` most popular of all items.
-    """
-    blocks, place = np.unique(chunk // QUERIES_PER_BLOCK, return_inverse=True)
-    profiles = np.concatenate([world.profiles(int(block))[0] for block in blocks])
-    topics = profiles[place * QUERIES_PER_BLOCK + chunk % QUERIES_PER_BLOCK]
-    ranks = np.arange(depth)
-    own = ranks * world.num_topics + topics[:, :, None]
-    own = np.where(ranks < world.topic_sizes[topics][:, :, None], own, -1).reshape(len(chunk), -1)
-    popular = np.tile(_most_popular(world, depth), (len(chunk), 1))
-    popular[(popular[:, :, None] % world.num_topics == topics[:, None, :]).any(axis=2)] = -1
-    return np.concatenate([own, popular], axis=1)
-
-
-def _most_popular(world: PlantedWorld, depth: int) -> np.ndarray:
-    ranks = min(depth, int(world.topic_sizes[-1]) + 1)
-    items = np.arange(min(ranks * world.num_topics, world.num_items))
-    shares = world.topic_shares[items % world.num_topics] * world.within_topic(items)
-    best = np.argsort(-shares, kind="stable")[:depth]
-    return np.concatenate([items[best], np.full(depth - len(best), -1)])
-
-
-def _keys(lists: Ragged, chunk: np.ndarray, numbers: np.ndarray, world: PlantedWorld) -> tuple[np.ndarray, int]:
-    """Sorted (row · N + model item) of the chunk's lists, and the longest list's length."""
+def _model_lists(lists: Ragged, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row and model item of every value of the chunk's lists, and the longest list's length."""
     taken = lists.take(torch.from_numpy(chunk))
-    keys = taken.rows().numpy() * world.num_items + numbers[taken.values.numpy()]
-    return np.sort(keys), int(taken.lengths().max())
+    return taken.rows().numpy(), numbers[taken.values.numpy()], int(taken.lengths().max())
 
 
 def _is_in(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:

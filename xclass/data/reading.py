@@ -44,7 +44,9 @@ class _Reader:
 
     query: IdEncoder = field(default_factory=IdEncoder)
     item: IdEncoder = field(default_factory=IdEncoder)
-    batches: dict[str, list[np.ndarray]] = field(default_factory=lambda: {"query": [], "item": [], "weight": [], "time": []})
+    batches: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {"query": [], "item": [], "weight": [], "time": []}
+    )
     lonely: list[np.ndarray] = field(default_factory=list)
 
     def read(self, path: Path, form: Format, columns: Columns, progress: Progress) -> None:
@@ -130,7 +132,9 @@ def _finish(reader: _Reader, counts: dict[str, int], described: list[tuple[Path,
     num_queries = max(int(codes.max(initial=0)) for codes in (query, lonely)) + 1
     query_ids, query_places = reader.query.finish(num_queries, query_kinds, where, "query")
     item_ids, item_places = reader.item.finish(int(item.max()) + 1, item_kinds, where, "item")
-    pairs = Pairs(recode(query, query_places), recode(item, item_places), reader.take("weight"), _plain(reader.take("time")))
+    pairs = Pairs(
+        recode(query, query_places), recode(item, item_places), reader.take("weight"), _plain(reader.take("time"))
+    )
     if WHOLE not in counts:
         pairs.part = np.repeat(np.array([PART_CODES[part] for part in counts], dtype=np.int8), list(counts.values()))
     formats = sorted({name for _, name, _ in described})
@@ -162,11 +166,13 @@ def _unreadable(path: Path, form: Format, columns: Columns, error: Exception) ->
         _diagnose(path, form, columns)
     except DataError as found:
         return found
-    return DataError("this file can't be read", where=path, got=str(error).strip().split("\n")[0][:200], do="check that it is whole")
+    return DataError(
+        "this file can't be read", where=path, got=str(error).strip().split("\n")[0][:200], do="check that it is whole"
+    )
 
 
 def _numbers(values: pl.Series, role: str) -> np.ndarray | None:
-    """Weights as float32 from 0, times as int64 where all are whole as written, else float64; None if one is neither."""
+    """Weights as float32 from 0, times as int64 where all are whole, else float64; None if one is neither."""
     if role == "weight":
         weights = values.to_numpy().astype(np.float32)
         return weights if (np.isfinite(weights) & (weights >= 0)).all() else None

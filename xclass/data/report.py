@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
-"""A time at or above the first number counts in 1/second of a second: nanoseconds, microseconds, milliseconds, seconds."""
+"""A time at or above the first number has so many units per second: nano-, micro-, milliseconds, seconds."""
 
 
 def render_report(report: dict[str, Any]) -> str:
@@ -15,7 +15,9 @@ def render_report(report: dict[str, Any]) -> str:
     lines += [f"dropped    {line}" for line in _dropped(report["dropped"])]
     lines.append(f"kept       {report['kept']:,} pairs of {report['queries']:,} queries and {report['items']:,} items")
     for name, part in report["splits"].items():
-        lines.append(f"{name:<11}{part['pairs']:,} pairs of {part['queries']:,} queries, {part['items']:,} items{_dates(part)}")
+        lines.append(
+            f"{name:<11}{part['pairs']:,} pairs of {part['queries']:,} queries, {part['items']:,} items{_dates(part)}"
+        )
     lines += [f"note       {line}" for line in _notes(report)]
     return "\n".join(lines)
 
@@ -35,18 +37,23 @@ def as_date(time: float) -> str:
 
 def _read(report: dict[str, Any]) -> str:
     total = sum(report["read"].values())
-    parts = "" if list(report["read"]) == ["all"] else f" ({', '.join(f'{k} {v:,}' for k, v in report['read'].items())})"
+    parts = (
+        "" if list(report["read"]) == ["all"] else f" ({', '.join(f'{k} {v:,}' for k, v in report['read'].items())})"
+    )
     return f"{total:,} pairs{parts} from {report['source']}, format {', '.join(report['formats'])}"
 
 
 def _dropped(dropped: dict[str, Any]) -> list[str]:
     lines = []
     if dropped["duplicates"]:
-        lines.append(f"{dropped['duplicates']:,} pairs that were there before (merged, weights summed, first time kept)")
+        lines.append(
+            f"{dropped['duplicates']:,} pairs that were there before (merged, weights summed, first time kept)"
+        )
     counts = dropped["min_counts"]
     if counts["queries"] or counts["items"] or counts["pairs"]:
         lines.append(
-            f"{counts['pairs']:,} pairs, {counts['queries']:,} queries and {counts['items']:,} items below the minimum counts, "
+            f"{counts['pairs']:,} pairs, {counts['queries']:,} queries and "
+            f"{counts['items']:,} items below the minimum counts, "
             f"in {counts['rounds']} round{'' if counts['rounds'] == 1 else 's'}"
         )
     return lines or ["nothing"]
@@ -62,13 +69,18 @@ def _notes(report: dict[str, Any]) -> list[str]:
     notes = []
     for name, cold in report["cold_items"].items():
         if cold["items"]:
-            notes.append(f"{cold['items']:,} items of {name} are not in train ({cold['pairs']:,} pairs): {_some(cold['samples'])}")
+            notes.append(
+                f"{cold['items']:,} items of {name} are not in train "
+                f"({cold['pairs']:,} pairs): {_some(cold['samples'])}"
+            )
     for name, new in report["queries_without_history"].items():
         if new["queries"]:
             notes.append(f"{new['queries']:,} queries of {name} have nothing in train: {_some(new['samples'])}")
     if report["queries_without_pairs"]:
         notes.append(f"{report['queries_without_pairs']:,} queries have no item at all and are kept")
-    notes += [f"cut-off of {name}: pairs at or after {as_date(cut)}" for name, cut in report.get("cut_offs", {}).items()]
+    notes += [
+        f"cut-off of {name}: pairs at or after {as_date(cut)}" for name, cut in report.get("cut_offs", {}).items()
+    ]
     return notes
 
 

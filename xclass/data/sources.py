@@ -32,9 +32,11 @@ def find_parts(source: Path) -> dict[str, list[Path]]:
             _add_part(parts, name, entry, source)
     if parts:
         return _checked(parts, source)
-    files = [path for path in _files_below(source)]
+    files = _files_below(source)
     if not files:
-        raise DataError("there are no files in this directory", where=source, wanted="train.* and test.*, or data files")
+        raise DataError(
+            "there are no files in this directory", where=source, wanted="train.* and test.*, or data files"
+        )
     return {WHOLE: files}
 
 

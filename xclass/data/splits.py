@@ -48,7 +48,7 @@ def random_split(pairs: Pairs, test_fraction: float, valid_fraction: float, seed
 
 
 def leave_last_split(pairs: Pairs, valid: bool) -> np.ndarray:
-    """The last pair of every query goes to test, with ``valid`` the one before to valid; the first always stays in train.
+    """The last pair of every query goes to test, with ``valid`` the one before to valid; one stays in train.
 
     With times the last is the latest; rows of the same time keep the order of the file.
 
@@ -76,8 +76,9 @@ def leave_last_split(pairs: Pairs, valid: bool) -> np.ndarray:
 def time_split(pairs: Pairs, test_fraction: float, valid_fraction: float) -> tuple[np.ndarray, dict[str, float | int]]:
     """One cut through time for everybody: what happened at or after the cut-off is test, before it train.
 
-    The cut-offs are quantiles of all times: test gets the latest ⌊n·test_fraction + ½⌋ of n pairs, and every other pair of
-    the same moment; valid the share before it, in the same way. So no train pair is as late as any valid or test pair.
+    The cut-offs are quantiles of all times: test gets the latest ⌊n·test_fraction + ½⌋ of n pairs, and every other
+    pair of the same moment; valid the share before it, in the same way. So no train pair is as late as any
+    valid or test pair.
 
         row  query  item  time        test .34, valid 0: 2 of 6 pairs, cut-off 30
          0     a     0     10         train
@@ -87,7 +88,8 @@ def time_split(pairs: Pairs, test_fraction: float, valid_fraction: float) -> tup
          4     b     3     40         test
          5     c     1     20         train
 
-    >>> pairs = Pairs(np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 0, 2, 3, 1]), time=np.array([10, 30, 20, 30, 40, 20]))
+    >>> times = np.array([10, 30, 20, 30, 40, 20])
+    >>> pairs = Pairs(np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 0, 2, 3, 1]), time=times)
     >>> labels, cuts = time_split(pairs, test_fraction=0.34, valid_fraction=0)
     >>> np.flatnonzero(labels == TRAIN).tolist(), np.flatnonzero(labels == TEST).tolist(), cuts
     ([0, 2, 5], [1, 3, 4], {'test': 30})

@@ -21,8 +21,10 @@ def open_binary(path: Path) -> IO[bytes]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise DataError("this file can't be read", where=path, got=error.strerror, do="check the path and its rights") from None
-    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file  # type: ignore[arg-type]
+        raise DataError(
+            "this file can't be read", where=path, got=error.strerror, do="check the path and its rights"
+        ) from None
+    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
 
 
 def head(path: Path) -> list[str]:

@@ -18,15 +18,15 @@ from xclass.errors import ArtefactError
 from xclass.manifest import atomic_directory, require_space, write_manifest
 
 
-def number_items(pairs: Pairs, labels: np.ndarray, num_codes: int, extra: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def number_items(pairs: Pairs, labels: np.ndarray, num_codes: int) -> tuple[np.ndarray, np.ndarray]:
     """Item numbers by falling train count, then rising code; items that only valid or test have come last.
 
     Returns:
-        order: codes in the order of their numbers (N,), only codes that some pair has (and those of the mask ``extra``).
+        order: codes in the order of their numbers (N,), only codes that some pair has.
         counts: int64 (N,), train pairs of each.
     """
     counts = np.bincount(pairs.item[labels == TRAIN], minlength=num_codes)
-    present = np.zeros(num_codes, dtype=bool) if extra is None else extra.copy()
+    present = np.zeros(num_codes, dtype=bool)
     present[pairs.item] = True
     codes = np.flatnonzero(present)
     order = codes[np.argsort(-counts[codes], kind="stable")]
@@ -62,7 +62,12 @@ def write_pairs(folder: Path, pairs: Pairs, labels: np.ndarray, num_queries: int
 def bytes_needed(num_pairs: int, num_queries: int, ids: list[pl.Series], weighted: bool, timed: bool) -> int:
     """An upper estimate of what :func:`write_pairs` and the two tables take on disk."""
     per_pair = 8 + 4 * weighted + 8 * timed
-    return num_pairs * per_pair + 3 * 8 * (num_queries + 1) + sum(series.estimated_size() + 24 * len(series) for series in ids) + (1 << 20)
+    return (
+        num_pairs * per_pair
+        + 3 * 8 * (num_queries + 1)
+        + sum(int(series.estimated_size()) + 24 * len(series) for series in ids)
+        + (1 << 20)
+    )
 
 
 @contextlib.contextmanager
@@ -88,7 +93,12 @@ def dataset_directory(out: Path, needed_bytes: int) -> Iterator[Path]:
 
 
 def write_dataset_manifest(
-    folder: Path, num_queries: int, num_items: int, splits: dict[str, Any], id_types: dict[str, str], fields: dict[str, Any]
+    folder: Path,
+    num_queries: int,
+    num_items: int,
+    splits: dict[str, Any],
+    id_types: dict[str, str],
+    fields: dict[str, Any],
 ) -> None:
     """``dataset.json``, last of all: what :class:`Dataset` reads, then ``fields``, then the hashes."""
     known = {"num_queries": num_queries, "num_items": num_items, "splits": splits, "id_types": id_types}
