@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Package → the names that people may import from it, promised. Other rooms' names may change between versions.
 PUBLIC: dict[str, set[str]] = {
-    "xclass": {"Dataset", "Ragged", "TopK", "XclassError", "__version__", "open_dataset"},
+    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "open_dataset", "train"},
     "xclass.cli": {"main"},
     "xclass.losses": {"LOSSES", "Loss", "full_softmax_loss", "mask_value", "sampled_softmax_loss"},
     "xclass.sampling": {
@@ -36,6 +36,11 @@ OPTIONS: dict[str, set[str]] = {
     "index": {
         "--kind", "--factory", "--target-recall", "-k", "--metric", "--deterministic", "--replace", "--dataset", "--json",
     },
+    "retrieve": {
+        "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--dataset", "--json",
+    },
+    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--dataset", "--json"},
+    "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},
 }  # fmt: skip

@@ -76,7 +76,7 @@ def run_demo(out: Path) -> dict[str, Any]:
 
 
 def _index_kind() -> str:
-    """hnsw where Faiss is installed; the demo also runs without."""
+    """The demo also runs where Faiss is not installed."""
     from xclass.index.factory import faiss_installed
 
     return "hnsw" if faiss_installed() else "exact"

@@ -11,16 +11,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
 from xclass.data.lookup import IdMap, as_id_series, unknown
 from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
 from xclass.data.query_files import QueryFile
-from xclass.build import RunConfig
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
-from xclass.evaluate import Evaluation, evaluate, metrics_at
+from xclass.evaluate import evaluate, metrics_at
 from xclass.index import Index, IndexConfig, IndexReport, build_index, load_index, save_index, tune
-from xclass.metrics import MetricName, inverse_propensities
+from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.progress import say
 from xclass.retrieve import restricted, retrieve, topk_frame
 from xclass.rng import torch_generator

@@ -15,7 +15,6 @@ from xclass.cli import main
 from xclass.data.store import write_ragged
 from xclass.manifest import write_json, write_manifest
 
-
 REPORT = {
     "source": "log.csv",
     "formats": ["csv"],

@@ -11,7 +11,7 @@ from xclass.cli.options import AsJson, DatasetPath
 from xclass.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from xclass.evaluate import Evaluation
+    from xclass.metrics import Evaluation
 
 
 def evaluate(
