@@ -17,14 +17,21 @@ from xclass.recommender import Recommender, index_run
 CONFIG = {
     "model": {"embedding_dim": 16, "normalize": False, "temperature": 1.0, "query": {"hidden": [16]}},
     "sampler": {"num_sampled": 128},
-    "train": {"epochs": 6, "learning_rate": 0.3, "batch": {"by": "query", "size": 64}, "validation": {"every_epochs": 6}},
+    "train": {
+        "epochs": 6,
+        "learning_rate": 0.3,
+        "batch": {"by": "query", "size": 64},
+        "validation": {"every_epochs": 6},
+    },
 }
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recommender")
-    dataset = PlantedModel(num_items=300, num_queries=800, pairs=20_000, num_topics=8, seed=1).write_dataset(folder / "dataset")
+    dataset = PlantedModel(num_items=300, num_queries=800, pairs=20_000, num_topics=8, seed=1).write_dataset(
+        folder / "dataset"
+    )
     xclass.train(dataset, CONFIG, folder / "run")
     by_id = {**CONFIG, "model": {**CONFIG["model"], "query": {"kind": "id"}}}
     xclass.train(dataset.path, by_id, folder / "by-id", overrides=["train.epochs=1"])
@@ -92,7 +99,14 @@ def test_unknown_ids_are_left_out_and_named(recommender, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"query_ids": ["a"], "histories": [["a"]]}, {"query_ids": "17"}, {"histories": "17"}, {"histories": ["17"]}, {"histories": [["1"]], "k": 0}],
+    [
+        {},
+        {"query_ids": ["a"], "histories": [["a"]]},
+        {"query_ids": "17"},
+        {"histories": "17"},
+        {"histories": ["17"]},
+        {"histories": [["1"]], "k": 0},
+    ],
 )
 def test_calls_that_can_not_be_meant_are_refused(recommender, arguments):
     with pytest.raises((InputError, DataError), match="wanted"):
@@ -129,7 +143,10 @@ def test_index_is_used_measured_and_bound_to_its_run(place, tmp_path):
     assert report.index.kind == "ivf" and report.index_recall >= 0.9
     again = Recommender.load(tmp_path / "run")
     result = again.measure(parse_metrics(["recall@10", "psp@5"]))
-    assert set(result.index_recall) == {"index_recall@5", "index_recall@10"} and result.index_recall["index_recall@10"] > 0.85
+    assert (
+        set(result.index_recall) == {"index_recall@5", "index_recall@10"}
+        and result.index_recall["index_recall@10"] > 0.85
+    )
     assert result.metrics == again.measure(parse_metrics(["recall@10", "psp@5"]), exact=True).metrics
     assert json.loads(json.dumps(result.to_dict()))["metrics"] == result.metrics
     with pytest.raises(ArtefactError, match="--replace"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xclass.config import Config
-from xclass.errors import ConfigError
+from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead
 from xclass.losses import LOSSES, Loss
 from xclass.model import TwoTower
@@ -23,6 +23,7 @@ from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, Que
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
+DEVICES = ("auto", "cpu", "cuda")
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -138,45 +139,60 @@ class Catalogue(Protocol):
         ...
 
 
-def build_model(config: RunConfig, catalogue: Catalogue, train: Ragged | None) -> TwoTower:
+def choose_device(name: str) -> torch.device:
+    """ "cpu", "cuda", or "auto" for the accelerator where there is one; a ConfigError when it is not there."""
+    if name not in DEVICES:
+        raise ConfigError("there is no such device", where="--device", got=name, do=nearest(name, DEVICES))
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ConfigError(
+            "torch sees no CUDA device", where="--device", got=name, do="pass --device cpu, or see xclass doctor"
+        )
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def build_model(
+    config: RunConfig, catalogue: Catalogue, train: Ragged | None, device: torch.device | str = "cpu"
+) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
     Args:
         config: checked.
         catalogue: sizes and counts.
         train: the train split, from which a spectral start is computed; None when stored rows will be loaded.
+        device: where tables and dense layers live and the loss is computed. Batches are drawn on the CPU.
     """
     spectral = train is not None and config.model.init == "spectral"
     if spectral:
         _check_rank(config, catalogue)
-    tables = _tables(config, catalogue)
+    tables = _tables(config, catalogue, device)
     if train is not None and spectral:
         _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(_sources(config, catalogue), _projection(config, config.model.query.hidden, generator))
-    return TwoTower(tower, _head(config, catalogue, generator), tables)
+    tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
+    return TwoTower(tower, _head(config, catalogue, generator), tables).to(device)
 
 
-def _tables(config: RunConfig, catalogue: Catalogue) -> dict[str, Table]:
+def _tables(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> dict[str, Table]:
     sizes = {"item": catalogue.num_items}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
-    return {name: _table(config, name, rows) for name, rows in sizes.items()}
+    return {name: _table(config, name, rows, device) for name, rows in sizes.items()}
 
 
-def _table(config: RunConfig, name: str, rows: int) -> MemoryTable:
+def _table(config: RunConfig, name: str, rows: int, device: torch.device | str) -> MemoryTable:
     optimizer = ROW_OPTIMIZERS[config.optimizer]()
     generator = torch_generator(config.train.seed, f"table.{name}")
-    return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator)
+    return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator, device)
 
 
-def _sources(config: RunConfig, catalogue: Catalogue) -> list[Source]:
+def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
-        weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power)
+        weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power).to(device)
     sources: dict[str, Source] = {
         "id": IdSource(),
         "history": HistorySource("item" if query.share_item_table else "history", weights),
@@ -241,4 +257,4 @@ def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tabl
     if config.model.query.history_weights == "mean":
         history *= degree.pow(-settings.degree_power).unsqueeze(1)
     tables["history"].weight.copy_(history)
-    torch.mul(factors.vectors, degree.pow(settings.degree_power).unsqueeze(1), out=tables["item"].weight)
+    tables["item"].weight.copy_(factors.vectors * degree.pow(settings.degree_power).unsqueeze(1))

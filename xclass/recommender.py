@@ -205,6 +205,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    device: str = "auto",
 ) -> Recommender:
     """Train a model and open the finished run.
 
@@ -214,12 +215,13 @@ def train(
         out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
         overrides: changes to the configuration, ``"section.key=value"`` each.
         resume: go on from the newest whole checkpoint.
+        device: auto, cpu or cuda.
 
     Raises:
         ConfigError, ArtefactError, Interrupted: see :func:`xclass.run.train_run`.
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Recommender.load(train_run(opened, resolve_config(config, list(overrides)), Path(out), resume))
+    return Recommender.load(train_run(opened, resolve_config(config, list(overrides)), Path(out), resume, device))
 
 
 def index_run(

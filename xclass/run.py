@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import xclass.progress as progress
-from xclass.build import RunConfig, build_model
+from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset, open_dataset
@@ -64,7 +64,7 @@ def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: l
     return load_config(RunConfig, Path(config), changes)
 
 
-def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False) -> Path:
+def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False, device: str = "auto") -> Path:
     """Train and write the run directory ``out``.
 
     Args:
@@ -72,13 +72,14 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         config: the resolved configuration.
         out: a new directory; with ``resume`` one that an interrupted training left, or a new one.
         resume: go on from the newest whole checkpoint. A finished run is left as it is.
+        device: auto, cpu or cuda.
 
     Raises:
         ArtefactError: ``out`` exists and ``resume`` is false; or it was started with another dataset.
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
     """
-    out = Path(out)
+    out, chosen = Path(out), choose_device(device)
     if out.exists() and not resume and any(out.iterdir()):
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
@@ -90,7 +91,7 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
             progress.say(f"{out} is finished already; nothing to resume")
             return out
         fresh = not any((out / "checkpoints").glob("step-*"))
-        model = build_model(config, dataset, dataset.split("train") if fresh else None)
+        model = build_model(config, dataset, dataset.split("train") if fresh else None, chosen)
         batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
         trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train))
         if resume and not trainer.resume():

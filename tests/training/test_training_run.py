@@ -313,6 +313,28 @@ def test_a_full_disk_leaves_nothing_half_written(dataset, tmp_path, monkeypatch)
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not (tmp_path / "run" / "run.json").exists()
 
 
+def test_devices(dataset, tmp_path):
+    same_device = train_run(dataset, config(train__epochs=1), tmp_path / "cpu", device="cpu")
+    assert RunDirectory(same_device).load_model().device.type == "cpu"
+    with pytest.raises(ConfigError, match='did you mean "cuda"'):
+        train_run(dataset, config(), tmp_path / "run", device="cude")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            train_run(dataset, config(), tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["id", "history", "id+history"])
+def test_an_accelerator_gives_the_same_run_within_rounding(dataset, tmp_path, kind):
+    settings = config(model__query__kind=kind, train__epochs=2)
+    losses = {}
+    for device in ("cpu", "cuda"):
+        run = train_run(dataset, settings, tmp_path / device, device=device)
+        losses[device] = [record["loss"] for record in records(run) if "loss" in record]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-3)
+
+
 def test_the_default_configuration_round_trips(tmp_path):
     (tmp_path / "config.toml").write_text(to_toml(RunConfig()))
     assert resolve_config(tmp_path / "config.toml") == RunConfig()

@@ -17,6 +17,7 @@ DatasetPath = Annotated[
     Path | None,
     typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
 ]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
