@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from xclass.build import RunConfig
-from xclass.config import load_config, to_toml
+from xclass.config import describe_toml, load_config, to_toml
 from xclass.data.planted import PlantedModel
 from xclass.metrics import average, compute, parse_metrics, popular_topk
 from xclass.run import resolve_config, train_run
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.toml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
+REFERENCE_HEAD = (
+    "# Every key of a configuration, with its default. Made from the code; tests/test_configs.py keeps it true.\n\n"
+)
 TINY = [path for path in CONFIGS if path.parent.name == "tiny"]
 
 
@@ -20,6 +24,12 @@ def test_each_is_valid_and_survives_a_round_trip(path, tmp_path):
     config = load_config(RunConfig, path)
     (tmp_path / "again.toml").write_text(to_toml(config))
     assert load_config(RunConfig, tmp_path / "again.toml") == config
+
+
+def test_the_reference_names_every_key_with_its_default():
+    path = ROOT / "configs" / "reference.toml"
+    assert path.read_text(encoding="utf-8") == REFERENCE_HEAD + describe_toml(RunConfig) + "\n"
+    assert load_config(RunConfig, path) == RunConfig()
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class QueryTowerConfig(Config):
     history_weights: Literal["mean", "degree"] = "mean"
     """degree: an item of train count c has weight c^-degree_power in the history."""
     degree_power: float = 0.5
-    """See history_weights."""
+    """The power in history_weights = "degree"."""
     share_item_table: bool = False
     """The history reads the head's item table instead of one of its own."""
     hidden: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class ModelConfig(Config):
     """The two towers and what joins them."""
 
     embedding_dim: int = pydantic.Field(64, ge=1)
-    """D."""
+    """Dimensions of the vectors, D."""
     normalize: bool = True
     """Vectors of unit length: the score is the cosine. false: the plain inner product."""
     temperature: float = pydantic.Field(0.1, gt=0)
