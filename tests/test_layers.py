@@ -22,12 +22,12 @@ FLOORS = {
     "heads": 3,
     "model": 4,
     "engine": 5,
-    "train": 6, "retrieve": 6, "evaluate": 6,
+    "training": 6, "retrieve": 6, "evaluate": 6,
     "report": 7, "testing": 7,
     "build": 8,
     "run": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
-    "cli": 11, "__init__": 11, "__main__": 12,
+    "demo": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 
 # Rooms that may import a room of their own floor.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from xclass.data.store import Dataset as Dataset
     from xclass.data.store import open_dataset as open_dataset
     from xclass.errors import XclassError as XclassError
+    from xclass.recommender import Recommender as Recommender
+    from xclass.recommender import train as train
     from xclass.types import Ragged as Ragged
     from xclass.types import TopK as TopK
 
@@ -23,12 +25,23 @@ __version__ = "0.1.0"
 _HOMES = {
     "Dataset": "xclass.data.store",
     "Ragged": "xclass.types",
+    "Recommender": "xclass.recommender",
     "TopK": "xclass.types",
     "XclassError": "xclass.errors",
     "open_dataset": "xclass.data.store",
+    "train": "xclass.recommender",
 }
 
-__all__ = ["Dataset", "Ragged", "TopK", "XclassError", "__version__", "open_dataset"]
+__all__ = [
+    "Dataset",
+    "Ragged",
+    "Recommender",
+    "TopK",
+    "XclassError",
+    "__version__",
+    "open_dataset",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

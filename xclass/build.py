@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from typing import Any, Literal, Protocol
 
 import pydantic
 import torch
+from torch import Tensor
 
 from xclass.config import Config
-from xclass.data.store import Dataset
-from xclass.errors import ConfigError
+from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead
-from xclass.losses import LOSSES
+from xclass.losses import LOSSES, Loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
@@ -19,8 +20,10 @@ from xclass.sampling import SamplerConfig, build_sampler
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.tables import TABLES, MemoryTable, Table
 from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
-from xclass.train.config import TrainingConfig
+from xclass.training.config import TrainingConfig
+from xclass.types import Ragged
 
+DEVICES = ("auto", "cpu", "cuda")
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -32,7 +35,7 @@ class QueryTowerConfig(Config):
     history_weights: Literal["mean", "degree"] = "mean"
     """degree: an item of train count c has weight c^-degree_power in the history."""
     degree_power: float = 0.5
-    """See history_weights."""
+    """The power in history_weights = "degree"."""
     share_item_table: bool = False
     """The history reads the head's item table instead of one of its own."""
     hidden: tuple[int, ...] = ()
@@ -50,7 +53,7 @@ class ModelConfig(Config):
     """The two towers and what joins them."""
 
     embedding_dim: int = pydantic.Field(64, ge=1)
-    """D."""
+    """Dimensions of the vectors, D."""
     normalize: bool = True
     """Vectors of unit length: the score is the cosine. false: the plain inner product."""
     temperature: float = pydantic.Field(0.1, gt=0)
@@ -78,6 +81,10 @@ class LossConfig(Config):
 
     kind: Literal["sampled-softmax", "full-softmax"] = "sampled-softmax"
     """full-softmax is the reference: every item in every denominator."""
+    positive_in_denominator: bool = True
+    """sampled-softmax: false leaves the positive out of the sum it is set against."""
+    denominator_power: float = pydantic.Field(1.0, gt=0)
+    """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
     subtract_log_q: bool = True
     """Logits are score − log_q, for negatives and positives."""
     remove_accidental_hits: bool = True
@@ -106,44 +113,86 @@ class RunConfig(Config):
     def _full_softmax_samples_nothing(self) -> RunConfig:
         if self.loss.kind == "full-softmax" and self.sampler.kind != "all":
             raise ValueError('loss.kind = "full-softmax" needs sampler.kind = "all"')
+        if self.loss.kind == "full-softmax" and (
+            not self.loss.positive_in_denominator or self.loss.denominator_power != 1
+        ):
+            raise ValueError('positive_in_denominator and denominator_power are switches of "sampled-softmax"')
         return self
 
 
-def build_model(config: RunConfig, dataset: Dataset, initialise: bool = True) -> TwoTower:
-    """The model that a configuration describes, over a dataset's catalogue.
+class Catalogue(Protocol):
+    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
 
-    With ``initialise`` false the rows are left for stored ones: no spectral start is computed.
+    @property
+    def num_queries(self) -> int:
+        """Queries with a number."""
+        ...
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def item_counts(self) -> Tensor:
+        """int64 (N,), train pairs of each item."""
+        ...
+
+
+def choose_device(name: str) -> torch.device:
+    """ "cpu", "cuda", or "auto" for the accelerator where there is one; a ConfigError when it is not there."""
+    if name not in DEVICES:
+        raise ConfigError("there is no such device", where="--device", got=name, do=nearest(name, DEVICES))
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ConfigError(
+            "torch sees no CUDA device", where="--device", got=name, do="pass --device cpu, or see xclass doctor"
+        )
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def build_model(
+    config: RunConfig, catalogue: Catalogue, train: Ragged | None, device: torch.device | str = "cpu"
+) -> TwoTower:
+    """The model that a configuration describes, over a catalogue.
+
+    Args:
+        config: checked.
+        catalogue: sizes and counts.
+        train: the train split, from which a spectral start is computed; None when stored rows will be loaded.
+        device: where tables and dense layers live and the loss is computed. Batches are drawn on the CPU.
     """
-    if initialise and config.model.init == "spectral":
-        _check_rank(config, dataset)
-    tables = _tables(config, dataset)
-    if initialise and config.model.init == "spectral":
-        _spectral_start(config, dataset, tables)
+    spectral = train is not None and config.model.init == "spectral"
+    if spectral:
+        _check_rank(config, catalogue)
+    tables = _tables(config, catalogue, device)
+    if train is not None and spectral:
+        _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(_sources(config, dataset), _projection(config, config.model.query.hidden, generator))
-    return TwoTower(tower, _head(config, dataset, generator), tables)
+    tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
+    return TwoTower(tower, _head(config, catalogue, generator), tables).to(device)
 
 
-def _tables(config: RunConfig, dataset: Dataset) -> dict[str, Table]:
-    sizes = {"item": dataset.num_items}
+def _tables(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> dict[str, Table]:
+    sizes = {"item": catalogue.num_items}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
-        sizes["query"] = dataset.num_queries
+        sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
-        sizes["history"] = dataset.num_items
-    return {name: _table(config, name, rows) for name, rows in sizes.items()}
+        sizes["history"] = catalogue.num_items
+    return {name: _table(config, name, rows, device) for name, rows in sizes.items()}
 
 
-def _table(config: RunConfig, name: str, rows: int) -> MemoryTable:
+def _table(config: RunConfig, name: str, rows: int, device: torch.device | str) -> MemoryTable:
     optimizer = ROW_OPTIMIZERS[config.optimizer]()
     generator = torch_generator(config.train.seed, f"table.{name}")
-    return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator)
+    return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator, device)
 
 
-def _sources(config: RunConfig, dataset: Dataset) -> list[Source]:
+def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
-        weights = dataset.item_counts.clamp(min=1).float().pow(-query.degree_power)
+        weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power).to(device)
     sources: dict[str, Source] = {
         "id": IdSource(),
         "history": HistorySource("item" if query.share_item_table else "history", weights),
@@ -155,11 +204,11 @@ def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Gen
     return Projection(config.model.embedding_dim, hidden, config.model.normalize, generator)
 
 
-def _head(config: RunConfig, dataset: Dataset, generator: torch.Generator) -> DotHead:
+def _head(config: RunConfig, catalogue: Catalogue, generator: torch.Generator) -> DotHead:
     full = config.loss.kind == "full-softmax"
     return DotHead(
-        build_sampler(config.sampler, dataset.num_items, dataset.item_counts),
-        LOSSES[config.loss.kind],
+        build_sampler(config.sampler, catalogue.num_items, catalogue.item_counts),
+        _loss(config.loss),
         _projection(config, config.model.item.hidden, generator),
         temperature=config.model.temperature,
         subtract_log_q=config.loss.subtract_log_q,
@@ -169,8 +218,20 @@ def _head(config: RunConfig, dataset: Dataset, generator: torch.Generator) -> Do
     )
 
 
-def _check_rank(config: RunConfig, dataset: Dataset) -> None:
-    most = min(dataset.num_queries, dataset.num_items)
+def _loss(config: LossConfig) -> Loss:
+    """The registered loss with the switches of the configuration."""
+    loss = LOSSES[config.kind]
+    if config.kind != "sampled-softmax":
+        return loss
+    switches: dict[str, Any] = {
+        "positive_in_denominator": config.positive_in_denominator,
+        "denominator_power": config.denominator_power,
+    }
+    return Loss(functools.partial(loss.function, **switches), functools.partial(loss.block, **switches))
+
+
+def _check_rank(config: RunConfig, catalogue: Catalogue) -> None:
+    most = min(catalogue.num_queries, catalogue.num_items)
     if config.model.embedding_dim > most:
         raise ConfigError(
             "the spectral start has more dimensions than the dataset has queries or items",
@@ -180,20 +241,20 @@ def _check_rank(config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def _spectral_start(config: RunConfig, dataset: Dataset, tables: dict[str, Table]) -> None:
+def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tables: dict[str, Table]) -> None:
     """Item rows V·deg^p, history rows V·S^g·deg^-p (without deg^-p where the tower weights by degree itself)."""
     settings = config.model.spectral
     factors = spectral_factors(
-        dataset.split("train"),
-        dataset.num_items,
+        train,
+        catalogue.num_items,
         config.model.embedding_dim,
         config.train.seed,
         settings.iterations,
         settings.oversampling,
     )
-    degree = dataset.item_counts.clamp(min=1).float()
+    degree = catalogue.item_counts.clamp(min=1).float()
     history = factors.vectors * factors.values.pow(settings.value_power)
     if config.model.query.history_weights == "mean":
         history *= degree.pow(-settings.degree_power).unsqueeze(1)
     tables["history"].weight.copy_(history)
-    torch.mul(factors.vectors, degree.pow(settings.degree_power).unsqueeze(1), out=tables["item"].weight)
+    tables["item"].weight.copy_(factors.vectors * degree.pow(settings.degree_power).unsqueeze(1))

@@ -77,6 +77,21 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
+def describe_toml(cls: type[Config], prefix: str = "") -> str:
+    """Every key with its default and its meaning, as a TOML file that can be read back."""
+    plain, tables = [], []
+    for name, field in cls.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        note = f"# {' '.join((field.description or '').split())}"
+        if isinstance(default, Config):
+            below = describe_toml(type(default), f"{prefix}{name}.")
+            tables.append(f"{note}\n[{prefix}{name}]\n{below}")
+        else:
+            dumped = cls.model_construct().model_dump(mode="json", include={name}, exclude_none=True)
+            plain.append(f"{note}\n{tomli_w.dumps(dumped).strip() or f'# {name} ='}")
+    return "\n\n".join(["\n".join(plain), *tables] if plain else tables)
+
+
 def _config_error(cls: type[Config], detail: Any, where: object) -> ConfigError:
     path = [str(part) for part in detail["loc"]]
     dotted = ".".join(path)

@@ -6,11 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xclass.data.store import KIND as DATASET_KIND
-from xclass.data.store import open_dataset
+from xclass import run
+from xclass.config import read_toml
+from xclass.data import store
 from xclass.errors import ArtefactError, XclassError
+from xclass.index import saved
 from xclass.manifest import read_json, read_manifest, verify_files
 from xclass.progress import Progress
+from xclass.training import checkpoint
+
+# Kind → its manifest's name and its format version.
+ARTEFACTS: dict[str, tuple[str, int]] = {
+    store.KIND: (store.MANIFEST, store.FORMAT_VERSION),
+    run.KIND: (run.MANIFEST, run.FORMAT_VERSION),
+    checkpoint.KIND: (checkpoint.MANIFEST, checkpoint.FORMAT_VERSION),
+    saved.KIND: (saved.MANIFEST, saved.FORMAT_VERSION),
+}
 
 TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
 DEPTH = 2  # how far below a directory other artefacts are looked for: run/index, run/checkpoints/<step>
@@ -46,42 +57,26 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
 
 
 def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
-    found = find_manifest(path)
-    if found is None:
-        below = _artefacts_below(path)
+    kind, below = _kind_of(path), _artefacts_below(path)
+    contains = {"contains": below} if below else {}
+    if kind is None and (path / "started.json").is_file():
+        return {"kind": run.KIND, "path": str(path), "finished": False, **_describe_run(path), **contains}
+    if kind is None:
         do = f"it holds {', '.join(below)}: inspect one of them" if below else HOW_TO_MAKE
         raise ArtefactError("this directory is not an artefact of xclass: it has no manifest", where=path, do=do)
-    name, manifest = found
-    manifest = read_manifest(path, name, manifest["kind"], manifest.get("format_version", 0))
-    extra = _describe_dataset(path) if manifest["kind"] == DATASET_KIND else {}
-    files = manifest.get("files", {})
+    manifest = read_manifest(path, ARTEFACTS[kind][0], kind, ARTEFACTS[kind][1])
     if verify:
         _verify(path, manifest)
-    kept = {key: value for key, value in manifest.items() if key not in ("kind", "files")}
+    files = manifest["files"]
+    fields = {key: value for key, value in manifest.items() if key not in ("kind", "files")}
+    extra = DIRECTORY_KINDS[kind](path) if kind in DIRECTORY_KINDS else {}
     size = {"files": len(files), "bytes": sum(entry["bytes"] for entry in files.values()), "verified": verify}
-    below = _artefacts_below(path)
-    return {
-        "kind": manifest["kind"],
-        "path": str(path),
-        **kept,
-        **extra,
-        **size,
-        **({"contains": below} if below else {}),
-    }
+    return {"kind": kind, "path": str(path), **fields, **extra, **size, **contains}
 
 
-def find_manifest(directory: Path) -> tuple[str, dict[str, Any]] | None:
-    """Name and content of the manifest of a directory, or None when it has none."""
-    for file in sorted(directory.glob("*.json")):
-        try:
-            content = read_json(file)
-        except ArtefactError:
-            if file.stem in ("dataset", "run", "index", "checkpoint"):
-                raise  # a cut manifest is a finding, a cut metrics file is not
-            continue
-        if isinstance(content, dict) and isinstance(content.get("kind"), str) and "files" in content:
-            return file.name, content
-    return None
+def _kind_of(directory: Path) -> str | None:
+    """The kind whose manifest lies in the directory."""
+    return next((kind for kind, (name, _) in ARTEFACTS.items() if (directory / name).is_file()), None)
 
 
 def _artefacts_below(directory: Path) -> dict[str, str]:
@@ -89,16 +84,21 @@ def _artefacts_below(directory: Path) -> dict[str, str]:
     below: dict[str, str] = {}
     for depth in range(1, DEPTH + 1):
         for folder in sorted(directory.glob("/".join("*" * depth))):
-            hidden = any(part.startswith(".") for part in folder.relative_to(directory).parts)
-            found = find_manifest(folder) if folder.is_dir() and not hidden else None
-            if found is not None:
-                below[folder.relative_to(directory).as_posix()] = found[1]["kind"]
+            relative = folder.relative_to(directory)
+            kind = None if any(part.startswith(".") for part in relative.parts) else _kind_of(folder)
+            if kind is not None:
+                below[relative.as_posix()] = kind
     return below
+
+
+def _describe_run(path: Path) -> dict[str, Any]:
+    """What the run was started with."""
+    return {"dataset": read_json(path / "started.json"), "config": read_toml(path / "config.toml")}
 
 
 def _describe_dataset(path: Path) -> dict[str, Any]:
     """What only the arrays tell: how many queries have pairs, and how long their lists are."""
-    dataset = open_dataset(path)
+    dataset = store.open_dataset(path)
     splits = {}
     for name in dataset.splits:
         lengths = dataset.split(name).lengths()
@@ -164,6 +164,12 @@ def _describe_safetensors(path: Path) -> dict[str, Any]:
 def _describe_tensor(tensor: Any) -> str:
     return f"{tensor.get_dtype()} ({', '.join(map(str, tensor.get_shape()))})"
 
+
+# What a kind tells beyond its manifest.
+DIRECTORY_KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    store.KIND: _describe_dataset,
+    run.KIND: _describe_run,
+}
 
 FILE_KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".parquet": _describe_parquet,

@@ -20,6 +20,13 @@ class Prepared(NamedTuple):
     plan: Any
     row_plans: dict[str, RowPlan]
 
+    def to(self, device: torch.device) -> Prepared:
+        """The same on the device where the tables are."""
+        if device.type == "cpu":
+            return self
+        plans = {table: plan.to(device) for table, plan in self.row_plans.items()}
+        return Prepared(self.batch.to(device), self.plan.to(device), plans)
+
 
 class TwoTower(nn.Module):
     """Query tower + head + the tables that both read.
@@ -31,13 +38,19 @@ class TwoTower(nn.Module):
         super().__init__()
         self.tower, self.head, self.tables = tower, head, tables
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are, and so the computation."""
+        return self.tables["item"].weight.device
+
     def prepare(self, batch: Batch, generator: torch.Generator) -> Prepared:
         """Sample and plan the working set of a training step. No vector is read."""
         plan = self.head.plan(batch, generator)
         wanted = self.tower.requests(batch)
         for table, requests in self.head.requests(batch, plan).items():
             wanted.setdefault(table, {}).update(requests)
-        return Prepared(batch, plan, {table: plan_rows(requests) for table, requests in wanted.items()})
+        row_plans = {table: plan_rows(requests) for table, requests in wanted.items()}
+        return Prepared(batch, plan, row_plans).to(self.device)
 
     def pull(self, plans: dict[str, RowPlan], requires_grad: bool = False) -> dict[str, Rows]:
         """The rows of the working set; leaves with gradient while training."""
@@ -61,8 +74,8 @@ class TwoTower(nn.Module):
     @torch.no_grad()
     def query_vectors(self, batch: Batch) -> Tensor:
         """(B, D) vectors of the queries of an inference batch."""
-        plans = {table: plan_rows(requests) for table, requests in self.tower.requests(batch).items()}
-        vectors: Tensor = self.tower(batch, self.pull(plans))
+        plans = {table: plan_rows(requests).to(self.device) for table, requests in self.tower.requests(batch).items()}
+        vectors: Tensor = self.tower(batch.to(self.device), self.pull(plans))
         return vectors
 
     @torch.no_grad()

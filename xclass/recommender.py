@@ -2,74 +2,268 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
-from xclass.data.store import Dataset
+from xclass.data.lookup import IdMap, as_id_series, unknown
+from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
+from xclass.data.query_files import QueryFile
+from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
+from xclass.evaluate import evaluate, metrics_at
 from xclass.index import Index, IndexConfig, IndexReport, build_index, load_index, save_index, tune
-from xclass.model import TwoTower
+from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.progress import say
+from xclass.retrieve import restricted, retrieve, topk_frame
 from xclass.rng import torch_generator
-from xclass.run import RunDirectory
-from xclass.types import Ragged
+from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.types import Ragged, TopK
 
 INDEX_FOLDER = "index"
 TUNING_QUERIES = 1000
+PROPENSITY_METRICS = ("psp", "psndcg")
+
+
+class Recommender:
+    """Retrieves and evaluates with a finished run.
+
+    >>> recommender = Recommender.load("runs/gowalla")                 # doctest: +SKIP
+    >>> recommender.retrieve(query_ids=["17"], k=20)                   # doctest: +SKIP
+    >>> recommender.retrieve(histories=[["41", "7"]], k=20)            # doctest: +SKIP
+    """
+
+    def __init__(self, run: RunDirectory, dataset_path: Path | str | None = None) -> None:
+        self.run = run
+        self._dataset_path = dataset_path
+        self.model = run.load_model()
+
+    @classmethod
+    def load(cls, path: Path | str, dataset: Path | str | None = None) -> Recommender:
+        """Open a run directory.
+
+        Args:
+            path: the run.
+            dataset: where its dataset is now, if it was moved. It is only opened for queries by id and for evaluation.
+
+        Raises:
+            ArtefactError: not a finished run, cut or altered.
+        """
+        return cls(RunDirectory(path), dataset)
+
+    def __repr__(self) -> str:
+        return f"Recommender({self.run.path}: {self.run.num_queries:,} queries, {self.run.num_items:,} items)"
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The dataset that the run was trained on."""
+        return self.run.dataset(self._dataset_path)
+
+    @functools.cached_property
+    def item_vectors(self) -> Tensor:
+        """float32 (N, D); InputError for a head that has none."""
+        vectors = self.model.item_vectors()
+        if vectors is None:
+            raise InputError("this model has no item vectors to index", do="use its head's own search")
+        return vectors
+
+    @functools.cached_property
+    def exact_index(self) -> Index:
+        """Search that misses nothing."""
+        return build_index(self.item_vectors, IndexConfig(kind="exact"))
+
+    @functools.cached_property
+    def index(self) -> Index | None:
+        """The index of the run, None when ``xclass index`` has made none."""
+        folder = self.run.path / INDEX_FOLDER
+        return load_index(folder, self.run.model_hash, self.item_vectors) if folder.exists() else None
+
+    def retrieve(
+        self,
+        query_ids: Sequence[str] | Sequence[int] | None = None,
+        histories: Sequence[Sequence[str]] | Sequence[Sequence[int]] | None = None,
+        k: int = 20,
+        *,
+        exact: bool = False,
+        include_seen: bool = False,
+        candidates: Sequence[str] | Sequence[int] | None = None,
+        exclude: Sequence[str] | Sequence[int] | None = None,
+    ) -> pl.DataFrame:
+        """The k best items of each query: query_id, rank (from 1), item_id, score (inner product, falling).
+
+        Args:
+            query_ids: queries of the dataset, by external id; unknown ones are left out and named on stderr.
+            histories: instead: one list of external item ids per query; the answer calls them 0, 1, …
+            k: at most so many items; a query that has seen nearly everything gets fewer.
+            exact: search exactly even if the run has an index.
+            include_seen: keep the items of a query's history.
+            candidates: nothing but these items.
+            exclude: none of these items.
+
+        Raises:
+            InputError: not exactly one of ``query_ids`` and ``histories``; k < 1; a string where a list is wanted;
+                histories for a model that knows queries by id only.
+            DataError: not one of the ids is known.
+        """
+        if (query_ids is None) == (histories is None):
+            raise InputError("say whom to retrieve for", wanted="query_ids or histories, one of them")
+        if query_ids is not None:
+            queries = queries_by_id(self.dataset, as_id_series(query_ids))
+        else:
+            assert histories is not None
+            queries = self.queries_of(histories_of(_lists(histories)))
+        allow = None if candidates is None else self.item_numbers(as_id_series(candidates), "candidates")
+        deny = None if exclude is None else self.item_numbers(as_id_series(exclude), "excluded items")
+        results = self.lists(queries, k, exact=exact, include_seen=include_seen, candidates=allow, exclude=deny)
+        frames = [topk_frame(positions, found, queries.ids, self.run.item_ids) for positions, found in results]
+        return pl.concat(frames)
+
+    def evaluate(self, k: Sequence[int] = (10, 20), split: str = "test") -> pl.DataFrame:
+        """The metrics of the run on a split as a table: exact, through the index if there is one, and popularity."""
+        return self.measure(metrics_at(list(k)), split).table()
+
+    def measure(
+        self, metrics: Sequence[MetricName], split: str = "test", *, exact: bool = False, by_popularity: bool = False
+    ) -> Evaluation:
+        """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
+
+        Model metrics come from exact search. With an index (and not ``exact``) the same queries also go through it, and
+        ``index_recall@k`` says how much of the exact lists it finds.
+        """
+        queries = dataset_queries(self.dataset, split, only_with_positives=True)
+        k = max(metric.k for metric in metrics)
+        indexed = None if exact or self.index is None else self._numbered(queries, self.lists(queries, k))
+        return evaluate(
+            self._numbered(queries, self.lists(queries, k, exact=True)),
+            self.dataset.split(split).long(),
+            metrics,
+            through_index=indexed,
+            item_counts=self.run.item_counts,
+            seen=self.dataset.seen(split),
+            weights_N=self._propensity_weights(metrics),
+            by_popularity=by_popularity,
+        )
+
+    def queries_of(self, file: QueryFile) -> Queries:
+        """The queries that a file names by id, or gives by history."""
+        if file.offsets is None:
+            return queries_by_id(self.dataset, file.query_ids)
+        queries = queries_with_histories(IdMap(self.run.query_ids), IdMap(self.run.item_ids), file)
+        if bool((queries.numbers < 0).any()):
+            self.model.tower.check_new_queries()
+        return queries
+
+    def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
+        """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
+        numbers = IdMap(self.run.item_ids).numbers(ids)
+        missing = unknown(ids, numbers)
+        if missing.count:
+            say(missing.message(what))
+        return numbers[numbers >= 0]
+
+    def lists(
+        self,
+        queries: Queries,
+        k: int,
+        *,
+        exact: bool = False,
+        include_seen: bool = False,
+        candidates: Tensor | None = None,
+        exclude: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, TopK]]:
+        """(positions in ``queries``, lists), batch by batch, in memory that does not grow with the queries."""
+        for missing, what in ((queries.unknown_queries, "query ids"), (queries.unknown_items, "items of histories")):
+            if missing.count:
+                say(missing.message(what))
+        index = self.exact_index if exact or self.index is None else self.index
+        index, exclude = restricted(index, candidates, exclude)
+        return retrieve(
+            self.model, index, queries.batches(), k, include_seen=include_seen, exclude=exclude, total=len(queries)
+        )
+
+    def _numbered(self, queries: Queries, results: Iterator[tuple[Tensor, TopK]]) -> Iterator[tuple[Tensor, TopK]]:
+        return ((queries.numbers[positions], found) for positions, found in results)
+
+    def _propensity_weights(self, metrics: Sequence[MetricName]) -> Tensor | None:
+        if not any(metric.name in PROPENSITY_METRICS for metric in metrics):
+            return None
+        train_queries = int((self.dataset.split("train").lengths() > 0).sum())
+        return inverse_propensities(self.run.item_counts, train_queries)
+
+
+def train(
+    dataset: Dataset | Path | str,
+    config: RunConfig | dict[str, Any] | Path | str,
+    out: Path | str,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    device: str = "auto",
+) -> Recommender:
+    """Train a model and open the finished run.
+
+    Args:
+        dataset: an open dataset or its path.
+        config: a TOML file, a plain dict or a :class:`RunConfig`.
+        out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
+        overrides: changes to the configuration, ``"section.key=value"`` each.
+        resume: go on from the newest whole checkpoint.
+        device: auto, cpu or cuda.
+
+    Raises:
+        ConfigError, ArtefactError, Interrupted: see :func:`xclass.run.train_run`.
+    """
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    return Recommender.load(train_run(opened, resolve_config(config, list(overrides)), Path(out), resume, device))
 
 
 def index_run(
-    run: RunDirectory,
-    dataset: Dataset,
-    config: IndexConfig,
-    target_recall: float,
-    k: int,
-    replace: bool = False,
+    recommender: Recommender, config: IndexConfig, target_recall: float, k: int, replace: bool = False
 ) -> IndexReport:
     """Build an index over a run's item vectors, tune it on held-out queries, write it to ``run/index``.
 
-    The queries it is tuned on are up to 1000 drawn by the run's seed, with their histories left out of the search, as in
-    use. When the target can't be reached, exact search is written instead and the report says so.
+    It is tuned on up to 1000 queries drawn by the run's seed, with their histories left out of the search, as in use.
+    When the target can't be reached, exact search is written instead and the report says so.
 
     Raises:
         ArtefactError: there is an index already and ``replace`` is false.
     """
-    folder = run.path / INDEX_FOLDER
+    folder = recommender.run.path / INDEX_FOLDER
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
-    model = run.load_model(dataset)
-    vectors = item_vectors(model)
+    vectors = recommender.item_vectors
     say(f"indexing {len(vectors):,} vectors of {vectors.shape[1]} dimensions, {vectors.nbytes / 1e6:,.0f} MB")
-    queries, seen = _tuning_queries(model, dataset, run.config.train.seed)
+    queries, seen = _tuning_queries(recommender)
     report = tune(build_index(vectors, config), queries, k, target_recall, exclude=seen)
     if report.fell_back:
         say(report.fell_back)
-    save_index(report.index, folder, binding=run.model_hash, report=report.to_dict(), replace=replace)
+    save_index(report.index, folder, recommender.run.model_hash, report.to_dict(), replace)
     return report
 
 
-def open_index(run: RunDirectory, vectors: Tensor, exact: bool = False) -> Index:
-    """The run's index when it has one and ``exact`` is false, else exact search over its item vectors."""
-    folder = run.path / INDEX_FOLDER
-    if folder.exists() and not exact:
-        return load_index(folder, binding=run.model_hash, vectors=vectors)
-    return build_index(vectors, IndexConfig(kind="exact"))
-
-
-def item_vectors(model: TwoTower) -> Tensor:
-    """(N, D) item vectors; InputError for a head that has none."""
-    vectors = model.item_vectors()
-    if vectors is None:
-        raise InputError("this model has no item vectors to index", do="use its head's own search")
-    return vectors
-
-
-def _tuning_queries(model: TwoTower, dataset: Dataset, seed: int) -> tuple[Tensor, Ragged]:
+def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
     """(B, D) vectors of a sample of the queries that have a history, and those histories."""
+    dataset = recommender.dataset
     history = dataset.seen(dataset.splits[-1])
     known = history.lengths().nonzero().squeeze(1)
-    order = torch.randperm(len(known), generator=torch_generator(seed, "index tuning"))
+    order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
     chosen = known[order[:TUNING_QUERIES]].sort().values
-    batches = list(inference_batches(history, chosen, TUNING_QUERIES))
-    return torch.cat([model.query_vectors(batch) for batch in batches]), history.take(chosen).long()
+    vectors = [recommender.model.query_vectors(batch) for batch in inference_batches(history, chosen, TUNING_QUERIES)]
+    return torch.cat(vectors), Ragged(history.offsets, history.values).take(chosen).long()
+
+
+def _lists(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list[list[str]]:
+    """Plain lists of strings; a string where a list is wanted is an InputError."""
+    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        raise InputError("histories must be lists of item ids", wanted='[["41", "7"], …]', got=repr(histories)[:80])
+    return [[str(item) for item in history] for history in histories]
+
+
+__all__ = ["Recommender", "index_run", "train"]

@@ -13,6 +13,7 @@ index/                what `xclass index` adds; it names the model file's hash
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,11 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import xclass.progress as progress
-from xclass.build import RunConfig, build_model
+from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset, open_dataset
@@ -39,10 +43,10 @@ from xclass.manifest import (
     write_manifest,
 )
 from xclass.model import TwoTower
-from xclass.train import Position, Trainer
-from xclass.train.checkpoint import load_tensors
-from xclass.train.state import ModelState
-from xclass.train.validate import make_validator
+from xclass.training import Position, Trainer
+from xclass.training.checkpoint import load_tensors
+from xclass.training.state import ModelState
+from xclass.training.validate import make_validator
 
 MANIFEST = "run.json"
 KIND = "run"
@@ -60,7 +64,7 @@ def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: l
     return load_config(RunConfig, Path(config), changes)
 
 
-def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False) -> Path:
+def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False, device: str = "auto") -> Path:
     """Train and write the run directory ``out``.
 
     Args:
@@ -68,13 +72,14 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         config: the resolved configuration.
         out: a new directory; with ``resume`` one that an interrupted training left, or a new one.
         resume: go on from the newest whole checkpoint. A finished run is left as it is.
+        device: auto, cpu or cuda.
 
     Raises:
         ArtefactError: ``out`` exists and ``resume`` is false; or it was started with another dataset.
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
     """
-    out = Path(out)
+    out, chosen = Path(out), choose_device(device)
     if out.exists() and not resume and any(out.iterdir()):
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
@@ -85,7 +90,8 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         if (out / MANIFEST).exists():
             progress.say(f"{out} is finished already; nothing to resume")
             return out
-        model = build_model(config, dataset, initialise=not any((out / "checkpoints").glob("step-*")))
+        fresh = not any((out / "checkpoints").glob("step-*"))
+        model = build_model(config, dataset, dataset.split("train") if fresh else None, chosen)
         batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
         trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train))
         if resume and not trainer.resume():
@@ -171,15 +177,33 @@ class RunDirectory:
         digest: str = self.manifest["files"]["model.safetensors"]["sha256"]
         return digest
 
-    @property
-    def items(self) -> pl.DataFrame:
-        """One row per item number: item_id, train_count, …"""
-        return pl.read_parquet(self.path / "items.parquet")
+    @functools.cached_property
+    def item_ids(self) -> pl.Series:
+        """External id of every item number."""
+        return pl.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
+
+    @functools.cached_property
+    def query_ids(self) -> pl.Series:
+        """External id of every query number."""
+        return pl.read_parquet(self.path / "queries.parquet", columns=["query_id"])["query_id"]
+
+    @functools.cached_property
+    def item_counts(self) -> Tensor:
+        """int64 (N,), train pairs of each item."""
+        counts = pl.read_parquet(self.path / "items.parquet", columns=["train_count"])["train_count"]
+        return torch.from_numpy(counts.to_numpy().astype(np.int64))
 
     @property
-    def queries(self) -> pl.DataFrame:
-        """One row per query number: query_id."""
-        return pl.read_parquet(self.path / "queries.parquet")
+    def num_items(self) -> int:
+        """N."""
+        number: int = self.manifest["num_items"]
+        return number
+
+    @property
+    def num_queries(self) -> int:
+        """Queries with a number."""
+        number: int = self.manifest["num_queries"]
+        return number
 
     def dataset(self, path: Path | str | None = None) -> Dataset:
         """The dataset of the run: where it was, or at ``path`` if it was moved.
@@ -201,9 +225,9 @@ class RunDirectory:
             )
         return dataset
 
-    def load_model(self, dataset: Dataset) -> TwoTower:
-        """The trained model."""
-        model = build_model(self.config, dataset, initialise=False)
+    def load_model(self) -> TwoTower:
+        """The trained model; it needs no dataset."""
+        model = build_model(self.config, self, None)
         state = ModelState(model, self.config.train.dense_learning_rate)
         load_tensors(self.path / "model.safetensors", state.model_tensors())
         return model.eval()

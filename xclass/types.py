@@ -239,3 +239,9 @@ class Batch:
     def __len__(self) -> int:
         """Number of queries, B."""
         return len(self.query_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device, without ``known``: what is known is masked before vectors are read."""
+        positives = None if self.positives is None else self.positives.to(device)
+        weights = None if self.weights is None else self.weights.to(device)
+        return Batch(self.query_ids.to(device), self.history.to(device), positives, None, weights)

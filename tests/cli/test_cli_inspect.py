@@ -15,6 +15,20 @@ from xclass.cli import main
 from xclass.data.store import write_ragged
 from xclass.manifest import write_json, write_manifest
 
+REPORT = {
+    "source": "log.csv",
+    "formats": ["csv"],
+    "read": {"all": 9},
+    "dropped": {"duplicates": 3, "min_counts": {"pairs": 0, "queries": 0, "items": 0, "rounds": 0}},
+    "kept": 6,
+    "queries": 3,
+    "items": 4,
+    "splits": {},
+    "cold_items": {},
+    "queries_without_history": {},
+    "queries_without_pairs": 0,
+}
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
@@ -29,7 +43,7 @@ def dataset(tmp_path: Path) -> Path:
         "num_queries": 3,
         "num_items": 4,
         "splits": {"train": {"pairs": 3}, "test": {"pairs": 3}},
-        "report": {"rows_read": 9, "rows_dropped": {"duplicate": 3}},
+        "report": REPORT,
     }
     write_manifest(path, "dataset.json", "dataset", 1, fields)
     return path
@@ -49,7 +63,7 @@ def test_a_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "train": {"pairs": 3, "queries": 2, "pairs_per_query": 1.5, "longest_list": 2},
         "test": {"pairs": 3, "queries": 1, "pairs_per_query": 3.0, "longest_list": 3},
     }
-    assert found["report"] == {"rows_read": 9, "rows_dropped": {"duplicate": 3}}
+    assert found["report"] == REPORT
     assert found["files"] == 6
     assert (
         found["bytes"]
@@ -63,7 +77,8 @@ def test_a_dataset_for_people(dataset: Path, capsys: pytest.CaptureFixture[str])
     assert main(["inspect", str(dataset)]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"dataset {dataset}\n")
-    assert "| report.rows_dropped.duplicate | 3" in text
+    assert "\nread       9 pairs from log.csv, format csv\n" in text
+    assert "report." not in text
     assert "| train  |     3 |       2 |          1.5000 |            2 |" in text
 
 
@@ -103,16 +118,37 @@ def test_a_cut_manifest(dataset: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_lies_below_is_listed(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    (run / "index").mkdir(parents=True)
+    run = make_run(tmp_path)
     (run / "metrics.json").write_text("{half")
+    (run / "index").mkdir()
     write_manifest(run / "index", "index.json", "index", 1, {"factory": "Flat"})
     write_manifest(run, "run.json", "run", 1, {"steps": 12})
     found = inspected(capsys, run)
-    assert (found["kind"], found["steps"], found["contains"]) == ("run", 12, {"index": "index"})
+    assert (found["kind"], found["steps"]) == ("run", 12)
+    assert found["contains"] == {"index": "index", "checkpoints/step-000000000007": "checkpoint"}
+    assert found["config"] == {"train": {"epochs": 2}}
     assert inspected(capsys, run / "index")["factory"] == "Flat"
     assert main(["inspect", str(tmp_path)]) == 1
     assert "do: it holds data, run, run/index: inspect one of them" in capsys.readouterr().err
+
+
+def make_run(tmp_path: Path) -> Path:
+    """A run that has been started and has one checkpoint."""
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "step-000000000007"
+    checkpoint.mkdir(parents=True)
+    write_manifest(checkpoint, "checkpoint.json", "checkpoint", 1, {"state": {"step": 7}})
+    write_json(run / "started.json", {"dataset": "/somewhere", "fingerprint": "f00"})
+    (run / "config.toml").write_text("[train]\nepochs = 2\n")
+    return run
+
+
+def test_an_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = inspected(capsys, make_run(tmp_path))
+    assert (found["kind"], found["finished"]) == ("run", False)
+    assert found["dataset"]["dataset"] == "/somewhere"
+    assert found["contains"] == {"checkpoints/step-000000000007": "checkpoint"}
+    assert inspected(capsys, tmp_path / "run" / "checkpoints" / "step-000000000007")["state"] == {"step": 7}
 
 
 def test_topk_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,12 +38,13 @@ def test_on_a_terminal_nothing_is_read_as_markup(
 
 
 def test_fields_are_spelt_with_dots(capsys: pytest.CaptureFixture[str]) -> None:
-    print_fields({"rows": {"read": 3, "dropped": {"null id": 1}}, "names": ["a", "b"]})
+    print_fields({"rows": {"read": 3, "dropped": {"null id": 1}}, "names": ["a", "b"], "rate": 0.000001})
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:] == [
-        "| rows.read            | 3    |",
-        "| rows.dropped.null id | 1    |",
-        "| names                | a, b |",
+        "| rows.read            | 3     |",
+        "| rows.dropped.null id | 1     |",
+        "| names                | a, b  |",
+        "| rate                 | 1e-06 |",
     ]
 
 

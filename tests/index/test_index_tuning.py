@@ -226,7 +226,7 @@ def test_cut_and_altered_files_are_refused_before_faiss_reads_them(
 
 
 def test_files_that_are_no_index(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="index.json is missing"):
+    with pytest.raises(ArtefactError, match=r"index\.json is missing"):
         load_index(tmp_path)
     folder = tmp_path / "index"
     save_index(build_index(problem(200)[0], IndexConfig(kind="hnsw")), folder)

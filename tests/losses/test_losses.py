@@ -1,5 +1,6 @@
 """Every loss: conformance, the slow reference, values by hand, the theory of log-Q by enumeration."""
 
+import functools
 import itertools
 import math
 
@@ -8,26 +9,44 @@ import torch
 from reference import losses as reference
 
 from xclass.errors import InputError
-from xclass.losses import LOSSES, full_softmax_loss, mask_value, sampled_softmax_loss
+from xclass.losses import LOSSES, Loss, full_softmax_loss, mask_value, sampled_softmax_loss
 from xclass.testing.loss import check_loss
 from xclass.types import offsets_of
 
-REFERENCES = {"sampled-softmax": reference.sampled_softmax, "full-softmax": reference.full_softmax}
+
+def switched(**switches):
+    plain = LOSSES["sampled-softmax"]
+    return Loss(functools.partial(plain.function, **switches), functools.partial(plain.block, **switches))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+VARIANTS = {
+    **LOSSES,
+    "power 1.2": switched(denominator_power=1.2),
+    "positive out": switched(positive_in_denominator=False),
+    "positive out, power 0.8": switched(positive_in_denominator=False, denominator_power=0.8),
+}
+REFERENCES = {
+    "sampled-softmax": reference.sampled_softmax,
+    "full-softmax": reference.full_softmax,
+    "power 1.2": functools.partial(reference.sampled_softmax, power=1.2),
+    "positive out": functools.partial(reference.sampled_softmax, positive=False),
+    "positive out, power 0.8": functools.partial(reference.sampled_softmax, positive=False, power=0.8),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_conformance(name):
-    check_loss(LOSSES[name], positives_among_all=name.startswith("full"))
+    check_loss(VARIANTS[name], positives_among_all=name.startswith("full"))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_equals_the_slow_reference(name, weighted):
     torch.manual_seed(0)
     offsets = offsets_of(torch.tensor([2, 0, 5, 1]))
     pos, neg = torch.randn(8, dtype=torch.float64), torch.randn(4, 9, dtype=torch.float64)
     weights = torch.rand(8, dtype=torch.float64) if weighted else None
-    got = LOSSES[name].function(pos, neg, offsets, weights)
+    got = VARIANTS[name].function(pos, neg, offsets, weights)
     expected = REFERENCES[name](
         pos.tolist(), neg.tolist(), offsets.tolist(), None if weights is None else weights.tolist()
     )

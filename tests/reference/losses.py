@@ -3,14 +3,14 @@
 import math
 
 
-def sampled_softmax(pos, neg, offsets, weights=None):
-    """For each query: weighted mean over its positives of log(e^pos + sum e^neg) - pos."""
+def sampled_softmax(pos, neg, offsets, weights=None, positive=True, power=1.0):
+    """For each query: weighted mean over its positives of log(e^pos + (sum e^neg)^power) - pos."""
     losses = []
     for query, row in enumerate(neg):
         total = weight_sum = 0.0
         for p in range(offsets[query], offsets[query + 1]):
             weight = 1.0 if weights is None else weights[p]
-            z = math.exp(pos[p]) + sum(math.exp(logit) for logit in row)
+            z = (math.exp(pos[p]) if positive else 0.0) + sum(math.exp(logit) for logit in row) ** power
             total += weight * (math.log(z) - pos[p])
             weight_sum += weight
         losses.append(total / weight_sum if weight_sum else 0.0)

@@ -10,16 +10,24 @@ from typing import Annotated, Any
 import typer
 
 from xclass import __version__
+from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
+from xclass.cli.evaluate import evaluate
 from xclass.cli.index import index
+from xclass.cli.ingest import ingest
 from xclass.cli.inspect import inspect
+from xclass.cli.retrieve import retrieve
 from xclass.cli.train import train
 from xclass.errors import Interrupted
 
 # In the order of a person's work; `xclass --help` lists them so.
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "ingest": ingest,
     "train": train,
     "index": index,
+    "retrieve": retrieve,
+    "evaluate": evaluate,
     "inspect": inspect,
     "doctor": doctor,
 }

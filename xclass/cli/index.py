@@ -33,13 +33,11 @@ def index(
 ) -> None:
     """Index the item vectors of RUN and tune the search on held-out queries; RUN/index is written."""
     from xclass.index import IndexConfig
-    from xclass.recommender import index_run
-    from xclass.run import RunDirectory
+    from xclass.recommender import Recommender, index_run
 
-    opened = RunDirectory(run)
     kind = "factory" if factory is not None and kind == "auto" else kind
     config = IndexConfig(kind=kind, factory=factory, metric=metric, deterministic=deterministic)
-    report = index_run(opened, opened.dataset(dataset), config, target_recall, k, replace)
+    report = index_run(Recommender.load(run, dataset), config, target_recall, k, replace)
     result = report.to_dict()
     if as_json:
         print_json(result)

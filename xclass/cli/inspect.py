@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xclass.cli.options import AsJson
-from xclass.cli.output import print_fields, print_json, print_table
+from xclass.cli.output import print_fields, print_json, print_line, print_table
 
 
 def inspect(
@@ -27,9 +27,13 @@ def inspect(
 
 
 def _show(description: dict[str, Any]) -> None:
+    from xclass.data.report import render_report
+
     title = f"{description['kind']} {description['path']}"
-    fields = {key: value for key, value in description.items() if key not in ("kind", "path") and not _is_table(value)}
-    print_fields(fields, title)
+    apart = ("kind", "path", "report")
+    print_fields({key: value for key, value in description.items() if key not in apart and not _is_table(value)}, title)
+    if description["kind"] == "dataset":
+        print_line(f"\n{render_report(description['report'])}\n")
     for name, table in description.items():
         if _is_table(table):
             columns = list(dict.fromkeys(column for row in table.values() for column in row))

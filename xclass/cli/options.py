@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random choice follows from it.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="The run's TOML file; see configs/.")]
 Overrides = Annotated[
     list[str],
@@ -18,7 +17,7 @@ DatasetPath = Annotated[
     Path | None,
     typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:

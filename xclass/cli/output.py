@@ -27,7 +27,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 def print_fields(fields: Mapping[str, object], title: str | None = None) -> None:
     """A mapping as a table of two columns; inner mappings are spelt with dots."""
-    print_table(["", ""], list(flatten(fields).items()), title)
+    rows = [[name, f"{value:,.6g}" if isinstance(value, float) else value] for name, value in flatten(fields).items()]
+    print_table(["", ""], rows, title)
 
 
 def print_line(text: str = "") -> None:
@@ -38,8 +39,8 @@ def print_line(text: str = "") -> None:
 def cell(value: object) -> str:
     """A value as people read it.
 
-    >>> cell(29858), cell(0.18312), cell(None), cell(True), cell(["a", "b"])
-    ('29,858', '0.1831', '', 'yes', 'a, b')
+    >>> cell(29858), cell(0.18312), cell(0.00002), cell(None), cell(True), cell(["a", "b"])
+    ('29,858', '0.1831', '2e-05', '', 'yes', 'a, b')
     """
     if value is None:
         return ""
@@ -48,7 +49,7 @@ def cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+        return _number(value)
     if isinstance(value, list | tuple):
         return ", ".join(cell(part) for part in value)
     return str(value)
@@ -102,6 +103,12 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Seque
     for row in cells:
         table.add_row(*map(Text, row))  # Text: ids may hold what rich would read as markup
     Console(file=sys.stdout).print(table)
+
+
+def _number(value: float) -> str:
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def _is_number(value: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, ConfigFile, Overrides
+from xclass.cli.options import AsJson, ConfigFile, Device, Overrides, one_of
 from xclass.cli.output import print_fields, print_json
 
 
@@ -19,13 +19,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in RUN, if there is one.")
     ] = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train a two-tower model; checkpoints and metrics.jsonl are written into RUN as it goes."""
+    one_of("--device", device, ("auto", "cpu", "cuda"))
+
     from xclass.data.store import open_dataset
     from xclass.run import RunDirectory, resolve_config, train_run
 
-    path = train_run(open_dataset(dataset), resolve_config(config, overrides), out, resume)
+    path = train_run(open_dataset(dataset), resolve_config(config, overrides), out, resume, device)
     run = RunDirectory(path)
     summary = {"run": str(path), **run.manifest["result"]}
     if as_json:

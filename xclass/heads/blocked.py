@@ -102,6 +102,6 @@ def _block_logits(query: Tensor, negative: Tensor, scoring: Scoring, start: int,
     if scoring.subtract_log_q:
         logits -= scoring.negatives.log_q
     rows, columns = scoring.hits
-    low, high = torch.searchsorted(rows, torch.tensor([start, stop])).tolist()
+    low, high = torch.searchsorted(rows, torch.tensor([start, stop], device=rows.device)).tolist()
     logits[rows[low:high] - start, columns[low:high]] = mask_value(logits.dtype)
     return logits

@@ -25,6 +25,11 @@ class DotPlan(NamedTuple):
     negatives: Negatives
     hits: Hits
 
+    def to(self, device: torch.device) -> DotPlan:
+        """The same plan on another device."""
+        negatives = Negatives(*(tensor.to(device) for tensor in self.negatives))
+        return DotPlan(negatives, Hits(self.hits.rows.to(device), self.hits.columns.to(device)))
+
 
 class DotHead(nn.Module):
     """Item table → projection → inner product; sampler and loss belong to it.
@@ -96,7 +101,7 @@ class DotHead(nn.Module):
         table = tables["item"]
         if self.projection.is_identity:
             return table.weight
-        vectors = torch.empty(table.num_rows, table.dim)
+        vectors = torch.empty(table.num_rows, table.dim, device=table.weight.device)
         for start in range(0, table.num_rows, VECTOR_BLOCK_ROWS):
             block = table.weight[start : start + VECTOR_BLOCK_ROWS]
             vectors[start : start + len(block)] = self.projection(block)

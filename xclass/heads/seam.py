@@ -19,7 +19,7 @@ class Head(Protocol):
     """
 
     def plan(self, batch: Batch, generator: torch.Generator) -> Any:
-        """What ``loss`` will need beside vectors."""
+        """What ``loss`` will need beside vectors, on the CPU; its ``to(device)`` gives it on another device."""
         ...
 
     def requests(self, batch: Batch, plan: Any) -> dict[str, dict[str, Tensor]]:

@@ -10,7 +10,12 @@ which computes both in one pass over a block that stays in cache.
 """
 
 from xclass.losses.seam import Loss, mask_value
-from xclass.losses.softmax import full_softmax_block, full_softmax_loss, sampled_softmax_block, sampled_softmax_loss
+from xclass.losses.softmax import (
+    full_softmax_block,
+    full_softmax_loss,
+    sampled_softmax_block,
+    sampled_softmax_loss,
+)
 
 LOSSES: dict[str, Loss] = {
     "sampled-softmax": Loss(sampled_softmax_loss, sampled_softmax_block),

@@ -1,6 +1,7 @@
 """The formulas: ranking metrics with their definitions, propensities, use of the catalogue, popularity."""
 
 from xclass.metrics.catalogue import CATALOGUE_DEFINITIONS, CatalogueUse, gini
+from xclass.metrics.evaluation import Evaluation
 from xclass.metrics.matching import Matches, match
 from xclass.metrics.names import (
     METRICS,
@@ -22,6 +23,7 @@ __all__ = [
     "METRICS",
     "Band",
     "CatalogueUse",
+    "Evaluation",
     "Matches",
     "Mean",
     "Metric",

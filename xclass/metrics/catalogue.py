@@ -9,8 +9,8 @@ from xclass.types import TopK
 
 CATALOGUE_DEFINITIONS: dict[str, str] = {
     "coverage": "items that stand in the first {k} of at least one list / all items of the catalogue",
-    "gini": "Gini coefficient of how often each item of the catalogue stands in a first {k}, never shown ones included: "
-    "0 all equally often, towards 1 few items fill all lists",
+    "gini": "Gini coefficient, over all items of the catalogue, of how often each stands in a first {k}:"
+    " 0 all equally often, towards 1 few items fill all lists",
     "identical_lists": "queries that share the most common first {k} (same items, same order) / queries with a list; "
     "1 means everybody gets the same",
 }

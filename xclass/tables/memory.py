@@ -1,4 +1,4 @@
-"""A table in main memory."""
+"""A table in memory: the machine's, or an accelerator's."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ INIT_BLOCK_ROWS = 1 << 16
 
 
 class MemoryTable:
-    """(num_rows, D) float32 in main memory with its row optimiser.
+    """(num_rows, D) float32 on one device with its row optimiser.
 
     Args:
         num_rows, dim: the size.
         optimizer: what ``push`` applies.
-        init_std: rows start as N(0, init_std²); written block by block, each block from ``generator``.
+        init_std: rows start as N(0, init_std²); written block by block, each block from ``generator`` (on the CPU, so
+            that they are the same on every device).
+        device: where the rows live.
     """
 
     def __init__(
-        self, num_rows: int, dim: int, optimizer: RowOptimizer, init_std: float, generator: torch.Generator
+        self,
+        num_rows: int,
+        dim: int,
+        optimizer: RowOptimizer,
+        init_std: float,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
     ) -> None:
         if num_rows < 1 or dim < 1:
             raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
         self.optimizer = optimizer
-        self.weight = torch.empty(num_rows, dim)
+        self.weight = torch.empty(num_rows, dim, device=device)
         for start in range(0, num_rows, INIT_BLOCK_ROWS):
-            self.weight[start : start + INIT_BLOCK_ROWS].normal_(0.0, init_std, generator=generator)
-        self.state = {name: torch.zeros(num_rows) for name in optimizer.state_names}
+            block = self.weight[start : start + INIT_BLOCK_ROWS]
+            block.copy_(torch.empty(block.shape).normal_(0.0, init_std, generator=generator))
+        self.state = {name: torch.zeros(num_rows, device=device) for name in optimizer.state_names}
 
     @property
     def num_rows(self) -> int:

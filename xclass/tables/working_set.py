@@ -65,6 +65,10 @@ class RowPlan(NamedTuple):
     unique: Tensor
     positions: dict[str, Tensor]
 
+    def to(self, device: torch.device) -> RowPlan:
+        """The same plan on another device."""
+        return RowPlan(self.unique.to(device), {name: ids.to(device) for name, ids in self.positions.items()})
+
 
 def plan_rows(requests: dict[str, Tensor]) -> RowPlan:
     """The distinct ids of all requests together. Cost O(M log M) for M ids asked for.

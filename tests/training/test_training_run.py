@@ -76,7 +76,7 @@ def test_records_and_manifest(dataset, tmp_path):
     assert end["event"] == "end" and end["step"] == steps[-1]["step"] == 4 * 16
     assert end["positives"] == RunDirectory(run).manifest["result"]["positives"] > 0
     assert RunDirectory(run).config == config()
-    model = RunDirectory(run).load_model(dataset)
+    model = RunDirectory(run).load_model()
     torch.testing.assert_close(model.tables["item"].weight, weights(run)["table.item.weight"])
 
 
@@ -149,7 +149,7 @@ def test_early_stopping_keeps_the_best_weights(dataset, tmp_path):
 
 SCRIPT = """
 import sys, time
-import xclass.train.loop as loop
+import xclass.training.loop as loop
 from xclass.data.store import open_dataset
 from xclass.errors import Interrupted
 from xclass.run import resolve_config, train_run
@@ -201,7 +201,7 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(dataset, tmp_
 
 def interrupted(dataset, settings, out, monkeypatch, at_step):
     """A run that dies just before step ``at_step``."""
-    from xclass.train.loop import Trainer
+    from xclass.training.loop import Trainer
 
     step = Trainer._step
 
@@ -311,6 +311,28 @@ def test_a_full_disk_leaves_nothing_half_written(dataset, tmp_path, monkeypatch)
     with pytest.raises(ArtefactError, match="too full"):
         train_run(dataset, config(), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not (tmp_path / "run" / "run.json").exists()
+
+
+def test_devices(dataset, tmp_path):
+    same_device = train_run(dataset, config(train__epochs=1), tmp_path / "cpu", device="cpu")
+    assert RunDirectory(same_device).load_model().device.type == "cpu"
+    with pytest.raises(ConfigError, match='did you mean "cuda"'):
+        train_run(dataset, config(), tmp_path / "run", device="cude")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            train_run(dataset, config(), tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["id", "history", "id+history"])
+def test_an_accelerator_gives_the_same_run_within_rounding(dataset, tmp_path, kind):
+    settings = config(model__query__kind=kind, train__epochs=2)
+    losses = {}
+    for device in ("cpu", "cuda"):
+        run = train_run(dataset, settings, tmp_path / device, device=device)
+        losses[device] = [record["loss"] for record in records(run) if "loss" in record]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-3)
 
 
 def test_the_default_configuration_round_trips(tmp_path):

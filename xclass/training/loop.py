@@ -15,11 +15,11 @@ from xclass.model import TwoTower
 from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
 from xclass.rng import torch_generator
-from xclass.train.checkpoint import TENSORS, CheckpointStore, checkpoint_name, load_tensors, read_state
-from xclass.train.config import TrainingConfig
-from xclass.train.log import MetricsLog, Report, peak_rss_bytes
-from xclass.train.signals import StopSignal
-from xclass.train.state import ModelState
+from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, load_tensors, read_state
+from xclass.training.config import TrainingConfig
+from xclass.training.log import MetricsLog, Report, peak_rss_bytes
+from xclass.training.signals import StopSignal
+from xclass.training.state import ModelState
 from xclass.types import Batch
 
 Validate = Callable[[TwoTower], dict[str, float]]

@@ -14,7 +14,7 @@ from xclass.index.exact import ExactIndex
 from xclass.metrics import MetricName, average, compute, parse_metric
 from xclass.model import TwoTower
 from xclass.rng import torch_generator
-from xclass.train.config import TrainingConfig
+from xclass.training.config import TrainingConfig
 from xclass.types import TopK
 
 BATCH = 1024

@@ -1,0 +1,77 @@
+"""``xclass ingest SOURCE --out DATASET``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xclass.cli.options import AsJson, one_of
+from xclass.cli.output import print_json, print_line
+
+FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter")
+SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
+
+
+def ingest(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file; a directory with train.*, test.* (and valid.*); or planted:items=…,queries=…,pairs=…"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The dataset directory to write; it must not exist.")],
+    file_format: Annotated[str, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMAT_NAMES)}.")] = "auto",
+    query_col: Annotated[
+        str | None, typer.Option(help="Column of the query ids; found by its name if left out.")
+    ] = None,
+    item_col: Annotated[str | None, typer.Option(help="Column of the item ids; found by its name if left out.")] = None,
+    weight_col: Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')] = None,
+    time_col: Annotated[str | None, typer.Option(help='Column of the times; "" for none.')] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random.")
+    ] = "auto",
+    test_fraction: Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")] = None,
+    valid_fraction: Annotated[float | None, typer.Option(help="Share that goes to valid.")] = None,
+    min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
+    min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
+    header: Annotated[bool | None, typer.Option(help="Whether a csv file's first line names its columns.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read raw files, split them into train, valid and test, and write a dataset directory."""
+    choices = {
+        "format": one_of("--format", file_format, FORMAT_NAMES),
+        "split": one_of("--split", split, SPLIT_NAMES),
+        "query_col": query_col,
+        "item_col": item_col,
+        "weight_col": weight_col,
+        "time_col": time_col,
+        "test_fraction": test_fraction,
+        "valid_fraction": valid_fraction,
+        "min_query_count": min_query_count,
+        "min_item_count": min_item_count,
+        "header": header,
+        "separator": separator,
+        "seed": seed,
+    }
+    _run(source, out, choices, as_json)
+
+
+def _run(source: str, out: Path, choices: dict[str, Any], as_json: bool) -> None:
+    from xclass.config import build_config
+    from xclass.data.ingest import ingest as make_dataset
+    from xclass.data.options import IngestOptions
+    from xclass.data.report import render_report
+
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    manifest = make_dataset(source, out, build_config(IngestOptions, chosen, where="ingest")).manifest
+    if as_json:
+        print_json({"dataset": str(out), **{key: manifest[key] for key in manifest if key != "files"}})
+    else:
+        print_line(render_report(manifest["report"]))
+        print_line(f"written    {out}")

@@ -1,0 +1,110 @@
+"""External ids to numbers, exactly: strings stay strings, int64 stays int64, nothing passes through a float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """External ids that nobody knows: how many (repeats counted), and the first few by name."""
+
+    count: int
+    names: list[str]
+
+    def message(self, what: str) -> str:
+        """One line for the log.
+
+        >>> Unknown(7, ["a", "b"]).message("query ids")
+        '7 unknown query ids left out: a, b, …'
+        """
+        dots = ", …" if self.count > len(self.names) else ""
+        return f"{self.count:,} unknown {what} left out: {', '.join(self.names)}{dots}"
+
+
+class IdMap:
+    """External id → number, where number is the row in ``ids``.
+
+    Lookup by sorted search: the ids are sorted once, when first needed (not at all if they rise already, as the
+    queries of a dataset do), then each lookup costs O(log). Memory: the ids and 8 bytes each.
+
+    A map of int64 ids takes text too when it is the number as it is written: "17", not "017", "+17" or "17.0". A map of
+    strings takes integers by their digits.
+    """
+
+    def __init__(self, ids: pl.Series) -> None:
+        if ids.dtype not in (pl.String, pl.Int64):
+            raise InputError("ids are of the wrong type", wanted="strings or int64", got=ids.dtype)
+        self._ids = ids
+        self._sorted: pl.Series | None = None
+        self._numbers: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return len(self._ids)
+
+    def numbers(self, ids: pl.Series | Sequence[str] | Sequence[int]) -> Tensor:
+        """int64, the number of each id, −1 where it is unknown.
+
+        Raises:
+            InputError: a string where a list is wanted; ids that are neither strings nor integers.
+        """
+        wanted = self._as_own_type(as_id_series(ids))
+        if not len(wanted) or not len(self._ids):
+            return torch.full((len(wanted),), -1, dtype=torch.int64)
+        if self._sorted is None:
+            self._sort()
+        assert self._sorted is not None
+        places = self._sorted.search_sorted(wanted).clip(upper_bound=len(self._ids) - 1)
+        found = (self._sorted.gather(places) == wanted).fill_null(False).to_numpy()
+        rows = places.to_numpy().astype(np.int64)
+        numbers = rows if self._numbers is None else self._numbers[rows]
+        return torch.from_numpy(np.where(found, numbers, -1))
+
+    def _sort(self) -> None:
+        self._sorted = self._ids
+        if not self._ids.is_sorted():
+            order = self._ids.arg_sort()
+            self._sorted, self._numbers = self._ids.gather(order), order.to_numpy().astype(np.int64)
+
+    def _as_own_type(self, ids: pl.Series) -> pl.Series:
+        if ids.dtype == self._ids.dtype:
+            return ids
+        if self._ids.dtype == pl.String:
+            return ids.cast(pl.String)
+        if ids.dtype != pl.String:
+            return ids.cast(pl.Int64, strict=False)
+        numbers = ids.cast(pl.Int64, strict=False)
+        as_written = (numbers.cast(pl.String) == ids).fill_null(False)
+        return pl.select(pl.when(as_written).then(numbers)).to_series()
+
+
+def as_id_series(ids: pl.Series | Sequence[str] | Sequence[int]) -> pl.Series:
+    """A series of strings or integers; anything else is an InputError."""
+    if isinstance(ids, str | bytes):
+        raise InputError("a list of ids is wanted", wanted=f"[{ids!r}]", got=repr(ids))
+    if not isinstance(ids, pl.Series):
+        try:
+            ids = pl.Series("id", list(ids), dtype=None if len(ids) else pl.String)
+        except (TypeError, OverflowError) as error:
+            raise InputError("ids must be all strings or all integers", got=str(error).splitlines()[0]) from None
+    if ids.dtype != pl.String and not ids.dtype.is_integer():
+        raise InputError("ids are of the wrong type", wanted="strings or integers", got=ids.dtype)
+    return ids
+
+
+def unknown(ids: pl.Series, numbers: Tensor) -> Unknown:
+    """The ids whose number is −1."""
+    missing = ids.filter(pl.Series(numbers.numpy() < 0))
+    names = missing.head(1000).unique(maintain_order=True).head(NAMED)
+    return Unknown(len(missing), [str(name) for name in names])

@@ -1,0 +1,107 @@
+"""Whom to retrieve for: queries of a dataset, some of them by id, or histories never seen; cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from xclass.data.lookup import IdMap, Unknown, unknown
+from xclass.data.query_files import QueryFile
+from xclass.data.store import Dataset
+from xclass.errors import DataError
+from xclass.types import Batch, Ragged, offsets_of
+
+BATCH_QUERIES = 1024
+NOBODY = Unknown(0, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Q queries in order, with their history; what names nobody knows has been left out and counted.
+
+    ids: external id of each query, as the answer will name it.
+    numbers: int64 (Q,), query number in the dataset, −1 for a query the model has never seen.
+    histories, rows: query i's history is list ``rows[i]`` of ``histories``, which may be a memory-mapped split.
+    """
+
+    ids: pl.Series
+    numbers: Tensor
+    histories: Ragged
+    rows: Tensor
+    unknown_queries: Unknown = field(default=NOBODY)
+    unknown_items: Unknown = field(default=NOBODY)
+
+    def __len__(self) -> int:
+        """Number of queries, Q."""
+        return len(self.ids)
+
+    def batches(self, size: int = BATCH_QUERIES) -> Iterator[tuple[Tensor, Batch]]:
+        """(positions 0 … Q−1, batch) one after the other; only a batch's histories are read at a time."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            history = self.histories.take(self.rows[start:stop]).long()
+            yield torch.arange(start, stop), Batch(self.numbers[start:stop], history)
+
+
+def dataset_queries(dataset: Dataset, split: str = "test", only_with_positives: bool = False) -> Queries:
+    """Every query of the dataset, or those with a positive in ``split``; their history is what came before it."""
+    seen = dataset.seen(split)
+    numbers = torch.arange(dataset.num_queries)
+    if only_with_positives:
+        numbers = numbers[dataset.split(split).lengths() > 0]
+    return _of_dataset(dataset, numbers, seen)
+
+
+def queries_by_id(dataset: Dataset, ids: pl.Series, split: str = "test") -> Queries:
+    """The queries with these external ids, in the order given.
+
+    Raises:
+        DataError: not one of them is known.
+    """
+    numbers = IdMap(dataset.queries["query_id"]).numbers(ids)
+    missing = unknown(ids, numbers)
+    _check_any(numbers, missing, "query")
+    return _of_dataset(dataset, numbers[numbers >= 0], dataset.seen(split), missing)
+
+
+def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile) -> Queries:
+    """Queries given by their histories. The history given counts, also for a query that the dataset knows.
+
+    Items that nobody knows are left out of the histories and counted.
+
+    Raises:
+        DataError: not one item is known.
+    """
+    assert file.offsets is not None and file.items is not None
+    items = item_ids.numbers(file.items)
+    missing = unknown(file.items, items)
+    _check_any(items, missing, "item")
+    history = Ragged(file.offsets, items).filter(items >= 0)
+    everything = torch.arange(len(file.query_ids))
+    return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
+
+
+def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
+    """Histories from Python lists of external item ids; the queries are named 0, 1, …"""
+    lengths = torch.tensor([len(history) for history in lists], dtype=torch.int64)
+    flat = [item for history in lists for item in history]
+    items = pl.Series("item_id", flat, dtype=None if flat else pl.String)
+    return QueryFile(pl.Series("query_id", range(len(lists)), dtype=pl.Int64), offsets_of(lengths), items)
+
+
+def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Ragged, missing: Unknown = NOBODY) -> Queries:
+    return Queries(dataset.queries["query_id"].gather(numbers.numpy()), numbers, seen, numbers, missing)
+
+
+def _check_any(numbers: Tensor, missing: Unknown, what: str) -> None:
+    if len(numbers) and not bool((numbers >= 0).any()):
+        raise DataError(
+            f"not one {what} id is known",
+            wanted=f"{what} ids of the dataset",
+            got=", ".join(missing.names),
+            do="check that the file's ids are those that were ingested",
+        )

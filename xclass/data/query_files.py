@@ -1,0 +1,156 @@
+"""Files that say whom to retrieve for: query ids, or histories of people the model may never have seen.
+
+    ids         .txt (one id a line, spaces belong to it), .csv .tsv .parquet (a column query_id, or the only column)
+    histories   .jsonl ({"history": ["a", "b"], "query_id": "q"}; query_id may be left out),
+                .csv .tsv .parquet (rows of query_id, item_id; a query's rows need not be together),
+                .adj (`query item item …`, separated by spaces)
+
+Ids are read as text or as integers, never as floats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from xclass.errors import DataError
+from xclass.types import offsets_of
+
+QUERY_COLUMN = "query_id"
+ITEM_COLUMN = "item_id"
+
+
+class QueryFile(NamedTuple):
+    """What a file holds, in external ids and in the file's order.
+
+    query_ids: one per query; for histories without ids the line number, from 1.
+    offsets, items: query b's history is ``items[offsets[b]:offsets[b+1]]``; None in a file of ids.
+    """
+
+    query_ids: pl.Series
+    offsets: Tensor | None = None
+    items: pl.Series | None = None
+
+
+def read_query_file(path: Path | str, query_col: str = QUERY_COLUMN, item_col: str = ITEM_COLUMN) -> QueryFile:
+    """Read a file of query ids or of histories; its name's ending and its columns say which.
+
+    Raises:
+        DataError: no such file, another ending, not UTF-8, a missing column, a null id, a malformed line (numbered).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("there is no such file", where=path)
+    reader = QUERY_FORMATS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError("this file's ending is not known", where=path, wanted=" ".join(QUERY_FORMATS), got=path.suffix)
+    try:
+        found = reader(path, query_col, item_col)
+    except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        raise DataError("this file can't be read", where=path, got=str(error).splitlines()[0]) from None
+    if not len(found.query_ids):
+        raise DataError("this file holds no query", where=path)
+    return found
+
+
+def read_item_ids(path: Path | str, item_col: str = ITEM_COLUMN) -> pl.Series:
+    """External item ids of a candidate or deny list: .txt, or .csv .tsv .parquet with a column ``item_id``."""
+    path = Path(path)
+    if path.suffix.lower() in (".csv", ".tsv", ".parquet", ".txt"):
+        return read_query_file(path, query_col=item_col, item_col="").query_ids
+    raise DataError("this file's ending is not known", where=path, wanted=".txt .csv .tsv .parquet", got=path.suffix)
+
+
+def _read_text(path: Path, query_col: str, item_col: str) -> QueryFile:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return QueryFile(pl.Series(query_col, [line for line in lines if line], dtype=pl.String))
+
+
+def _read_table(path: Path, query_col: str, item_col: str) -> QueryFile:
+    if path.suffix.lower() == ".parquet":
+        table = pl.read_parquet(path)
+    else:
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = pl.read_csv(path, separator=separator, infer_schema=False)
+    if query_col not in table.columns and len(table.columns) == 1:
+        table = table.rename({table.columns[0]: query_col})
+    if query_col not in table.columns:
+        raise DataError("a column is missing", where=path, wanted=query_col, got=", ".join(table.columns))
+    names = [name for name in (query_col, item_col) if name in table.columns]
+    table = table.select(names)
+    for name in names:
+        _check_ids(path, table[name])
+    if item_col not in table.columns:
+        return QueryFile(table[query_col])
+    lists = table.group_by(query_col, maintain_order=True).agg(item_col)
+    lengths = torch.tensor(lists[item_col].list.len().to_numpy().astype(np.int64))
+    return QueryFile(lists[query_col], offsets_of(lengths), lists[item_col].explode())
+
+
+def _read_adjacency(path: Path, query_col: str, item_col: str) -> QueryFile:
+    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return _histories([row[0] for row in rows], [row[1:] for row in rows])
+
+
+def _read_json_lines(path: Path, query_col: str, item_col: str) -> QueryFile:
+    ids: list[Any] = []
+    histories: list[list[Any]] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                entry = _json_entry(path, number, line, query_col)
+                ids.append(str(entry.get(query_col, number)))
+                histories.append([str(item) for item in entry["history"]])
+    return _histories(ids, histories)
+
+
+def _json_entry(path: Path, number: int, line: str, query_col: str) -> dict[str, Any]:
+    wanted = '{"history": ["item", …], "query_id": "…"}'
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise DataError("this line is not JSON", where=f"{path}:{number}", wanted=wanted, got=str(error)) from None
+    history = entry.get("history") if isinstance(entry, dict) else None
+    if not isinstance(history, list):
+        raise DataError(
+            "this line has no list of items", where=f"{path}:{number}", wanted=wanted, got=line.strip()[:80]
+        )
+    ids = [*history, entry[query_col]] if query_col in entry else history
+    for value in ids:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            got = json.dumps(value)
+            raise DataError("an id is neither text nor an integer", where=f"{path}:{number}", wanted=wanted, got=got)
+    return entry
+
+
+def _histories(ids: list[str], histories: list[list[str]]) -> QueryFile:
+    lengths = torch.tensor([len(history) for history in histories], dtype=torch.int64)
+    items = pl.Series(ITEM_COLUMN, [item for history in histories for item in history], dtype=pl.String)
+    return QueryFile(pl.Series(QUERY_COLUMN, ids, dtype=pl.String), offsets_of(lengths), items)
+
+
+def _check_ids(path: Path, ids: pl.Series) -> None:
+    if ids.dtype != pl.String and not ids.dtype.is_integer():
+        where = f"{path}, column {ids.name}"
+        raise DataError("ids are of the wrong type", where=where, wanted="strings or integers", got=ids.dtype)
+    if ids.null_count():
+        row = int(ids.is_null().arg_true()[0]) + 1
+        raise DataError("an id is missing", where=f"{path}, column {ids.name}", got=f"null in row {row}")
+
+
+QUERY_FORMATS: dict[str, Callable[[Path, str, str], QueryFile]] = {
+    ".txt": _read_text,
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".parquet": _read_table,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".adj": _read_adjacency,
+}

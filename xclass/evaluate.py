@@ -1,0 +1,237 @@
+"""Evaluation: every metric per query, with what it means, the popularity baseline beside it, and both recalls apart.
+
+    exact = retrieve(model, exact_index, batches, k=20)
+    result = evaluate(exact, dataset.split("test"), metrics_at([20]), item_counts=dataset.item_counts,
+                      seen=dataset.seen("test"))
+    print(result.table())
+
+Two recalls, never mixed: *model recall* (``recall@k``) is the share of a query's positives in its list; *index recall*
+(``index_recall@k``) is the share of the exact list that the index finds. The first says how good the model is, the
+second what the index loses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+from xclass.index.tuning import INDEX_RECALL, index_recall
+from xclass.metrics import (
+    METRICS,
+    Band,
+    CatalogueUse,
+    Evaluation,
+    Matches,
+    Mean,
+    MetricName,
+    Values,
+    match,
+    popular_topk,
+    popularity_bands,
+    values_of,
+)
+from xclass.types import Ragged, TopK
+
+Results = Iterable[tuple[Tensor, TopK]]
+DEFAULT_METRICS = ("recall", "capped_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
+MISSING_AT_ONCE = 1 << 14
+
+
+def metrics_at(cut_offs: Sequence[int], names: Sequence[str] = DEFAULT_METRICS) -> list[MetricName]:
+    """Each metric at each cut-off.
+
+    >>> [str(metric) for metric in metrics_at([10, 20], ["recall", "ndcg"])]
+    ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
+    """
+    return [MetricName(name, k) for name in names for k in cut_offs]
+
+
+def evaluate(
+    results: Results,
+    truth: Ragged,
+    metrics: Sequence[MetricName],
+    *,
+    through_index: Results | None = None,
+    item_counts: Tensor | None = None,
+    seen: Ragged | None = None,
+    weights_N: Tensor | None = None,
+    num_items: int | None = None,
+    by_popularity: bool = False,
+) -> Evaluation:
+    """Measure lists against the truth, one batch after the other.
+
+    Memory: 4 bytes × queries of the truth × metrics, and one batch.
+
+    Args:
+        results: (query numbers, lists): the model's own lists, from an exact search. As long as the largest cut-off.
+        truth: Ragged, list q holds the positives of query number q.
+        metrics: from ``metrics_at`` or ``parse_metrics``.
+        through_index: the same queries in the same batches, searched through the index.
+        item_counts: int64 (N,), train pairs of each item, never rising: gives the popularity baseline and the bands.
+        seen: Ragged, list q holds what query q has seen: left out of the baseline, as it is of the lists.
+        weights_N: float64 (N,), 1/propensity of each item, for psp and psndcg.
+        num_items: N, for coverage; known from ``item_counts`` if those are given.
+        by_popularity: recall in head, torso and tail too.
+
+    Raises:
+        InputError: no metric; a query number unknown or given twice; batches of the two results that differ; what
+            ``by_popularity``, psp or psndcg need is not there.
+    """
+    if not metrics:
+        raise InputError("there is nothing to measure", wanted="one metric or more")
+    if by_popularity and item_counts is None:
+        raise InputError("popularity bands need the items' train counts", do="pass item_counts")
+    evaluator = _Evaluator(truth, metrics, item_counts, seen, weights_N, num_items, by_popularity)
+    for numbers, found, indexed in _paired(results, through_index):
+        evaluator.add(numbers, found, indexed)
+    return evaluator.result()
+
+
+class _Column:
+    """One kind of lists: a running mean of every metric."""
+
+    def __init__(self, metrics: Sequence[MetricName]) -> None:
+        self.means = {metric: Mean() for metric in metrics}
+
+    def add(self, values: dict[MetricName, Values]) -> None:
+        for metric, mean in self.means.items():
+            mean.add(values[metric])
+
+    def result(self) -> dict[str, float]:
+        return _numbers({str(metric): mean.value() for metric, mean in self.means.items()})
+
+
+class _Evaluator:
+    def __init__(
+        self,
+        truth: Ragged,
+        metrics: Sequence[MetricName],
+        item_counts: Tensor | None,
+        seen: Ragged | None,
+        weights_N: Tensor | None,
+        num_items: int | None,
+        by_popularity: bool,
+    ) -> None:
+        self.truth, self.metrics, self.item_counts = truth, list(metrics), item_counts
+        self.seen, self.weights_N = seen, weights_N
+        self.cut_offs = sorted({metric.k for metric in metrics})
+        self.model, self.index, self.popularity = (_Column(metrics) for _ in range(3))
+        self.index_recall = {k: Mean() for k in self.cut_offs}
+        size = len(item_counts) if item_counts is not None else num_items
+        self.uses = [CatalogueUse(size, k) for k in self.cut_offs] if size is not None else []
+        bands = popularity_bands(item_counts) if by_popularity and item_counts is not None else []
+        recalls = [metric for metric in self.metrics if metric.name == "recall"]
+        recalls = recalls or [MetricName("recall", k) for k in self.cut_offs]
+        self.bands: list[tuple[Band, _Column]] = [(band, _Column(recalls)) for band in bands]
+        self.per_query = {metric: torch.full((len(truth),), torch.nan) for metric in self.metrics}
+        self.delivered = torch.zeros(len(truth), dtype=torch.bool)
+        self.has_index = False
+        self.num_short = self.num_missing = self.num_cold = 0
+
+    def add(self, numbers: Tensor, found: TopK, indexed: TopK | None) -> None:
+        """Count one batch in."""
+        self._deliver(numbers)
+        truth = self.truth.take(numbers)
+        matches = match(found, truth)
+        values = self._values(matches)
+        self.model.add(values)
+        for metric in self.metrics:
+            self.per_query[metric][numbers] = values[metric].gained.float()
+        for band, column in self.bands:
+            in_band = match(found, band.restrict(truth))
+            column.add({metric: values_of(in_band, metric) for metric in column.means})
+        for use in self.uses:
+            use.add(found)
+        self.num_short += int((found.lengths() < self.cut_offs[-1]).sum())
+        self._add_baseline(numbers, truth, matches)
+        if indexed is not None:
+            self._add_index(found, indexed, truth)
+
+    def result(self) -> Evaluation:
+        """Close: queries for which no list came count with an empty one."""
+        missing = (~self.delivered).nonzero().squeeze(1)
+        for numbers in missing.split(MISSING_AT_ONCE):
+            empty = TopK(torch.zeros(len(numbers) + 1, dtype=torch.int64), numbers[:0], torch.empty(0))
+            self.num_missing += int((self.truth.take(numbers).lengths() > 0).sum())
+            self.num_short -= len(numbers)
+            self.add(numbers, empty, empty if self.has_index else None)
+        counted = self.model.means[self.metrics[0]]
+        catalogue = {name: value for use in self.uses for name, value in use.result().items()}
+        return Evaluation(
+            metrics=self.model.result(),
+            metrics_index=self.index.result() if self.has_index else {},
+            index_recall=_numbers({f"index_recall@{k}": mean.value() for k, mean in self.index_recall.items()}),
+            popularity=self.popularity.result() if self.item_counts is not None else {},
+            catalogue=_numbers(catalogue),
+            by_popularity={band.name: _band_result(band, column) for band, column in self.bands},
+            num_queries=counted.num_queries,
+            num_skipped=counted.num_skipped,
+            num_missing=self.num_missing,
+            num_short=self.num_short,
+            num_cold_positives=self.num_cold if self.item_counts is not None else None,
+            definitions=self._definitions(),
+            per_query={str(metric): values for metric, values in self.per_query.items()},
+        )
+
+    def _deliver(self, numbers: Tensor) -> None:
+        if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= len(self.truth)):
+            raise InputError("a list is for a query that the truth does not have", wanted=f"0 to {len(self.truth) - 1}")
+        if bool(self.delivered[numbers].any()) or len(torch.unique(numbers)) < len(numbers):
+            raise InputError("a query has two lists", wanted="one list per query")
+        self.delivered[numbers] = True
+
+    def _values(self, matches: Matches) -> dict[MetricName, Values]:
+        return {metric: values_of(matches, metric, self.weights_N) for metric in self.metrics}
+
+    def _add_baseline(self, numbers: Tensor, truth: Ragged, matches: Matches) -> None:
+        if self.item_counts is None:
+            return
+        seen = Ragged(torch.zeros(len(numbers) + 1, dtype=torch.int64), numbers[:0])
+        if self.seen is not None:
+            seen = self.seen.take(numbers).long()
+        popular = popular_topk(seen, self.cut_offs[-1], self.item_counts)
+        self.popularity.add(self._values(match(popular, truth)))
+        self.num_cold += int((self.item_counts[matches.truth.values] == 0).sum())
+
+    def _add_index(self, found: TopK, indexed: TopK, truth: Ragged) -> None:
+        self.has_index = True
+        self.index.add(self._values(match(indexed, truth)))
+        for k, mean in self.index_recall.items():
+            mean.add(Values(index_recall(indexed.head(k), found.head(k)), None))
+
+    def _definitions(self) -> dict[str, str]:
+        texts = {str(metric): METRICS[metric.name].definition(metric.k) for metric in self.metrics}
+        for use in self.uses:
+            texts.update(use.definitions())
+        if self.has_index:
+            texts.update({f"index_recall@{k}": INDEX_RECALL.format(k=k) for k in self.cut_offs})
+        if self.item_counts is not None:
+            texts["popularity"] = "the same metrics of the items with the most train pairs that each query has not seen"
+        return texts
+
+
+def _paired(results: Results, through_index: Results | None) -> Iterator[tuple[Tensor, TopK, TopK | None]]:
+    if through_index is None:
+        for numbers, found in results:
+            yield numbers, found, None
+        return
+    for exact, indexed in zip_longest(results, through_index):
+        if exact is None or indexed is None or not torch.equal(exact[0], indexed[0]):
+            raise InputError("the exact and the index's results differ in their queries", wanted="the same batches")
+        yield exact[0], exact[1], indexed[1]
+
+
+def _band_result(band: Band, column: _Column) -> dict[str, Any]:
+    counted = next(iter(column.means.values()))
+    return {**column.result(), "num_queries": counted.num_queries, "items": band.definition}
+
+
+def _numbers(values: dict[str, float]) -> dict[str, float]:
+    """Without what was not computed (NaN)."""
+    return {name: value for name, value in values.items() if not math.isnan(value)}

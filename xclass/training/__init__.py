@@ -1,0 +1,7 @@
+"""Training: the loop, its checkpoints, its validation, its log."""
+
+from xclass.training.checkpoint import CheckpointStore
+from xclass.training.config import TrainingConfig, ValidationConfig
+from xclass.training.loop import Position, Trainer
+
+__all__ = ["CheckpointStore", "Position", "Trainer", "TrainingConfig", "ValidationConfig"]
