@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from xclass.optim import ROW_OPTIMIZERS, SCHEDULES, RowAdaGrad, RowSGD, ScheduleConfig, learning_rate
+from xclass.optim import ROW_OPTIMIZERS, SCHEDULES, RowAdaGrad, RowRMSProp, RowSGD, ScheduleConfig, learning_rate
 
 
 def dense_row_adagrad(weight, sums, grads, lr, eps):
@@ -43,6 +43,31 @@ def test_adagrad_with_one_dimension_is_torchs_own():
         theirs.grad = grad.clone()
         reference.step()
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_rmsprop_with_one_dimension_is_torchs_adam_without_momentum():
+    ours = torch.ones(4, 1)
+    theirs = torch.nn.Parameter(torch.ones(4, 1))
+    reference = torch.optim.Adam([theirs], lr=0.3, betas=(0.0, 0.99), eps=1e-10)
+    state = {"mean_of_squares": torch.zeros(4), "updates": torch.zeros(4)}
+    for step in range(10):
+        grad = torch.sin(torch.arange(4.0) + step + 1).unsqueeze(1)
+        RowRMSProp().update(ours, state, torch.arange(4), grad, 0.3)
+        theirs.grad = grad.clone()
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_rmsprop_counts_a_rows_own_updates():
+    """A row touched in steps 1 and 3 only ends where one touched twice in a row does."""
+    grads = [torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, -1.0]])]
+    weight, state = torch.zeros(2, 2), {"mean_of_squares": torch.zeros(2), "updates": torch.zeros(2)}
+    for ids, grad in (([0, 1], grads[0].repeat(2, 1)), ([1], grads[1]), ([0], grads[1])):
+        RowRMSProp(beta=0.5).update(weight, state, torch.tensor(ids), grad, 0.1)
+    assert torch.equal(weight[0], weight[1])
+    first = -0.1 / math.sqrt(2.5)
+    second = -0.1 / math.sqrt((0.25 * 2.5 + 0.5 * 0.625) / 0.75)
+    assert weight[0].tolist() == pytest.approx([first * 1 + second * 0.5, first * 2 + second * -1.0])
 
 
 def test_the_first_adagrad_step_does_not_depend_on_the_gradients_scale():

@@ -4,15 +4,20 @@ A row optimiser sees the touched rows only. ``state_shapes`` says what it keeps 
 state in place. Rows that are not named stay as they are, bit for bit.
 """
 
-from xclass.optim.rows import RowAdaGrad, RowSGD
+from xclass.optim.rows import RowAdaGrad, RowRMSProp, RowSGD
 from xclass.optim.schedule import SCHEDULES, ScheduleConfig, learning_rate
 
-ROW_OPTIMIZERS: dict[str, type[RowAdaGrad] | type[RowSGD]] = {"adagrad": RowAdaGrad, "sgd": RowSGD}
+ROW_OPTIMIZERS: dict[str, type[RowAdaGrad] | type[RowRMSProp] | type[RowSGD]] = {
+    "adagrad": RowAdaGrad,
+    "rmsprop": RowRMSProp,
+    "sgd": RowSGD,
+}
 
 __all__ = [
     "ROW_OPTIMIZERS",
     "SCHEDULES",
     "RowAdaGrad",
+    "RowRMSProp",
     "RowSGD",
     "ScheduleConfig",
     "learning_rate",

@@ -31,6 +31,31 @@ class RowAdaGrad:
         weight.index_add_(0, ids, grads * (-lr / (new.sqrt_() + self.eps)).unsqueeze(1))
 
 
+class RowRMSProp:
+    """RMSProp with one running mean of squares per row, corrected for its start: Adam without momentum.
+
+    v_r ← β v_r + (1−β) mean_d(g_rd²);   n_r ← n_r + 1;   w_r ← w_r − lr · g_r / (√(v_r / (1 − β^n_r)) + eps).
+
+    A row that is not touched keeps v and n: n counts the row's own updates. Where AdaGrad's steps shrink with every
+    touch, these keep their size until the schedule shrinks them. State is 8 bytes a row. Cost O(U·D). Source: Tieleman &
+    Hinton 2012 (lecture 6.5); the correction is Kingma & Ba 2015, algorithm 1, with β₁ = 0.
+    """
+
+    state_names: tuple[str, ...] = ("mean_of_squares", "updates")
+
+    def __init__(self, beta: float = 0.99, eps: float = 1e-10) -> None:
+        self.beta, self.eps = beta, eps
+
+    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
+        """One step on the rows ``ids``."""
+        updates = state["updates"][ids] + 1
+        squares = torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])
+        means = state["mean_of_squares"][ids].mul_(self.beta).add_(squares, alpha=1 - self.beta)
+        state["updates"][ids], state["mean_of_squares"][ids] = updates, means
+        corrected = means / (1 - self.beta**updates)
+        weight.index_add_(0, ids, grads * (-lr / (corrected.sqrt_() + self.eps)).unsqueeze(1))
+
+
 class RowSGD:
     """w_r ← w_r − lr · g_r. No state. Cost O(U·D)."""
 
