@@ -7,6 +7,8 @@ import importlib.util
 import hypothesis
 import pytest
 
+import xclass  # noqa: F401  before torch: it says how OpenMP waits
+
 # Deterministic: a failure on one machine is a failure on all. Shared machines are too slow for deadlines.
 hypothesis.settings.register_profile("xclass", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("xclass")
