@@ -12,8 +12,8 @@ from xclass.index.checks import checked_exclude, checked_k, checked_queries, che
 from xclass.index.running import RunningTopK
 from xclass.types import Ragged, TopK
 
-BLOCK_ITEMS = 8192
-BLOCK_SCORES = 1 << 22
+BLOCK_ITEMS = 4096
+BLOCK_SCORES = 1 << 21
 MOST_CANDIDATES = 1 << 22
 
 
@@ -21,7 +21,7 @@ class ExactIndex:
     """Every item is scored, block by block; nothing of size queries × items exists.
 
     Cost: 2·B·N·D operations. Memory: the vectors (not copied when float32 and contiguous) and one block of
-    4 Mi scores (16 MiB), plus 36·k bytes for each of its queries. Excluded items are masked inside the block.
+    2 Mi scores (8 MiB), plus 36·k bytes for each of its queries. Excluded items are masked inside the block.
     Equal scores: lower item number first.
 
     Args:
