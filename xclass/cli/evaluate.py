@@ -58,6 +58,7 @@ def _show(result: Evaluation) -> None:
     counts = {
         "queries measured": result.num_queries,
         "queries without a positive, skipped": result.num_skipped,
+        "queries that got no list, counted as 0": result.num_missing,
         "lists shorter than the largest cut-off": result.num_short,
         "positives without a train pair": result.num_cold_positives,
     }
