@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xclass.cli.options import AsJson, DatasetPath
-from xclass.cli.output import print_fields, print_json, print_table
+from xclass.cli.output import print_fields, print_json, print_line, print_table
 
 
 def index(
@@ -46,8 +46,9 @@ def index(
 
 
 def _show(result: dict[str, Any]) -> None:
-    frontier = result.pop("frontier")
+    frontier, definition = result.pop("frontier"), result.pop("definition")
     print_fields(result, "index")
     if len(frontier) > 1:
         rows = [[point["value"], point["index_recall"], point["queries_per_s"]] for point in frontier]
         print_table(["search parameter", "index recall", "queries/s"], rows, "tried")
+    print_line(f"\nindex_recall: {definition}")
