@@ -52,3 +52,4 @@ def _show(result: dict[str, Any]) -> None:
     if len(frontier) > 1:
         rows = [[point["value"], point["index_recall"], point["queries_per_s"]] for point in frontier]
         print_table(["search parameter", "index recall", "queries/s"], rows, "tried")
+    print_line(f"\nindex_recall: {definition}")
