@@ -170,7 +170,7 @@ def test_index_says_what_it_tried(place, capsys, tmp_path):
 def test_what_can_not_be_is_one_message(place, capsys, tmp_path):
     dataset, config, out = place / "dataset", place / "config.toml", tmp_path / "out"
     assert "did you mean" in fails(
-        capsys, "train", dataset, "--config", config, "--out", out, "--set", "model.temprature=1"
+        capsys, "train", dataset, "--config", config, "--out", out, "--set", "model.temperatur=1"
     )
     assert "no such configuration" in fails(capsys, "train", dataset, "--config", tmp_path / "none.toml", "--out", out)
     assert "is not a dataset" in fails(capsys, "train", place / "run", "--config", config, "--out", out)

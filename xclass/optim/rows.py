@@ -37,8 +37,8 @@ class RowRMSProp:
     v_r ← β v_r + (1−β) mean_d(g_rd²);   n_r ← n_r + 1;   w_r ← w_r − lr · g_r / (√(v_r / (1 − β^n_r)) + eps).
 
     A row that is not touched keeps v and n: n counts the row's own updates. Where AdaGrad's steps shrink with every
-    touch, these keep their size until the schedule shrinks them. State is 8 bytes a row. Cost O(U·D). Source: Tieleman &
-    Hinton 2012 (lecture 6.5); the correction is Kingma & Ba 2015, algorithm 1, with β₁ = 0.
+    touch, these keep their size until the schedule shrinks them. State is 8 bytes a row. Cost O(U·D).
+    Source: Tieleman & Hinton 2012 (lecture 6.5); the correction is Kingma & Ba 2015, algorithm 1, with β₁ = 0.
     """
 
     state_names: tuple[str, ...] = ("mean_of_squares", "updates")
