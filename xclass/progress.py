@@ -30,6 +30,7 @@ class Progress:
         self._tty = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
+        self._started = self._printed = time.monotonic()
         return self
 
     def __exit__(

@@ -139,9 +139,13 @@ class Recommender:
         """
         queries = dataset_queries(self.dataset, split, only_with_positives=True)
         k = max(metric.k for metric in metrics)
-        indexed = None if exact or self.index is None else self._numbered(queries, self.lists(queries, k))
+        indexed = (
+            None
+            if exact or self.index is None
+            else self._numbered(queries, self.lists(queries, k, label="through the index"))
+        )
         return evaluate(
-            self._numbered(queries, self.lists(queries, k, exact=True)),
+            self._numbered(queries, self.lists(queries, k, exact=True, label="exact search")),
             self.dataset.split(split).long(),
             metrics,
             through_index=indexed,
@@ -177,6 +181,7 @@ class Recommender:
         include_seen: bool = False,
         candidates: Tensor | None = None,
         exclude: Tensor | None = None,
+        label: str = "retrieve",
     ) -> Iterator[tuple[Tensor, TopK]]:
         """(positions in ``queries``, lists), batch by batch, in memory that does not grow with the queries."""
         for missing, what in ((queries.unknown_queries, "query ids"), (queries.unknown_items, "items of histories")):
@@ -185,7 +190,14 @@ class Recommender:
         index = self.exact_index if exact or self.index is None else self.index
         index, exclude = restricted(index, candidates, exclude)
         return retrieve(
-            self.model, index, queries.batches(), k, include_seen=include_seen, exclude=exclude, total=len(queries)
+            self.model,
+            index,
+            queries.batches(),
+            k,
+            include_seen=include_seen,
+            exclude=exclude,
+            total=len(queries),
+            label=label,
         )
 
     def _numbered(self, queries: Queries, results: Iterator[tuple[Tensor, TopK]]) -> Iterator[tuple[Tensor, TopK]]:

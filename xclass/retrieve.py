@@ -50,6 +50,7 @@ def retrieve(
     include_seen: bool = False,
     exclude: Tensor | None = None,
     total: int | None = None,
+    label: str = "retrieve",
 ) -> Iterator[tuple[Tensor, TopK]]:
     """The top k of each query, batch by batch: (positions, lists).
 
@@ -57,13 +58,14 @@ def retrieve(
         batches: (positions, batch), as ``Queries.batches()`` gives them; positions come back with the lists.
         include_seen: keep items of a query's history; they are left out otherwise.
         exclude: int64, item numbers that nobody gets. See :func:`restricted` for long lists.
-        total: number of queries, for the progress on stderr.
+        total, label: number of queries and a word, for the progress on stderr.
 
     Raises:
         InputError: k < 1 at once; NaN in a vector or other dimensions when its batch comes.
     """
     checked_k(k)
-    return _retrieve(model, index, batches, k, include_seen, exclude, total)
+    progress = Progress(label, total, "queries")
+    return _retrieve(model, index, batches, k, include_seen, exclude, progress)
 
 
 def restricted(index: Index, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Index, Tensor | None]:
@@ -145,9 +147,9 @@ def _retrieve(
     k: int,
     include_seen: bool,
     exclude: Tensor | None,
-    total: int | None,
+    progress: Progress,
 ) -> Iterator[tuple[Tensor, TopK]]:
-    with Progress("retrieve", total, "queries") as progress:
+    with progress:
         for positions, batch in batches:
             with torch.inference_mode():
                 query_BD = model.query_vectors(batch)
