@@ -23,6 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
+	rm -rf demo
 	$(BIN)/xclass demo --out demo/
 
 test: $(INSTALLED)
