@@ -26,6 +26,7 @@ def test_an_epoch_is_every_pair_once(by):
     batches = TrainBatches(TRAIN, BatchConfig(by=by, size=2), seed=1, hold_out=False)
     for epoch in range(3):
         assert pairs_of(batches.epoch(epoch)) == ALL_PAIRS
+    assert batches.positives_per_epoch() == len(ALL_PAIRS)
     assert len(list(batches.epoch(0))) == len(batches) == (5 if by == "pair" else 2)
 
 
@@ -44,6 +45,8 @@ def test_targets_are_left_out_of_their_own_history(by):
             assert known == TRAIN.to_lists()[query]
             assert targets and sorted(targets + history) == sorted(known)
             assert by == "pair" or len(targets) == max(1, len(known) // 2)
+    total = sum(len(batch.positives.values) for batch in batches.epoch(0))
+    assert total == batches.positives_per_epoch() == (9 if by == "pair" else 1 + 1 + 2)
 
 
 def test_weights_follow_their_pairs():

@@ -51,6 +51,12 @@ class TrainBatches:
         """Batches in an epoch."""
         return math.ceil(self.num_rows / self.config.size)
 
+    def positives_per_epoch(self) -> int:
+        """Targets of a whole epoch."""
+        if self._queries is None:
+            return self.num_rows
+        return int(self._num_targets(self.train.lengths()[self._queries]).sum())
+
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``first`` on."""
         order = torch.randperm(self.num_rows, generator=torch_generator(self.seed, "order", epoch))
@@ -74,13 +80,15 @@ class TrainBatches:
 
     def _by_query(self, queries: Tensor, generator: torch.Generator) -> Batch:
         known = self.train.take(queries).long()
-        lengths = known.lengths()
-        wanted = (lengths // 2).clamp(min=1) if self.hold_out else lengths
-        if self.config.positives_per_query:
-            wanted = wanted.clamp(max=self.config.positives_per_query)
-        target = _choose(known, wanted, generator)
+        target = _choose(known, self._num_targets(known.lengths()), generator)
         history = known.filter(~target) if self.hold_out else known
         return Batch(queries, history, known.filter(target), known)
+
+    def _num_targets(self, lengths: Tensor) -> Tensor:
+        """How many of a query's positives are targets when it has so many."""
+        wanted = (lengths // 2).clamp(min=1) if self.hold_out else lengths
+        most = self.config.positives_per_query
+        return wanted.clamp(max=most) if most else wanted
 
 
 def _choose(lists: Ragged, wanted: Tensor, generator: torch.Generator) -> Tensor:

@@ -200,7 +200,5 @@ class Trainer:
     def _checkpoint(self) -> None:
         self.store.save(checkpoint_name(self.position.step), self.state.tensors(), {"position": asdict(self.position)})
 
-    def _total_positives(self) -> int | None:
-        if self.batches.config.by == "query":
-            return None
-        return min(self.total_steps * self.batches.config.size, self.config.epochs * self.batches.num_rows)
+    def _total_positives(self) -> int:
+        return round(self.total_steps / max(len(self.batches), 1) * self.batches.positives_per_epoch())
