@@ -15,7 +15,7 @@ from xclass.heads.masks import Hits
 from xclass.losses.seam import LossBlock, mask_value
 from xclass.types import Negatives, Ragged
 
-BLOCK_LOGITS = 1 << 18
+BLOCK_LOGITS = 1 << 20  # 4 MiB: smaller blocks cost more in starting operations than the cache saves
 
 
 class Scoring(NamedTuple):
