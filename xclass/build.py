@@ -162,11 +162,8 @@ def build_model(
         train: the train split, from which a spectral start is computed; None when stored rows will be loaded.
         device: where tables and dense layers live and the loss is computed. Batches are drawn on the CPU.
     """
-    spectral = train is not None and config.model.init == "spectral"
-    if spectral:
-        _check_rank(config, catalogue)
     tables = _tables(config, catalogue, device)
-    if train is not None and spectral:
+    if train is not None and config.model.init == "spectral":
         _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
     tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
@@ -228,17 +225,6 @@ def _loss(config: LossConfig) -> Loss:
         "denominator_power": config.denominator_power,
     }
     return Loss(functools.partial(loss.function, **switches), functools.partial(loss.block, **switches))
-
-
-def _check_rank(config: RunConfig, catalogue: Catalogue) -> None:
-    most = min(catalogue.num_queries, catalogue.num_items)
-    if config.model.embedding_dim > most:
-        raise ConfigError(
-            "the spectral start has more dimensions than the dataset has queries or items",
-            where="model.embedding_dim",
-            wanted=f"at most {most}",
-            got=config.model.embedding_dim,
-        )
 
 
 def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tables: dict[str, Table]) -> None:

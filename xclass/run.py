@@ -27,12 +27,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import xclass.progress as progress
 from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset, open_dataset
-from xclass.errors import ArtefactError, ConfigError
+from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.manifest import (
     atomic_file,
     read_json,
@@ -43,6 +42,7 @@ from xclass.manifest import (
     write_manifest,
 )
 from xclass.model import TwoTower
+from xclass.progress import say
 from xclass.training import Position, Trainer
 from xclass.training.checkpoint import load_tensors
 from xclass.training.state import ModelState
@@ -84,20 +84,31 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
         )
+    new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        _start(out, dataset, config)
-        if (out / MANIFEST).exists():
-            progress.say(f"{out} is finished already; nothing to resume")
-            return out
-        fresh = not any((out / "checkpoints").glob("step-*"))
-        model = build_model(config, dataset, dataset.split("train") if fresh else None, chosen)
-        batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
-        trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train))
-        if resume and not trainer.resume():
-            progress.say("no checkpoint yet: starting from the beginning")
-        _finish(out, dataset, trainer.state, trainer.run())
+    try:
+        with _locked(out):
+            _train_in(out, dataset, config, resume, chosen)
+    except XclassError:
+        if new and not (out / "metrics.jsonl").exists():
+            shutil.rmtree(out)
+        raise
     return out
+
+
+def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, device: torch.device) -> None:
+    """Train in a directory that is this process's alone."""
+    _start(out, dataset, config)
+    if (out / MANIFEST).exists():
+        say(f"{out} is finished already; nothing to resume")
+        return
+    fresh = not any((out / "checkpoints").glob("step-*"))
+    model = build_model(config, dataset, dataset.split("train") if fresh else None, device)
+    batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
+    trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train))
+    if resume and not trainer.resume():
+        say("no checkpoint yet: starting from the beginning")
+    _finish(out, dataset, trainer.state, trainer.run())
 
 
 def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:

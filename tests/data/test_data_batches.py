@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xclass.data.batches import BatchConfig, TrainBatches, history_batches, inference_batches
+from xclass.data.batches import BatchConfig, TrainBatches, inference_batches
 from xclass.types import Ragged
 
 TRAIN = Ragged.from_lists([[5, 6, 7], [], [1], [2, 9, 4, 8, 3]], [[1, 2, 3], [], [4], [5, 6, 7, 8, 9]])
@@ -91,6 +91,3 @@ def test_inference_batches_carry_numbers_and_histories():
     parts = list(inference_batches(TRAIN, torch.tensor([3, 0, 1]), size=2))
     assert [part.query_ids.tolist() for part in parts] == [[3, 0], [1]]
     assert parts[0].history.to_lists() == [[2, 9, 4, 8, 3], [5, 6, 7]] and parts[1].history.to_lists() == [[]]
-    new = list(history_batches(Ragged.from_lists([[1], [2, 3], []]), size=2))
-    assert [part.query_ids.tolist() for part in new] == [[-1, -1], [-1]]
-    assert [part.history.to_lists() for part in new] == [[[1], [2, 3]], [[]]]

@@ -106,10 +106,3 @@ def inference_batches(history: Ragged, queries: Tensor, size: int) -> Iterator[B
     """Batches of known queries for inference: their numbers and histories, in the order given."""
     for part in queries.split(size):
         yield Batch(part, history.take(part).long())
-
-
-def history_batches(histories: Ragged, size: int) -> Iterator[Batch]:
-    """Batches of queries that the model has never seen, each known by its history only."""
-    for start in range(0, len(histories), size):
-        part = histories.slice(start, min(start + size, len(histories))).long()
-        yield Batch(torch.full((len(part),), -1), part)

@@ -69,10 +69,14 @@ class Dataset:
 
         It is the query's history at that point, and what retrieval leaves out.
         """
-        train = self.split("train")
         if split == "test" and "valid" in self.splits:
-            return concat_ragged(train, self.split("valid"))
+            return self._before_test
+        train = self.split("train")
         return Ragged(train.offsets, train.values)
+
+    @functools.cached_property
+    def _before_test(self) -> Ragged:
+        return concat_ragged(self.split("train"), self.split("valid"))
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
