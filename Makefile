@@ -2,6 +2,7 @@
 # make test    the tests
 # make check   lint, format, types, spelling, layers, doctests
 # make bench   the benchmarks
+# make reference   writes configs/reference.toml anew
 # Each makes .venv first, when it is missing or older than pyproject.toml or constraints.txt.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench reference clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -36,6 +37,9 @@ check: $(INSTALLED)
 	$(BIN)/codespell
 	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(BIN)/python -m pytest -q --doctest-modules xclass
+
+reference: $(INSTALLED)
+	$(BIN)/python -c 'import xclass.build; print(xclass.build.reference(), end="")' > configs/reference.toml
 
 bench: $(INSTALLED)
 	for file in benchmarks/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done

@@ -9,7 +9,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Config, describe_toml
 from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead
 from xclass.losses import LOSSES, Loss
@@ -244,3 +244,9 @@ def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tabl
         history *= degree.pow(-settings.degree_power).unsqueeze(1)
     tables["history"].weight.copy_(history)
     tables["item"].weight.copy_(factors.vectors * degree.pow(settings.degree_power).unsqueeze(1))
+
+
+def reference() -> str:
+    """``configs/reference.toml``: every key of a run's configuration with its default and its meaning."""
+    head = "# Every key of a configuration, with its default. Made by `make reference`; a test keeps it true."
+    return f"{head}\n\n{describe_toml(RunConfig)}\n"

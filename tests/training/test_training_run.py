@@ -111,6 +111,49 @@ def test_every_sampler_trains(dataset, tmp_path, sampler):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.query.share_item_table": "true"},
+        {"model.item.hidden": "[8]"},
+        {"optimizer": '"rmsprop"', "train.learning_rate": "0.03"},
+        {"optimizer": '"sgd"', "train.learning_rate": "30.0"},
+        {"loss.positive_in_denominator": "false", "loss.denominator_power": "1.2"},
+        {
+            "loss.subtract_log_q": "false",
+            "loss.remove_known_positives": "false",
+            "loss.remove_accidental_hits": "false",
+        },
+        {"product_dtype": '"bfloat16"', "train.schedule.warmup_steps": "5"},
+        {"train.batch.positives_per_query": "3"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_switch_trains(dataset, tmp_path, changes):
+    """Recall becomes more than twice that of the untrained model, which ranks at random."""
+    settings = resolve_config(TINY, [f"{key}={value}" for key, value in changes.items()])
+    run = train_run(dataset, settings, tmp_path / "run")
+    untrained = train_run(dataset, config(train__epochs=0), tmp_path / "untrained")
+    assert records(run)[-2]["valid"]["recall@20"] > 2 * records(untrained)[0]["valid"]["recall@20"]
+    assert RunDirectory(run).load_model().item_vectors().shape == (300, 16)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["loss.kind=full-softmax"],
+        ["loss.kind=full-softmax", "sampler.kind=all", "loss.denominator_power=1.2"],
+        ["sampler.kind=mixture"],
+        ["model.init=spectral", "model.query.kind=id"],
+        ["model.init=spectral", "model.embedding_dim=301"],
+    ],
+)
+def test_what_does_not_fit_together_is_refused_and_leaves_nothing(dataset, tmp_path, changes):
+    with pytest.raises(XclassError):
+        train_run(dataset, resolve_config(TINY, changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_sampled_loss_over_all_items_trains_like_the_full_softmax(dataset, tmp_path):
     """One positive per row, nothing else masked: the two losses are the same number, so the two runs are too."""
     runs = {}
