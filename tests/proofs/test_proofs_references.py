@@ -8,6 +8,7 @@ import functools
 import pytest
 import torch
 from reference import losses as reference
+from xclass.heads.top_weights import TopWeights, top_weights
 
 from xclass import losses
 from xclass.rng import torch_generator
@@ -172,3 +173,33 @@ def test_gbce_takes_overconfidence_back(calibration):
     no = losses.negative_sampling_loss(certain, score.view(1, 1), one)
     (slope,) = torch.autograd.grad((probability * yes + (1 - probability) * rate * no).sum(), score)
     assert abs(float(slope)) <= TOLERANCE
+
+
+class TestTopWeights:
+    """SL@K's weights against the slow ones, and against the score of the k-th best item where everything is seen."""
+
+    def scores(self, columns=9, scale=1.0):
+        pos, neg, offsets, _ = problem([2, 0, 5, 1], masked=False, scale=scale)
+        neg = torch.cat([neg, neg.flip(0) * 0.7], 1)[:, :columns]
+        neg[0, 2:4] = losses.mask_value(torch.float64)
+        return pos, neg, offsets
+
+    @pytest.mark.parametrize("k", [1, 3, 8, 40])
+    @pytest.mark.parametrize("own_columns", [False, True])
+    @pytest.mark.parametrize("temperature", [1.0, 0.1])
+    def test_against_the_slow_reference(self, k, own_columns, temperature):
+        pos, neg, offsets = self.scores()
+        shape = neg.shape if own_columns else neg.shape[1:]
+        log_q = torch.randn(shape, generator=torch_generator(2, "proofs"), dtype=torch.float64)
+        got = top_weights(TopWeights(k, 0.3), neg / temperature, log_q, pos / temperature, offsets, 1 / temperature)
+        want = reference.top_weights(*plain(pos, neg, log_q.expand(neg.shape), offsets), k=k, edge=0.3)
+        close(got, want)
+
+    def test_all_items_give_the_true_quantile(self):
+        """log-Q 0: the threshold is the k-th best score of positives and negatives together."""
+        pos, neg, offsets = self.scores()
+        got = top_weights(TopWeights(3, 0.5), neg, torch.zeros(neg.shape[1]).double(), pos, offsets, 1.0)
+        for query in (0, 2, 3):
+            own = pos[offsets[query] : offsets[query + 1]]
+            third = torch.cat([own, neg[query]]).sort(descending=True).values[2]
+            close(got[offsets[query] : offsets[query + 1]], torch.sigmoid((own - third) / 0.5))

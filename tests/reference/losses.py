@@ -112,7 +112,7 @@ def full_sigmoid(pos, others, offsets, weights=None):
 
 
 def gbce_beta(num_sampled, num_items, calibration):
-    """beta = alpha * (t * (1 - 1/alpha) + 1/alpha), alpha = K / (N - 1). Petrov & Macdonald 2023, eq. 16."""
+    """The power alpha * (t * (1 - 1/alpha) + 1/alpha), alpha = K / (N - 1). Petrov & Macdonald 2023, eq. 16."""
     alpha = num_sampled / (num_items - 1)
     return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
