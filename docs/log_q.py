@@ -10,9 +10,11 @@ or draws from the items' frequencies. What differs is what is done about the can
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,20 +25,18 @@ from xclass.optim import ScheduleConfig, learning_rate
 from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged
 
+PAIRS_PER_BATCH = 512
 FULL = "full softmax"
-SETTINGS = {
+UNIGRAM = {"kind": "fixed-unigram", "power": 1.0, "num_sampled": PAIRS_PER_BATCH}
+SETTINGS: dict[str, dict[str, Any]] = {
     FULL: {"sampler": {"kind": "all"}, "loss": {"kind": "full-softmax"}},
     "in-batch, no log-Q": {"sampler": {"kind": "in-batch"}, "loss": {"subtract_log_q": False}},
     "in-batch, log-Q": {"sampler": {"kind": "in-batch"}},
     "in-batch, corrected log-Q": {"sampler": {"kind": "in-batch"}, "loss": {"corrected_log_q": True}},
-    "unigram, no log-Q": {"sampler": {"kind": "fixed-unigram", "power": 1.0}, "loss": {"subtract_log_q": False}},
-    "unigram, log-Q": {"sampler": {"kind": "fixed-unigram", "power": 1.0}},
-    "unigram, corrected log-Q": {
-        "sampler": {"kind": "fixed-unigram", "power": 1.0},
-        "loss": {"corrected_log_q": True},
-    },
+    "unigram, no log-Q": {"sampler": UNIGRAM, "loss": {"subtract_log_q": False}},
+    "unigram, log-Q": {"sampler": UNIGRAM},
+    "unigram, corrected log-Q": {"sampler": UNIGRAM, "loss": {"corrected_log_q": True}},
 }
-PAIRS_PER_BATCH = 512
 CUT_OFF = 10
 DECILES = 10
 
@@ -65,7 +65,12 @@ class World:
     def num_items(self) -> int:
         return self.log_p.shape[1]
 
-    @property
+    @functools.cached_property
+    def running_totals(self) -> Tensor:
+        """Σ of P over the items up to each."""
+        return self.log_p.exp().cumsum(1)
+
+    @functools.cached_property
     def popularity(self) -> Tensor:
         """P(item) when all queries are equally frequent."""
         return self.log_p.exp().mean(0)
@@ -79,24 +84,16 @@ class World:
         """Pairs (query, item) drawn from the world."""
         generator = torch_generator(seed, "log-q pairs", step)
         queries = torch.randint(self.num_queries, (size,), generator=generator)
-        items = torch.multinomial(self.log_p[queries].exp(), 1, generator=generator).squeeze(1)
+        uniform = torch.rand(size, 1, generator=generator, dtype=torch.float64)
+        items = torch.searchsorted(self.running_totals[queries], uniform).squeeze(1).clamp_(max=self.num_items - 1)
         nothing = Ragged(torch.zeros(size + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
         return Batch(queries, nothing, Ragged(torch.arange(size + 1), items))
 
 
 def configuration(setting: str, seed: int) -> RunConfig:
     """An inner-product model of 8 dimensions with one vector per query; loss and sampler as the setting says."""
-    parts = SETTINGS[setting]
-    return RunConfig.model_validate(
-        {
-            "model": {"embedding_dim": 8, "normalize": False, "temperature": 1.0, "query": {"kind": "id"}},
-            "sampler": {"num_sampled": PAIRS_PER_BATCH, **parts["sampler"]}
-            if parts["sampler"]["kind"] == "fixed-unigram"
-            else parts["sampler"],
-            "loss": parts.get("loss", {}),
-            "train": {"seed": seed},
-        }
-    )
+    model = {"embedding_dim": 8, "normalize": False, "temperature": 1.0, "query": {"kind": "id"}}
+    return RunConfig.model_validate({"model": model, "train": {"seed": seed}, **SETTINGS[setting]})
 
 
 def train(world: World, setting: str, seed: int, steps: int, rate: float = 0.3) -> Tensor:
@@ -156,7 +153,9 @@ def measure(world: World, scores: Tensor) -> Measured:
     )
 
 
-def experiment(seeds: int, steps: int, settings: list[str], num_queries: int, num_items: int) -> dict[str, list[Measured]]:
+def experiment(
+    seeds: int, steps: int, settings: list[str], num_queries: int, num_items: int
+) -> dict[str, list[Measured]]:
     """Each setting on the same worlds, one a seed, with the same pairs in the same order."""
     worlds = [World.planted(num_queries, num_items, seed) for seed in range(seeds)]
     return {
@@ -178,23 +177,23 @@ def table(results: dict[str, list[Measured]]) -> str:
 
 
 def draw(results: dict[str, list[Measured]], path: Path) -> None:
-    """Bias by popularity decile; one line a setting."""
+    """Bias by popularity decile: the full softmax and the in-batch settings, with one standard deviation over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    styles = {"no log-Q": "--", "corrected": ":"}
-    for number, (setting, runs) in enumerate(results.items()):
-        line = torch.tensor([run.by_decile for run in runs]).mean(0)
-        style = next((style for key, style in styles.items() if key in setting), "-")
-        axes.plot(range(1, DECILES + 1), line, style, marker="o", markersize=3, label=setting, color=f"C{number}")
+    shown = {setting: runs for setting, runs in results.items() if not setting.startswith("unigram")}
+    for (setting, runs), marker in zip(shown.items(), "os^v", strict=False):
+        deciles = torch.tensor([run.by_decile for run in runs])
+        places = range(1, DECILES + 1)
+        axes.errorbar(places, deciles.mean(0), deciles.std(0, correction=0), marker=marker, markersize=4, label=setting)
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.set_xlabel("popularity decile of the item (1: most popular)")
     axes.set_ylabel("score − log P(item | query)")
     axes.set_xticks(range(1, DECILES + 1))
-    axes.legend(fontsize=8)
+    axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=90, metadata={"Software": None})
     pyplot.close(figure)
@@ -207,6 +206,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("log-q.png"))
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the steps are too small to share
     results = experiment(options.seeds, options.steps, list(SETTINGS), num_queries=50, num_items=200)
     print(table(results))
     draw(results, options.out)

@@ -123,6 +123,19 @@ def test_shared_candidates_are_the_same_as_candidates_of_ones_own(loss):
     assert_equal(slope, gradient)
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_partition_function_over_sets(k):
+    """Without repeats log-Q is the log of the probability of being in the set, and E[sum e^(s - log q)] is Z again."""
+    torch.manual_seed(0)
+    scores, even = torch.randn(5, dtype=torch.float64), torch.full((5,), 0.2, dtype=torch.float64)
+    for samples in (without_replacement(even, k), without_replacement(unigram(5), k), independent(unigram(5))):
+        log_q = expected_counts(samples, 5).log()
+        ids = samples.ids.clamp(min=0)
+        estimates = torch.where(samples.ids >= 0, (scores[ids] - log_q[ids]).exp(), 0.0).sum(1)
+        assert_equal((estimates * samples.probability).sum(), scores.exp().sum())
+    assert_equal(expected_counts(without_replacement(even, k), 5), k * even)
+
+
 class TestSampledSoftmaxTendsToTheFullOne:
     """It divides one estimate by another, so that it is biased for every K; the bias falls like 1/K.
 

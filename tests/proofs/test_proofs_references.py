@@ -8,9 +8,9 @@ import functools
 import pytest
 import torch
 from reference import losses as reference
-from xclass.heads.top_weights import TopWeights, top_weights
 
 from xclass import losses
+from xclass.heads.top_weights import TopWeights, top_weights
 from xclass.rng import torch_generator
 from xclass.types import offsets_of
 
