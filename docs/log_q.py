@@ -171,7 +171,7 @@ def table(results: dict[str, list[Measured]]) -> str:
         cells = []
         for name in ("recall", "rank", "slope", "kl"):
             values = [getattr(run, name) for run in runs]
-            cells.append(f"{statistics.mean(values):.3f} ± {statistics.pstdev(values):.3f}".replace("-", "−"))
+            cells.append(f"{statistics.mean(values):z.3f} ± {statistics.pstdev(values):.3f}".replace("-", "−"))
         lines.append(f"| {setting} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -100,15 +100,16 @@ def make_head(loss="sampled-softmax", switches=None, **settings):
 
 
 def head_losses(head, scores, targets, sampler):
-    """(B,) losses for B targets (one a query, or a list of lists), and the leaf (N,) of the scores they come from."""
+    """(B,) losses for B targets (one a query, or a list of lists), and the leaf of the scores, (N,) or (B, N)."""
     lists = [[target] for target in targets.tolist()] if isinstance(targets, Tensor) else targets
     positives = Ragged.from_lists(lists)
     head.sampler = sampler
-    batch = Batch(torch.zeros(len(lists), dtype=torch.int64), Ragged(offsets_of(torch.zeros(len(lists), dtype=torch.int64)), torch.empty(0, dtype=torch.int64)), positives)  # fmt: skip
+    nobody = torch.zeros(len(lists), dtype=torch.int64)
+    batch = Batch(nobody, Ragged(offsets_of(nobody), nobody[:0]), positives)
     plan = head.plan(batch, torch_generator(0, "proofs"))
     leaf = scores.clone().requires_grad_()
     requests = head.requests(batch, plan)["item"]
-    rows = {"item": Rows(torch.eye(len(scores), dtype=torch.float64), requests)}
+    rows = {"item": Rows(torch.eye(scores.shape[-1], dtype=torch.float64), requests)}
     return head.loss(leaf.expand(len(lists), -1), batch, plan, rows), leaf
 
 

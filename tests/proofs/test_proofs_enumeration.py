@@ -136,6 +136,44 @@ def test_the_partition_function_over_sets(k):
     assert_equal(expected_counts(without_replacement(even, k), 5), k * even)
 
 
+class TestInBatch:
+    """Two queries with conditionals of their own; every batch of three pairs (query, item), 216 of them."""
+
+    P = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]], dtype=torch.float64)
+
+    def gradient(self, **settings):
+        """The expected gradient in the scores (2, N) where they are log P plus a constant of the query."""
+        sampler = sampling.InBatch((self.P.mean(0) * 1000).round().long())
+        total = torch.zeros(2, 3, dtype=torch.float64)
+        for pairs in itertools.product(itertools.product(range(2), range(3)), repeat=3):
+            queries, items = (torch.tensor(part) for part in zip(*pairs, strict=True))
+            chance = (self.P[queries, items] / 2).prod()
+            positives = Ragged.from_lists([[int(i)] for i in items])
+            log_q = sampler.log_expected_count(torch.arange(3), positives)
+            drawn = Scripted(sampler.draw(positives, torch.Generator()), log_q)
+            scores = self.P.log() + torch.tensor([[0.4], [-1.0]], dtype=torch.float64)
+            losses, leaf = head_losses(make_head(**settings), scores[queries], positives.to_lists(), drawn)
+            total.index_add_(0, queries, chance * torch.autograd.grad(losses.sum(), leaf)[0])
+        return total
+
+    def test_the_own_pair_as_the_positive_has_the_exact_optimum(self):
+        """Yi et al. 2019: softmax over the batch, where the own item is a candidate already; hits kept."""
+        settings = {"switches": {"positive_in_denominator": False}, "remove_accidental_hits": False}
+        assert_equal(self.gradient(**settings), torch.zeros(2, 3))
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"remove_accidental_hits": False},
+            {"switches": {"positive_in_denominator": False}, "remove_accidental_hits": False, "subtract_log_q": False},
+        ],
+        ids=["hits removed", "own item twice", "no log-Q"],
+    )
+    def test_others_do_not(self, settings):
+        assert float(self.gradient(**settings).abs().max()) > 1e-3
+
+
 class TestSampledSoftmaxTendsToTheFullOne:
     """It divides one estimate by another, so that it is biased for every K; the bias falls like 1/K.
 
