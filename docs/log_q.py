@@ -193,7 +193,7 @@ def draw(results: dict[str, list[Measured]], path: Path) -> None:
     axes.set_xlabel("popularity decile of the item (1: most popular)")
     axes.set_ylabel("score − log P(item | query)")
     axes.set_xticks(range(1, DECILES + 1))
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=90, metadata={"Software": None})
     pyplot.close(figure)
