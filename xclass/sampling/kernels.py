@@ -46,3 +46,19 @@ def count_labels(counts: Any, number: Any, mass: Any, labels: Any, change: int) 
         mass[before] -= old
         number[after] += 1
         mass[after] += new
+
+
+@njit(nogil=True, cache=True)
+def sweep(lacking: Any, given: Any, filler: Any, reached: Any) -> None:
+    """Two rising rows: for each light item the heavy one that fills it, for each heavy one where it stops."""
+    j, before, last = 0, 0.0, len(given) - 1
+    for i in range(len(lacking)):
+        while j < last and given[j] <= before:
+            j += 1
+        filler[i] = j
+        before = lacking[i]
+    i, last = 0, len(lacking) - 1
+    for j in range(len(given)):
+        while i < last and lacking[i] < given[j]:
+            i += 1
+        reached[j] = i

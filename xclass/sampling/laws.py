@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -61,7 +63,7 @@ class UniformLaw:
 
     def bins(self) -> Bins:
         """One."""
-        return Bins(torch.tensor([1.0 / self.num_items]).double(), torch.tensor([float(self.num_items)]).double())
+        return Bins(*torch.tensor([1.0 / self.num_items, self.num_items], dtype=torch.float64).split(1))
 
 
 class LogUniformLaw:
@@ -111,7 +113,7 @@ class WeightedLaw:
     Args:
         weights: float64 (N,), finite, ≥ 0, not all 0. Kept.
 
-    Memory 20 bytes an item, 16 below 2³¹ items; totals are float64.
+    Memory 16 bytes an item; totals are float64. Share and other item lie side by side, so that a draw reads one place.
     """
 
     def __init__(self, weights: Tensor) -> None:
@@ -125,13 +127,14 @@ class WeightedLaw:
                 got=self._total,
                 do="give at least one item a positive weight",
             )
-        self._share, self._other = alias_table(weights, self._total)
+        self._table = packed(*alias_table(weights, self._total))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """int64 (count,): a column, then one of its two items."""
         column = torch.randint(self.num_items, (count,), generator=generator)
         u = torch.rand(count, generator=generator, dtype=torch.float64)
-        return torch.where(u < self._share[column], column, self._other[column].long())
+        share, other = unpacked(self._table[column])
+        return torch.where(u < share, column, other)
 
     def probability(self, ids: Tensor) -> Tensor:
         """w_c / Σ w."""
@@ -147,7 +150,7 @@ class WeightedLaw:
 
 
 def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
-    """(share, other) of each column: float32 (N,), and int32 or int64 (N,).
+    """(share, other) of each column: float32 (N,) and int64 (N,).
 
     Scale the weights to mean 1. Light items (below 1) lack 1 − w, heavy ones have w − 1 to give. A sweep lets heavy
     item 0 fill light items until less than its own column is left, heavy item 1 fill up that column and go on, …. With
@@ -158,17 +161,45 @@ def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
     is_heavy = scaled > 1
     heavy, light = is_heavy.nonzero().squeeze(1), (~is_heavy).nonzero().squeeze(1)
     share = scaled.clamp(max=1.0)
-    other = torch.arange(len(weights), dtype=torch.int32 if len(weights) < 1 << 31 else torch.int64)
+    other = torch.arange(len(weights))
     if len(heavy) == 0 or len(light) == 0:
         return torch.ones(len(weights)), other
     lacking = torch.cumsum(1 - scaled[light], 0)
     given = torch.cumsum(scaled[heavy] - 1, 0)
-    before = torch.cat([lacking.new_zeros(1), lacking[:-1]])
-    filler = torch.searchsorted(given, before, right=True).clamp_(max=len(heavy) - 1)
-    other[light] = heavy[filler].to(other.dtype)
-    reached = torch.searchsorted(lacking, given).clamp_(max=len(light) - 1)
+    filler, reached = _sweep()(lacking, given)
+    other[light] = heavy[filler]
     left = (1 + given - lacking[reached]).clamp_(0, 1)
     left[-1] = 1.0
     share[heavy] = left
-    other[heavy[:-1]] = heavy[1:].to(other.dtype)
+    other[heavy[:-1]] = heavy[1:]
     return share.float(), other
+
+
+def packed(share: Tensor, other: Tensor) -> Tensor:
+    """int64: the bits of the share above, the item below."""
+    return (share.view(torch.int32).long() << 32) | other
+
+
+def unpacked(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """(share float32, other int64) of :func:`packed`."""
+    return (cells >> 32).int().view(torch.float32), cells & 0xFFFFFFFF
+
+
+def plain_sweep(lacking: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """(first j with given_j > what light i found lacking before it, first i with lacking_i ≥ given_j)."""
+    before = torch.cat([lacking.new_zeros(1), lacking[:-1]])
+    filler = torch.searchsorted(given, before, right=True).clamp_(max=len(given) - 1)
+    return filler, torch.searchsorted(lacking, given).clamp_(max=len(lacking) - 1)
+
+
+def compiled_sweep(lacking: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in one walk over both."""
+    from xclass.sampling import kernels
+
+    filler, reached = torch.empty(len(lacking), dtype=torch.int64), torch.empty(len(given), dtype=torch.int64)
+    kernels.sweep(lacking.numpy(), given.numpy(), filler.numpy(), reached.numpy())
+    return filler, reached
+
+
+def _sweep() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return compiled_sweep if importlib.util.find_spec("numba") is not None else plain_sweep

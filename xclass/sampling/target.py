@@ -13,7 +13,8 @@ class TargetSampling(BaseSampler):
     """The different targets of the current part of the training data are the candidates.
 
     The batches are cut into parts as they come: a part ends when it has K different targets. A batch's candidates
-    are the different targets of the part so far, its own among them, and of the part before it, K at most, latest first.
+    are the different targets of the part so far, its own among them, and of the part before it, K at most, latest
+    first.
     However many items there are, a part touches the rows of K candidates and of its targets.
 
     The proposal is uniform over the subset and 0 outside, so log-Q is a constant (0) and the softmax is one over the
