@@ -57,7 +57,7 @@ def operands(
 ) -> Operands:
     """Everything checked, drawn and gathered. ``sizes`` are num_sampled, num_classes and num_true.
 
-    True and sampled rows are read at once, so that each table gets one gradient.
+    Each distinct row is read once, so that a table's gradient has every row once, summed in the dtype of the products.
     """
     num_sampled, num_classes, num_true = sizes
     where = options.where
@@ -71,7 +71,7 @@ def operands(
     sampled, true_count, sampled_count = _candidates(true_classes, sizes, sampled_values, options)
     batch = len(inputs)
     dtype = working_dtype(inputs, batch * (num_true + num_sampled))
-    ids = torch.cat([true_classes.reshape(-1), sampled])
+    ids, places = torch.cat([true_classes.reshape(-1), sampled]).unique(return_inverse=True)
     query, rows = _rows(weights, biases, inputs, ids, dtype, num_classes, options)
     true_log_q, sampled_log_q = (
         inputs.new_zeros(batch, num_true, dtype=dtype),
@@ -80,7 +80,7 @@ def operands(
     if options.subtract_log_q:
         true_log_q = logs_of_counts("true_expected_count", true_count, (batch, num_true), dtype, where)
         sampled_log_q = logs_of_counts("sampled_expected_count", sampled_count, (num_sampled,), dtype, where)
-    true_rows, sampled_rows = rows.split([batch * num_true, num_sampled])
+    true_rows, sampled_rows = rows.index_select(0, places).split([batch * num_true, num_sampled])
     return Operands(query, true_rows, sampled_rows, true_classes, sampled, true_log_q, sampled_log_q)
 
 
@@ -134,7 +134,7 @@ def _rows(
     num_classes: int,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """(query, rows of ids) in ``dtype``; the bias is one more column, so that it takes part in the same products."""
+    """(query, rows of distinct ids) in ``dtype``; the bias is one more column, so that it takes part in the same products."""
     strategy, where = options.partition_strategy, options.where
     shards = table_rows("weights", weights, num_classes, strategy, where)
     if shards[0].shape[1:] != inputs.shape[1:]:
@@ -206,7 +206,7 @@ def compute_sampled_logits(
         name: stands in error messages and in a profiler's record.
         seed: of the default sampler. None follows torch's global generator; an int gives the same candidates at every
             call; a ``torch.Generator`` moves on.
-        sparse_grad: gradients of weights and biases as sparse tensors of the rows read, not summed.
+        sparse_grad: gradients of weights and biases as sparse tensors of the rows read, each once.
 
     Returns:
         (logits, targets), both [batch_size, num_true + num_sampled] in the dtype of ``inputs``; targets are 1/num_true

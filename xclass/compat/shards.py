@@ -60,10 +60,10 @@ def _mod_fits(sizes: list[int], num_classes: int) -> bool:
 
 
 def gather(shards: list[Tensor], ids: Tensor, strategy: str, sparse_grad: bool) -> Tensor:
-    """The rows of ``ids`` (M,), in order, repeats allowed. O(M).
+    """The rows of ``ids`` (U,), in order. O(U).
 
-    With ``sparse_grad`` the gradient of each shard is a sparse tensor of the rows read, not added up (TensorFlow's
-    IndexedSlices); else it is dense.
+    With ``sparse_grad`` the gradient of each shard is a sparse tensor of the rows read (TensorFlow's IndexedSlices);
+    else it is dense.
     """
     if len(shards) == 1:
         return _rows(shards[0], ids, sparse_grad)
@@ -71,9 +71,7 @@ def gather(shards: list[Tensor], ids: Tensor, strategy: str, sparse_grad: bool) 
     order = torch.argsort(shard, stable=True)
     parts = torch.split(row[order], torch.bincount(shard, minlength=len(shards)).tolist())
     found = torch.cat([_rows(s, part, sparse_grad) for s, part in zip(shards, parts, strict=True)])
-    return found.index_select(
-        0, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=ids.device))
-    )
+    return found.index_select(0, torch.argsort(order))
 
 
 def locate(ids: Tensor, sizes: list[int], strategy: str) -> tuple[Tensor, Tensor]:
