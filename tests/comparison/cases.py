@@ -45,7 +45,7 @@ def random_case(seed: int, number: int, most: tuple[int, int, int, int] = (600, 
     """
     rng = numpy_generator(seed, "comparison", number)
     num_classes, dim, batch = (int(rng.integers(low, high + 1)) for low, high in zip((2, 1, 1), most, strict=False))
-    num_true = int(rng.integers(1, 65)) if number % 2 else int(rng.integers(1, 6))
+    num_true = int(rng.integers(1, 65)) if number % 2 else int(rng.choice([1, 1, 1, 2, 3, 4, 5]))
     num_sampled = min(num_classes, int(rng.integers(1, most[3] + 1)))
     scale = 10 ** rng.uniform(-2, 0.3)
     sampled = rng.permutation(num_classes)[:num_sampled]

@@ -19,8 +19,8 @@ from comparison import cases  # noqa: E402
 from comparison import tensorflow_side as theirs  # noqa: E402
 
 OUT = ROOT / "tests" / "compat" / "tensorflow_vectors.npz"
-NUM_CASES = 72
-MOST = (40, 12, 5, 24)
+NUM_CASES = 96
+MOST = (30, 8, 4, 16)
 WEIGHTS = [30.0, 1.0, 0.0, 7.5, 7.5, 2.0, 0.25, 12.0, 3.0, 3.0, 1.0, 19.0]
 FIELDS = ("weights", "biases", "labels", "inputs", "sampled", "true_count", "sampled_count", "upstream")
 SWITCHES = ("remove_accidental_hits", "subtract_log_q", "strategy", "weight_shards", "bias_shards", "loss")

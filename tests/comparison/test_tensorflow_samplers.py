@@ -41,12 +41,8 @@ def powered(weights: list[float], power: float, reserved: int = 0) -> np.ndarray
 
 
 SAMPLERS = {
-    "uniform": Sampler(
-        tf.random.uniform_candidate_sampler, ours.uniform_candidate_sampler, np.full(30, 1 / 30), {}
-    ),
-    "log-uniform": Sampler(
-        tf.random.log_uniform_candidate_sampler, ours.log_uniform_candidate_sampler, zipf(25), {}
-    ),
+    "uniform": Sampler(tf.random.uniform_candidate_sampler, ours.uniform_candidate_sampler, np.full(30, 1 / 30), {}),
+    "log-uniform": Sampler(tf.random.log_uniform_candidate_sampler, ours.log_uniform_candidate_sampler, zipf(25), {}),
     "fixed": Sampler(
         tf.random.fixed_unigram_candidate_sampler,
         ours.fixed_unigram_candidate_sampler,

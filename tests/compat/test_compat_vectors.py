@@ -40,7 +40,7 @@ def case_of(vectors: dict[str, np.ndarray], number: int) -> tuple[cases.Case, di
 
 def test_values_and_gradients(vectors: dict[str, np.ndarray]) -> None:
     numbers = {int(key.split("/")[1]) for key in vectors if key.startswith("loss/")}
-    assert len(numbers) == 72
+    assert len(numbers) == 96
     seen = set()
     for number in numbers:
         case, answer = case_of(vectors, number)

@@ -76,25 +76,21 @@ def check_seed(seed: object, where: str) -> None:
         )
 
 
-def logs_of_counts(name: str, counts: Tensor, shape: tuple[int, ...], dtype: torch.dtype, where: str) -> Tensor:
-    """Log of expected counts, broadcast to ``shape``. A count of 0 would make the loss NaN: it is refused."""
-    counts = counts.detach().to(dtype)
+def logs_of_counts(name: str, counts: Tensor, like: Tensor, where: str) -> Tensor:
+    """Log of expected counts, broadcast to ``like``. A count of 0 would make the loss NaN: it is refused."""
+    counts = counts.detach().to(like.dtype)
     try:
-        counts = counts.expand(shape)
+        counts = counts.expand(like.shape)
     except RuntimeError:
-        raise InputError(
-            f"{name} does not fit",
-            where=where,
-            wanted=f"a shape that broadcasts to {list(shape)}",
-            got=list(counts.shape),
-        ) from None
-    if not bool(((counts > 0) & torch.isfinite(counts)).all()):
-        bad = counts[~((counts > 0) & torch.isfinite(counts))]
+        wanted = f"broadcasts to {list(like.shape)}"
+        raise InputError(f"{name} does not fit", where=where, wanted=wanted, got=list(counts.shape)) from None
+    usable = (counts > 0) & torch.isfinite(counts)
+    if not bool(usable.all()):
         raise InputError(
             f"{name} has a count whose logarithm can't be subtracted",
             where=where,
             wanted="finite numbers above 0",
-            got=float(bad[0]),
+            got=float(counts[~usable][0]),
             do="a class that the sampler never draws can't be corrected for: give it a weight, or subtract_log_q=False",
         )
     return counts.log()

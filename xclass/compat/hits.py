@@ -7,8 +7,6 @@ from torch import Tensor
 
 from xclass.compat.checks import INTEGERS, check_count, check_seed
 from xclass.errors import InputError
-from xclass.heads.masks import Hits, find_hits
-from xclass.types import Ragged
 
 FLT_MAX = torch.finfo(torch.float32).max
 
@@ -52,12 +50,17 @@ def compute_accidental_hits(
             wanted=f"[batch_size, {num_true}]",
             got=list(true_classes.shape),
         )
-    rows, columns = hits_of(true_classes.long(), sampled_candidates.long())
+    rows, columns = _every_hit(true_classes.long(), sampled_candidates.long())
     return rows.int(), columns, torch.full(rows.shape, -FLT_MAX, device=rows.device)
 
 
-def hits_of(true_BT: Tensor, sampled_S: Tensor) -> Hits:
-    """(row, position) of every hit."""
-    batch, num_true = true_BT.shape
-    offsets = torch.arange(0, batch * num_true + 1, num_true, device=true_BT.device)
-    return find_hits(Ragged(offsets, true_BT.reshape(-1)), sampled_S)
+def _every_hit(true_BT: Tensor, sampled_S: Tensor) -> tuple[Tensor, Tensor]:
+    """(row, position) of every hit of every true class, in the order of the true classes."""
+    ordered, order = torch.sort(sampled_S, stable=True)
+    flat = true_BT.reshape(-1)
+    low = torch.searchsorted(ordered, flat)
+    copies = torch.searchsorted(ordered, flat, right=True) - low
+    owners = torch.repeat_interleave(torch.arange(len(flat), device=flat.device), copies)
+    starts = low - (copies.cumsum(0) - copies)
+    positions = order[starts[owners] + torch.arange(len(owners), device=flat.device)]
+    return torch.div(owners, max(true_BT.shape[1], 1), rounding_mode="floor"), positions

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from xclass.compat.checks import check_count, check_seed, class_ids, logs_of_counts, true_matrix
 from xclass.compat.drawing import Sampled
-from xclass.compat.hits import FLT_MAX, hits_of
+from xclass.compat.hits import FLT_MAX
 from xclass.compat.samplers import log_uniform_candidate_sampler
 from xclass.compat.shards import Table, gather, table_rows
 from xclass.errors import InputError
+from xclass.heads.masks import find_hits
+from xclass.types import Negatives, Ragged
 
 # Up to so many logits a call computes in float64, where that costs next to nothing; larger ones in float32.
 FLOAT64_LOGITS = 1 << 18
@@ -23,17 +25,17 @@ class Operands(NamedTuple):
 
     A bias is the last column of its row; ``query`` then ends in a 1.
 
-    query (B, D[+1]); true_rows (B·T, D[+1]); sampled_rows (S, D[+1]); true_classes int64 (B, T); sampled int64 (S,);
-    true_log_q (B, T) and sampled_log_q (S,), zeros where log-Q is not subtracted.
+    query: (B, D[+1]). rows: (U, D[+1]) of the distinct classes of the call.
+    positives: Ragged (B) of the true classes, num_true each. true_places: (B·T,) which of the rows.
+    negatives: the candidates with log-Q, zeros where it is not subtracted. sampled_places: (S,).
     """
 
     query: Tensor
-    true_rows: Tensor
-    sampled_rows: Tensor
-    true_classes: Tensor
-    sampled: Tensor
-    true_log_q: Tensor
-    sampled_log_q: Tensor
+    rows: Tensor
+    positives: Ragged
+    true_places: Tensor
+    negatives: Negatives
+    sampled_places: Tensor
 
 
 class Options(NamedTuple):
@@ -44,6 +46,7 @@ class Options(NamedTuple):
     sparse_grad: bool
     seed: int | torch.Generator | None
     where: str
+    product_dtype: torch.dtype | None = None
 
 
 def operands(
@@ -69,24 +72,22 @@ def operands(
     if len(true_classes) != len(inputs):
         raise InputError("labels and inputs differ in length", where=where, wanted=len(inputs), got=len(true_classes))
     sampled, true_count, sampled_count = _candidates(true_classes, sizes, sampled_values, options)
-    batch = len(inputs)
-    dtype = working_dtype(inputs, batch * (num_true + num_sampled))
-    ids, places = torch.cat([true_classes.reshape(-1), sampled]).unique(return_inverse=True)
+    dtype = working_dtype(inputs, len(inputs) * (num_true + num_sampled), options.product_dtype)
+    flat = true_classes.reshape(-1)
+    ids, places = torch.cat([flat, sampled]).unique(return_inverse=True)
     query, rows = _rows(weights, biases, inputs, ids, dtype, num_classes, options)
-    true_log_q, sampled_log_q = (
-        inputs.new_zeros(batch, num_true, dtype=dtype),
-        inputs.new_zeros(num_sampled, dtype=dtype),
-    )
+    true_log_q, sampled_log_q = query.new_zeros(true_classes.shape), query.new_zeros(num_sampled)
     if options.subtract_log_q:
-        true_log_q = logs_of_counts("true_expected_count", true_count, (batch, num_true), dtype, where)
-        sampled_log_q = logs_of_counts("sampled_expected_count", sampled_count, (num_sampled,), dtype, where)
-    true_rows, sampled_rows = rows.index_select(0, places).split([batch * num_true, num_sampled])
-    return Operands(query, true_rows, sampled_rows, true_classes, sampled, true_log_q, sampled_log_q)
+        true_log_q = logs_of_counts("true_expected_count", true_count, true_log_q, where)
+        sampled_log_q = logs_of_counts("sampled_expected_count", sampled_count, sampled_log_q, where)
+    offsets = torch.arange(0, len(flat) + 1, num_true, device=flat.device)
+    negatives = Negatives(sampled, sampled_log_q, true_log_q.reshape(-1))
+    return Operands(query, rows, Ragged(offsets, flat), places[: len(flat)], negatives, places[len(flat) :])
 
 
-def working_dtype(inputs: Tensor, num_logits: int) -> torch.dtype:
+def working_dtype(inputs: Tensor, num_logits: int, product_dtype: torch.dtype | None) -> torch.dtype:
     """float64 for few logits or float64 inputs, else float32 (half precision is only what comes in and goes out)."""
-    few = num_logits <= FLOAT64_LOGITS
+    few = num_logits <= FLOAT64_LOGITS and product_dtype is None
     return torch.float64 if few or inputs.dtype == torch.float64 else torch.float32
 
 
@@ -134,7 +135,7 @@ def _rows(
     num_classes: int,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """(query, rows of distinct ids) in ``dtype``; the bias is one more column, so that it takes part in the same products."""
+    """(query, rows of distinct ids) in ``dtype``; the bias is one more column: it takes part in the same products."""
     strategy, where = options.partition_strategy, options.where
     shards = table_rows("weights", weights, num_classes, strategy, where)
     if shards[0].shape[1:] != inputs.shape[1:]:
@@ -153,17 +154,6 @@ def _rows(
     bias = gather(shards, ids, strategy, options.sparse_grad).to(dtype)
     ones = torch.ones(len(inputs), 1, dtype=dtype, device=inputs.device)
     return torch.cat([inputs.to(dtype), ones], 1), torch.cat([rows, bias.unsqueeze(1)], 1)
-
-
-def logits_of(parts: Operands, remove_accidental_hits: bool) -> tuple[Tensor, Tensor]:
-    """(B, T) and (B, S): logits less log-Q; a hit holds the lowest number that float32 (or a half precision) has."""
-    query = parts.query
-    true = torch.einsum("bd,btd->bt", query, parts.true_rows.view(*parts.true_classes.shape, -1)) - parts.true_log_q
-    sampled = query @ parts.sampled_rows.T - parts.sampled_log_q
-    if remove_accidental_hits:
-        hits = hits_of(parts.true_classes, parts.sampled)
-        sampled = sampled.index_put((hits.rows, hits.columns), sampled.new_tensor(-FLT_MAX))
-    return true, sampled
 
 
 def compute_sampled_logits(
@@ -222,8 +212,12 @@ def compute_sampled_logits(
     with torch.profiler.record_function(where):
         sizes = (num_sampled, num_classes, num_true)
         parts = operands(weights, biases, labels, inputs, sizes, sampled_values, options)
-        true, sampled = logits_of(parts, remove_accidental_hits)
-        logits = torch.cat([true, sampled], 1)
+        true = torch.einsum("bd,btd->bt", parts.query, parts.rows[parts.true_places].view(len(inputs), num_true, -1))
+        sampled = parts.query @ parts.rows[parts.sampled_places].T - parts.negatives.log_q
+        if remove_accidental_hits:
+            hits = find_hits(parts.positives, parts.negatives.ids)
+            sampled = sampled.index_put((hits.rows, hits.columns), sampled.new_tensor(-FLT_MAX))
+        logits = torch.cat([true - parts.negatives.pos_log_q.view(true.shape), sampled], 1)
         if inputs.dtype.itemsize < 4:
             limits = torch.finfo(inputs.dtype)
             logits = logits.clamp(limits.min, limits.max)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xclass.compat.drawing import Sampled
-from xclass.compat.logits import Options, logits_of, operands
+from xclass.compat.logits import Operands, Options, operands
 from xclass.compat.shards import STRATEGIES, Table
 from xclass.errors import InputError
+from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.masks import Hits, find_hits
+from xclass.losses import Loss, LossConfig, build_loss
+
+JOINT_NCE = build_loss(LossConfig(kind="nce", positives="joint"), 1, 2)
+JOINT_SOFTMAX = build_loss(LossConfig(kind="sampled-softmax", positives="joint"), 1, 2)
 
 
 def nce_loss(
@@ -28,6 +33,7 @@ def nce_loss(
     subtract_log_q: bool = True,
     seed: int | torch.Generator | None = None,
     sparse_grad: bool = False,
+    product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Noise-contrastive estimation: the sum of sigmoid cross-entropies of true and sampled classes.
 
@@ -36,6 +42,8 @@ def nce_loss(
 
     Arguments are those of :func:`compute_sampled_logits`; ``name`` and what comes before it are ``tf.nn.nce_loss``'s,
     in its order. Without ``subtract_log_q`` it is negative sampling; with ``remove_accidental_hits`` sampled logistic.
+
+    ``product_dtype=torch.bfloat16`` takes the large products in bfloat16: faster, the logits rounded to 8 bits.
 
     Returns:
         [batch_size] in the dtype of ``inputs``.
@@ -48,13 +56,11 @@ def nce_loss(
             where="nce_loss",
             do=f'tf.compat.v1 has partition_strategy there; pass partition_strategy="{name}" by name',
         )
-    options = Options(subtract_log_q, partition_strategy, sparse_grad, seed, name)
+    options = Options(subtract_log_q, partition_strategy, sparse_grad, seed, name, product_dtype)
     with torch.profiler.record_function(name):
         sizes = (num_sampled, num_classes, num_true)
         parts = operands(weights, biases, labels, inputs, sizes, sampled_values, options)
-        true, sampled = logits_of(parts, remove_accidental_hits)
-        loss = (functional.softplus(true) - true / num_true).sum(1) + functional.softplus(sampled).sum(1)
-        return loss.to(inputs.dtype)
+        return _loss(JOINT_NCE, parts, remove_accidental_hits, product_dtype).to(inputs.dtype)
 
 
 def sampled_softmax_loss(
@@ -73,6 +79,7 @@ def sampled_softmax_loss(
     partition_strategy: str = "div",
     subtract_log_q: bool = True,
     sparse_grad: bool = False,
+    product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Cross-entropy over true and sampled classes together.
 
@@ -82,14 +89,25 @@ def sampled_softmax_loss(
     Arguments are those of :func:`compute_sampled_logits`; ``name`` and what comes before it are
     ``tf.nn.sampled_softmax_loss``'s, in its order.
 
+    ``product_dtype=torch.bfloat16`` takes the large products in bfloat16: faster, the logits rounded to 8 bits.
+
     Returns:
         [batch_size] in the dtype of ``inputs``.
 
     Source: Jean et al. 2015, eq. 7 to 9; TensorFlow 2.21.
     """
-    options = Options(subtract_log_q, partition_strategy, sparse_grad, seed, name)
+    options = Options(subtract_log_q, partition_strategy, sparse_grad, seed, name, product_dtype)
     with torch.profiler.record_function(name):
         sizes = (num_sampled, num_classes, num_true)
         parts = operands(weights, biases, labels, inputs, sizes, sampled_values, options)
-        true, sampled = logits_of(parts, remove_accidental_hits)
-        return (torch.cat([true, sampled], 1).logsumexp(1) - true.mean(1)).to(inputs.dtype)
+        return _loss(JOINT_SOFTMAX, parts, remove_accidental_hits, product_dtype).to(inputs.dtype)
+
+
+def _loss(loss: Loss, parts: Operands, remove_accidental_hits: bool, product_dtype: torch.dtype | None) -> Tensor:
+    """(B,) through the one-pass kernel: no logits of batch × num_sampled are kept."""
+    none = parts.positives.offsets[:0]
+    hits = find_hits(parts.positives, parts.negatives.ids) if remove_accidental_hits else Hits(none, none)
+    scoring = Scoring(
+        parts.positives, parts.negatives, hits, loss, log_q_of="both", product_dtype=product_dtype or parts.query.dtype
+    )
+    return blocked_loss(parts.query, parts.rows, parts.true_places, parts.sampled_places, scoring)
