@@ -31,7 +31,7 @@ def losses() -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     number = kept = 0
     while kept < NUM_CASES:
-        case = cases.random_case(7, number, MOST)
+        case = cases.random_case(8, number, MOST)
         number += 1
         answer, exact = theirs.answer(case), theirs.answer(case.astype(np.float64))
         if max(cases.distance(answer[name], exact[name]) for name in answer) > 5e-7:

@@ -74,7 +74,7 @@ def first_distinct(base: Base, num_sampled: int, generator: torch.Generator) -> 
     Past ``MAX_TRIES`` draws the rest comes from :func:`_finish`, which has the same law and ends for any weights.
     """
     seen = torch.empty(0, dtype=torch.int64)
-    tries, size = 0, num_sampled + num_sampled // 8 + 16
+    tries, size = 0, first_block(num_sampled)
     while tries < MAX_TRIES:
         fresh = base.draw(size, generator)
         ids, first = _first_occurrences(torch.cat([seen, fresh]))
@@ -83,6 +83,11 @@ def first_distinct(base: Base, num_sampled: int, generator: torch.Generator) -> 
             return ids[:num_sampled], float(tries + last + 1 - len(seen))
         tries, seen, size = tries + size, ids, 2 * size
     return _finish(base, seen, float(tries), num_sampled, generator)
+
+
+def first_block(num_sampled: int) -> int:
+    """How many draws to begin with: repeats are few where classes are many."""
+    return num_sampled + num_sampled // 8 + 16
 
 
 def _first_occurrences(ids: Tensor) -> tuple[Tensor, Tensor]:
