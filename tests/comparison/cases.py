@@ -124,8 +124,8 @@ def answer(case: Case, sparse_grad: bool = False) -> dict[str, np.ndarray]:
     }
 
 
-def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Largest difference, relative to the largest magnitude in ``second``."""
+def distance(first: np.ndarray, second: np.ndarray, floor: float = 0.0) -> float:
+    """Largest difference, relative to the largest magnitude in ``second``, or to ``floor`` where that is larger."""
     assert first.shape == second.shape
-    largest = float(np.abs(second).max(initial=0.0)) or 1.0
+    largest = max(float(np.abs(second).max(initial=0.0)), floor) or 1.0
     return float(np.abs(first.astype(np.float64) - second).max(initial=0.0)) / largest
