@@ -158,9 +158,9 @@ def tensorflow_ways(p: Problem, threads: int) -> dict[str, Callable[[str], Answe
     return {"TensorFlow": run}
 
 
-def ways(p: Problem, threads: int) -> dict[str, Callable[[str], Answer]]:
+def ways(p: Problem, threads: int, beside_tensorflow: bool = True) -> dict[str, Callable[[str], Answer]]:
     return {
-        **tensorflow_ways(p, threads),
+        **(tensorflow_ways(p, threads) if beside_tensorflow else {}),
         "plain PyTorch": lambda kind: plain(p, kind),
         "kernel, float32": lambda kind: kernel(p, kind, torch.float32),
         "kernel, bfloat16": lambda kind: kernel(p, kind, torch.bfloat16),
@@ -209,10 +209,11 @@ def resident(field: str) -> float:
 
 def peak_of(name: str, kind: str, options: argparse.Namespace) -> None:
     """In a fresh process: MiB above what was there and above the gradients."""
-    small = ways(problem(20_000, options.dim, 64, options.true, 4096), options.threads)[name]
+    theirs = name == "TensorFlow"
+    small = ways(problem(20_000, options.dim, 64, options.true, 4096), options.threads, theirs)[name]
     small(kind)  # libraries, threads, compiled code
     p = problem(options.classes, options.dim, 4096, options.true, 16_384)
-    way = ways(p, options.threads)[name]
+    way = ways(p, options.threads, theirs)[name]
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     answer = way(kind)
