@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from xclass.compat import drawing, tf
+from xclass.compat import drawing, states, tf
 from xclass.errors import DataError, InputError, XclassError
 from xclass.rng import numpy_generator, torch_generator
 
@@ -182,6 +182,24 @@ def test_learned_unigram_continues_from_its_state() -> None:
         two = tf.learned_unigram_candidate_sampler(labels, 9, 4, True, 9, seed=seed, state=second)
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert torch.equal(first.counts(), second.counts())
+
+
+def test_folding_the_labels_seen_changes_no_law_and_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "FOLD", 40)
+    state, resumed = tf.learned_unigram_state(6), tf.learned_unigram_state(6)
+    labels = torch.repeat_interleave(torch.arange(6), torch.tensor([0, 30, 9, 0, 3, 8]))
+    for part in labels[torch.randperm(50, generator=torch_generator(0, "fold"))].split(7):
+        state.update(part)
+    assert state.counts().tolist() == [1, 31, 10, 1, 4, 9]
+    assert 0 < len(state.state()["seen"]) < 40
+    resumed.load_state(state.state())
+    drawn = [each.draw(20_000, torch_generator(1, "fold")) for each in (state, resumed)]
+    assert torch.equal(*drawn) and torch.equal(state.counts(), resumed.counts())
+    found = np.bincount(drawn[0], minlength=6)
+    assert stats.chisquare(found, 20_000 * np.array([1, 31, 10, 1, 4, 9]) / 56).pvalue > LEAST_P
+    np.testing.assert_allclose(state.probability(torch.arange(6)), np.array([1, 31, 10, 1, 4, 9]) / 56)
+    with pytest.raises(InputError, match="another range_max"):
+        tf.learned_unigram_state(7).load_state(state.state())
 
 
 @pytest.mark.parametrize("state", [None, "state", tf.learned_unigram_state(5)])

@@ -13,6 +13,7 @@ from xclass.compat.checks import check_count, class_ids
 from xclass.errors import DataError, InputError
 
 WHERE = "fixed_unigram_candidate_sampler"
+FOLD = 1 << 20  # labels that a learned unigram keeps one by one, at least
 
 
 class FixedUnigramState:
@@ -115,30 +116,44 @@ def _weight(line: str, path: str | Path, number: int) -> float:
 class LearnedUnigramState:
     """How often every class has been a true class; each starts at 1.
 
-    A draw is, with probability N / (N + n), a uniform class, else a uniformly chosen one of the n labels seen: exact,
-    O(1) a draw and an update at any N. Memory 8 bytes a class and 8 a label.
+    A draw is, with probability N / (N + n), a uniform class, else a uniform one of the n labels seen: exact, and
+    O(1) a draw and an update at any N. When the labels seen outnumber the classes (and ``FOLD``), they are folded into
+    running totals, so that memory stays at some 40 bytes a class; what was folded is then found in O(log N).
     """
 
     def __init__(self, range_max: int) -> None:
         self.range_max = self.num_drawable = check_count("range_max", range_max, "learned_unigram_state")
-        self._counts = torch.ones(range_max, dtype=torch.int64)
+        self._start(torch.ones(range_max, dtype=torch.int64))
+
+    def _start(self, counts: Tensor) -> None:
+        """From these counts (range_max,), with no label seen since."""
+        self._counts = counts
+        self._folded_total = int(counts.sum())
+        # None: the totals of counts that are all 1, which need no table.
+        self._folded = None if self._folded_total == self.range_max else counts.cumsum(0)
         self._seen = torch.empty(1024, dtype=torch.int64)
         self._num_seen = 0
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """int64 (count,)."""
-        entry = torch.randint(self.range_max + self._num_seen, (count,), generator=generator)
-        seen = (entry - self.range_max).clamp_(min=0)
-        return torch.where(entry < self.range_max, entry, self._seen[seen])
+        entry = torch.randint(self._folded_total + self._num_seen, (count,), generator=generator)
+        folded = entry.clamp(max=self._folded_total - 1)
+        if self._folded is not None:
+            folded = torch.searchsorted(self._folded, folded, right=True)
+        seen = (entry - self._folded_total).clamp_(min=0)
+        return torch.where(entry < self._folded_total, folded, self._seen[seen])
 
     def probability(self, ids: Tensor) -> Tensor:
         """float64: (1 + occurrences) / (N + n)."""
-        return self._counts[ids].double() / (self.range_max + self._num_seen)
+        return self._counts[ids].double() / (self._folded_total + self._num_seen)
 
     def update(self, classes: Tensor) -> None:
         """Count every occurrence in ``classes``."""
         flat = class_ids("true_classes", classes, self.range_max, "learned_unigram_state").reshape(-1).cpu()
         self._counts.index_add_(0, flat, torch.ones_like(flat))
+        if self._num_seen + len(flat) > max(FOLD, self.range_max):
+            self._start(self._counts)
+            return
         while self._num_seen + len(flat) > len(self._seen):
             self._seen = torch.cat([self._seen, torch.empty_like(self._seen)])
         self._seen[self._num_seen : self._num_seen + len(flat)] = flat
@@ -149,14 +164,21 @@ class LearnedUnigramState:
         return self._counts.clone()
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint has to hold: the labels seen, in order."""
-        return {"seen": self._seen[: self._num_seen].clone()}
+        """What a checkpoint has to hold: the counts that were folded, and the labels seen since."""
+        seen = self._seen[: self._num_seen].clone()
+        return {"folded": self._counts - torch.bincount(seen, minlength=self.range_max), "seen": seen}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`: the same draws from the same generator."""
-        fresh = LearnedUnigramState(self.range_max)
-        fresh.update(state["seen"])
-        self._counts, self._seen, self._num_seen = fresh._counts, fresh._seen, fresh._num_seen
+        if tuple(state["folded"].shape) != (self.range_max,):
+            raise InputError(
+                "the state is of another range_max",
+                where="learned_unigram_state",
+                wanted=self.range_max,
+                got=len(state["folded"]),
+            )
+        self._start(state["folded"].clone())
+        self.update(state["seen"])
 
 
 def learned_unigram_state(range_max: int) -> LearnedUnigramState:
