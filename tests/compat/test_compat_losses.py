@@ -256,6 +256,32 @@ def test_all_candidates_make_the_full_softmax() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_on_an_accelerator_it_is_the_same(name: str, sparse_grad: bool) -> None:
+    there, here = Problem(torch.float32), Problem(torch.float32, requires_grad=True)
+    for field in ("weights", "biases", "inputs"):
+        setattr(there, field, getattr(there, field).cuda().requires_grad_())
+    for sampled_values in ((here.sampled, here.true_count, here.count), None):
+        found, expected = (
+            p.call(
+                LOSSES[name],
+                sampled_values=sampled_values,
+                seed=3,
+                remove_accidental_hits=True,
+                sparse_grad=sparse_grad,
+            )
+            for p in (there, here)
+        )
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    expected.sum().backward()
+    gradients = [p.weights.grad.to_dense() if sparse_grad else p.weights.grad for p in (there, here)]
+    torch.testing.assert_close(gradients[0].cpu(), gradients[1], rtol=1e-5, atol=1e-6)
+
+
 def test_an_empty_batch() -> None:
     p = Problem()
     empty = tf.nce_loss(p.weights, p.biases, p.labels[:0], p.inputs[:0], S, N, T, seed=0)

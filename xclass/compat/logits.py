@@ -68,7 +68,7 @@ def operands(
     check_count("num_classes", num_classes, where)
     check_seed(options.seed, where)
     check_inputs(inputs, where)
-    true_classes = true_matrix("labels", labels, num_true, num_classes, where)
+    true_classes = true_matrix("labels", labels, num_true, num_classes, where).to(inputs.device)
     if len(true_classes) != len(inputs):
         raise InputError("labels and inputs differ in length", where=where, wanted=len(inputs), got=len(true_classes))
     sampled, true_count, sampled_count = _candidates(true_classes, sizes, sampled_values, options)
