@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Loss (B,), gradient of the mean for the inputs, and for the rows of [labels, sampled] summed by class."""
+    """Loss (B,), gradient of the mean for the inputs, and for the rows of ``ids``; TensorFlow's tensors are its own."""
 
     loss: Tensor
     inputs: Tensor
@@ -153,7 +153,7 @@ def tensorflow_ways(p: Problem, threads: int) -> dict[str, Callable[[str], Answe
         return step
 
     def run(kind: str) -> Answer:
-        return Answer(*(torch.from_numpy(part.numpy()) for part in graph(kind)(inputs, labels, values)))
+        return Answer(*graph(kind)(inputs, labels, values))
 
     return {"TensorFlow": run}
 
@@ -169,6 +169,11 @@ def ways(p: Problem, threads: int, beside_tensorflow: bool = True) -> dict[str, 
     }
 
 
+def in_torch(answer: Answer) -> Answer:
+    """The same as torch tensors; not part of what is timed."""
+    return Answer(*(part if isinstance(part, Tensor) else torch.from_numpy(part.numpy()) for part in answer))
+
+
 def by_class(answer: Answer, ids: Tensor) -> Tensor:
     """Gradient of each of ``ids`` (sorted, distinct), repeats added."""
     rows = torch.zeros(len(ids), answer.rows.shape[1], dtype=torch.float64)
@@ -178,9 +183,9 @@ def by_class(answer: Answer, ids: Tensor) -> Tensor:
 def check(p: Problem, kind: str, found: dict[str, Callable[[str], Answer]]) -> None:
     """Every way gives plain PyTorch's loss and gradients: to 1e-5 of the largest, in bfloat16 to 2e-2."""
     ids = torch.cat([p.labels.reshape(-1), p.sampled]).unique()
-    expected = found["plain PyTorch"](kind)
+    expected = in_torch(found["plain PyTorch"](kind))
     for name, way in found.items():
-        answer, bar = way(kind), 2e-2 if "bfloat16" in name else 1e-5
+        answer, bar = in_torch(way(kind)), 2e-2 if "bfloat16" in name else 1e-5
         for first, second in (
             (answer.loss, expected.loss),
             (answer.inputs, expected.inputs),
@@ -217,8 +222,10 @@ def peak_of(name: str, kind: str, options: argparse.Namespace) -> None:
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     answer = way(kind)
+    peak = resident("VmHWM")
+    answer = in_torch(answer)
     gradients = sum(part.numel() * part.element_size() for part in (answer.loss, answer.inputs, answer.rows)) / 2**20
-    print(f"| {kind} | {name} | {resident('VmHWM') - before - gradients:.0f} | {gradients:.0f} |", flush=True)
+    print(f"| {kind} | {name} | {peak - before - gradients:.0f} | {gradients:.0f} |", flush=True)
 
 
 def all_peaks(options: argparse.Namespace) -> None:
