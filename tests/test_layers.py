@@ -20,7 +20,7 @@ FLOORS = {
     "data": 1, "metrics": 1,
     "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2,
     "heads": 3,
-    "model": 4,
+    "model": 4, "compat": 4,
     "engine": 5,
     "training": 6, "retrieve": 6, "evaluate": 6,
     "report": 7, "testing": 7,
