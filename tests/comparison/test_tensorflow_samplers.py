@@ -12,7 +12,7 @@ from comparison import tensorflow_side as theirs
 from scipy import stats
 
 from xclass.compat import tf as ours
-from xclass.compat.drawing import expected_count
+from xclass.sampling.calibration import tensorflow_count as expected_count
 
 tf = theirs.load()
 DRAWS = 1500

@@ -12,9 +12,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from xclass.compat import drawing, states, tf
+from xclass.compat import tf
 from xclass.errors import DataError, InputError, XclassError
 from xclass.rng import numpy_generator, torch_generator
+from xclass.sampling import learned_law
 
 WEIGHTS = [3.0, 1.0, 0.0, 2.0, 6.0]
 LEAST_P = 1e-4
@@ -97,29 +98,6 @@ def test_a_count_above_one_without_a_rejection() -> None:
     assert sorted(found)[0] == pytest.approx(1 - 0.1**3)
 
 
-@pytest.mark.parametrize("tries", [2, 5])
-def test_finishing_without_rejection_has_the_same_law(tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few tries are allowed, so that the rest is drawn among the unseen: order and number of draws keep their law."""
-    state = tf.fixed_unigram_state(4, unigrams=[8.0, 4.0, 2.0, 1.0])
-
-    def draws(seed: int) -> list[tuple[tuple[int, ...], float]]:
-        generator, found = torch_generator(seed, "finish"), []
-        for _ in range(3000):
-            ids, taken = drawing.first_distinct(state, 3, generator)
-            found.append((tuple(ids.tolist()), min(taken, 15.0)))
-        return found
-
-    plain = draws(0)
-    monkeypatch.setattr(drawing, "MAX_TRIES", tries)
-    monkeypatch.setattr(drawing, "first_block", lambda num_sampled: 2)
-    finished = draws(1)
-    for part in (0, 1):
-        keys = sorted({row[part] for row in plain + finished})
-        table = np.array([[sum(row[part] == key for row in rows) for key in keys] for rows in (plain, finished)])
-        table = table[:, table.sum(0) > 10]
-        assert stats.chi2_contingency(table).pvalue > LEAST_P
-
-
 def test_hardly_any_weight_still_ends() -> None:
     """TensorFlow draws two thousand million times and aborts the process."""
     weights = [1.0, 1e-30, 1e-60]
@@ -185,20 +163,20 @@ def test_learned_unigram_continues_from_its_state() -> None:
 
 
 def test_folding_the_labels_seen_changes_no_law_and_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "FOLD", 40)
+    monkeypatch.setattr(learned_law, "FOLD", 40)
     state, resumed = tf.learned_unigram_state(6), tf.learned_unigram_state(6)
     labels = torch.repeat_interleave(torch.arange(6), torch.tensor([0, 30, 9, 0, 3, 8]))
     for part in labels[torch.randperm(50, generator=torch_generator(0, "fold"))].split(7):
         state.update(part)
     assert state.counts().tolist() == [1, 31, 10, 1, 4, 9]
-    assert 0 < len(state.state()["seen"]) < 40
+    assert 0 < len(state.state()["log"]) < 40
     resumed.load_state(state.state())
     drawn = [each.draw(20_000, torch_generator(1, "fold")) for each in (state, resumed)]
     assert torch.equal(*drawn) and torch.equal(state.counts(), resumed.counts())
     found = np.bincount(drawn[0], minlength=6)
     assert stats.chisquare(found, 20_000 * np.array([1, 31, 10, 1, 4, 9]) / 56).pvalue > LEAST_P
     np.testing.assert_allclose(state.probability(torch.arange(6)), np.array([1, 31, 10, 1, 4, 9]) / 56)
-    with pytest.raises(InputError, match="another range_max"):
+    with pytest.raises(InputError, match="another catalogue"):
         tf.learned_unigram_state(7).load_state(state.state())
 
 

@@ -10,7 +10,7 @@ import torch
 from comparison import cases
 
 from xclass.compat import tf
-from xclass.compat.drawing import expected_count
+from xclass.sampling.calibration import tensorflow_count as expected_count
 
 VECTORS = Path(__file__).parent / "tensorflow_vectors.npz"
 FIXED = [30.0, 1.0, 0.0, 7.5, 7.5, 2.0, 0.25, 12.0, 3.0, 3.0, 1.0, 19.0]

@@ -240,6 +240,27 @@ def test_a_window_forgets(monkeypatch, compiled):
         assert float(numbers.sum()) == 6 and total == pytest.approx(1.0, abs=1e-12)
 
 
+@pytest.mark.parametrize("replacement", [True, False])
+def test_a_long_stream_is_folded(monkeypatch, replacement):
+    """Folded or not: the same counts, the same law, the same draws after a state was given on."""
+    monkeypatch.setattr(learned_module, "FOLD", 40)
+    generator, counts = torch_generator(0, "test"), torch.ones(30, dtype=torch.int64)
+    sampler = LearnedUnigram(30, 6, replacement)
+    for step in range(25):
+        labels = (torch.rand(7, generator=generator) ** 3 * 30).long()
+        sampler.update(labels)
+        counts += torch.bincount(labels, minlength=30)
+        assert torch.equal(sampler.law.counts(), counts)
+        assert sampler.law.num_logged <= 40 and sampler.law.total == int(counts.sum())
+        other = LearnedUnigram(30, 6, replacement)
+        other.load_state({key: value.clone() for key, value in sampler.state().items()})
+        seeds = torch_generator(step, "draw"), torch_generator(step, "draw")
+        assert torch.equal(sampler.draw(NOTHING, seeds[0]), other.draw(NOTHING, seeds[1]))
+    assert sampler.law.num_folded > 100
+    drawn = torch.bincount(sampler.law.draw(30_000, generator), minlength=30)
+    assert stats.chisquare(drawn.numpy(), (counts / counts.sum() * 30_000).numpy()).pvalue > 1e-4
+
+
 def test_decay_weighs_by_age():
     law = DecayedLaw(4, 0.5)
     for labels in ([0, 0, 1], [], [2]):

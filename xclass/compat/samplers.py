@@ -10,29 +10,12 @@ import torch
 from torch import Tensor
 
 from xclass.compat.checks import check_count, check_distinct, check_seed, true_matrix
-from xclass.compat.drawing import Base, Sampled, generator_of, sample
+from xclass.compat.drawing import Sampled, generator_of, sample
 from xclass.compat.states import FixedUnigramState, LearnedUnigramState, fixed_unigram_state
 from xclass.errors import InputError
-from xclass.sampling import LogUniform, Uniform
-from xclass.types import Ragged
+from xclass.sampling.laws import Law, LogUniformLaw, UniformLaw
 
 Seed = int | torch.Generator | None
-
-NOTHING = Ragged.from_lists([])
-
-
-class _ClosedForm:
-    """A distribution of the sampling room that is a formula: nothing to build at a call."""
-
-    def __init__(self, kind: type[Uniform | LogUniform], range_max: int) -> None:
-        self.range_max = self.num_drawable = range_max
-        self._kind = kind
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return self._kind(self.range_max, count).draw(NOTHING, generator)
-
-    def probability(self, ids: Tensor) -> Tensor:
-        return self._kind(self.range_max, 1).log_expected_count(ids, NOTHING).exp_()
 
 
 def uniform_candidate_sampler(
@@ -63,7 +46,7 @@ def uniform_candidate_sampler(
     Cost O(num_sampled · log num_sampled), whatever range_max.
     """
     where = name or "uniform_candidate_sampler"
-    return _sampled(_closed(Uniform, range_max, where), true_classes, (num_true, num_sampled), unique, seed, where)
+    return _sampled(_closed(UniformLaw, range_max, where), true_classes, (num_true, num_sampled), unique, seed, where)
 
 
 def log_uniform_candidate_sampler(
@@ -81,7 +64,9 @@ def log_uniform_candidate_sampler(
     Arguments, result and cost are those of :func:`uniform_candidate_sampler`.
     """
     where = name or "log_uniform_candidate_sampler"
-    return _sampled(_closed(LogUniform, range_max, where), true_classes, (num_true, num_sampled), unique, seed, where)
+    return _sampled(
+        _closed(LogUniformLaw, range_max, where), true_classes, (num_true, num_sampled), unique, seed, where
+    )
 
 
 def learned_unigram_candidate_sampler(
@@ -114,7 +99,7 @@ def learned_unigram_candidate_sampler(
             got=type(state).__name__,
             do="make one before the loop, state = learned_unigram_state(range_max), and pass it at every call",
         )
-    _check_range(state.range_max, range_max, where)
+    _check_range(state.num_items, range_max, where)
     drawn = _sampled(state, true_classes, (num_true, num_sampled), unique, seed, where)
     state.update(true_classes)
     return drawn
@@ -162,7 +147,7 @@ def fixed_unigram_candidate_sampler(
             where=where,
             do="pass vocab_file … unigrams to fixed_unigram_state, and here only state",
         )
-    _check_range(state.range_max, range_max, where)
+    _check_range(state.num_items, range_max, where)
     return _sampled(state, true_classes, (num_true, num_sampled), unique, seed, where)
 
 
@@ -188,8 +173,8 @@ def all_candidate_sampler(
     )
 
 
-def _closed(kind: type[Uniform | LogUniform], range_max: int, where: str) -> _ClosedForm:
-    return _ClosedForm(kind, check_count("range_max", range_max, where))
+def _closed(kind: type[UniformLaw | LogUniformLaw], range_max: int, where: str) -> Law:
+    return kind(check_count("range_max", range_max, where))
 
 
 def _check_range(there: int, asked: int, where: str) -> None:
@@ -197,10 +182,10 @@ def _check_range(there: int, asked: int, where: str) -> None:
         raise InputError("range_max is not the state's", where=where, wanted=f"range_max={there}", got=asked)
 
 
-def _sampled(base: Base, true_classes: Tensor, sizes: tuple[int, int], unique: bool, seed: Seed, where: str) -> Sampled:
+def _sampled(law: Law, true_classes: Tensor, sizes: tuple[int, int], unique: bool, seed: Seed, where: str) -> Sampled:
     """Everything checked, then drawn. ``sizes`` are num_true and num_sampled."""
     check_seed(seed, where)
     num_true, num_sampled = sizes[0], check_count("num_sampled", sizes[1], where)
-    ids = true_matrix("true_classes", true_classes, num_true, base.range_max, where)
-    check_distinct(num_sampled, unique, base.num_drawable, where)
-    return sample(base, ids, num_sampled, unique, generator_of(seed, where))
+    ids = true_matrix("true_classes", true_classes, num_true, law.num_items, where)
+    check_distinct(num_sampled, unique, law.num_drawable, where)
+    return sample(law, ids, num_sampled, unique, generator_of(seed, where))

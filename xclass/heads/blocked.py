@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from xclass.heads.blocks import Gradients, Problem, run_blocks
 from xclass.heads.masks import Hits
@@ -73,6 +74,7 @@ class _BlockedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, items, pos_rows, neg_rows = ctx.saved_tensors
         gradients, ctx.gradients = ctx.gradients, None  # given away: a second call makes them again

@@ -21,6 +21,14 @@ def inclusion(probability: Tensor, tries: float) -> Tensor:
     return torch.expm1(torch.log1p(-probability).mul_(tries)).neg_()
 
 
+def tensorflow_count(probability: Tensor, num_sampled: int, tries: float) -> Tensor:
+    """TensorFlow's formula: p·K where no draw was rejected, else 1 − (1 − p)^tries.
+
+    The first holds for samples without repeats, too, so that a count may then exceed 1.
+    """
+    return probability * num_sampled if tries == num_sampled else inclusion(probability, tries)
+
+
 def calibrated_tries(bins: Bins, num_sampled: int) -> float:
     """The number of tries t with Σ_c (1 − (1 − p_c)^t) = K.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.calibration import calibrated_tries, inclusion
+from xclass.sampling.calibration import calibrated_tries, inclusion, tensorflow_count
 from xclass.sampling.distinct import draw_distinct
 from xclass.sampling.laws import Law, LogUniformLaw, UniformLaw
 from xclass.sampling.seam import BaseSampler, check_size
@@ -69,8 +69,7 @@ class Drawn(BaseSampler):
         if self.replacement:
             return p.mul_(self.num_sampled)
         if self.counts == "tensorflow":
-            exact = self._last_tries == self.num_sampled
-            return p.mul_(self.num_sampled) if exact else inclusion(p, self._last_tries)
+            return tensorflow_count(p, self.num_sampled, self._last_tries)
         return torch.where(p > 0, 1.0, 0.0).double() if math.isinf(self._tries) else inclusion(p, self._tries)
 
 
