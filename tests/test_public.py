@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLIC: dict[str, set[str]] = {
     "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "open_dataset", "train"},
     "xclass.cli": {"main"},
-    "xclass.losses": {"LOSSES", "Loss", "full_softmax_loss", "mask_value", "sampled_softmax_loss"},
+    "xclass.losses": {
+        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
+        "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss", "sampled_softmax_loss",
+    },
     "xclass.sampling": {
         "SAMPLERS", "AllItems", "FixedUnigram", "InBatch", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "Uniform",
         "build_sampler",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import pydantic
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from xclass.config import Config, describe_toml
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead
-from xclass.losses import LOSSES, Loss
+from xclass.heads import DotHead, TopWeights
+from xclass.losses import LOSSES, LossConfig, build_loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
@@ -76,23 +75,6 @@ class ModelConfig(Config):
         return self
 
 
-class LossConfig(Config):
-    """What is minimised."""
-
-    kind: Literal["sampled-softmax", "full-softmax"] = "sampled-softmax"
-    """full-softmax is the reference: every item in every denominator."""
-    positive_in_denominator: bool = True
-    """sampled-softmax: false leaves the positive out of the sum it is set against."""
-    denominator_power: float = pydantic.Field(1.0, gt=0)
-    """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
-    subtract_log_q: bool = True
-    """Logits are score − log_q, for negatives and positives."""
-    remove_accidental_hits: bool = True
-    """A candidate that is a target of the query is no negative of it."""
-    remove_known_positives: bool = True
-    """Nor is any other train positive of the query."""
-
-
 class RunConfig(Config):
     """Everything that decides a run; the file given to `xclass train --config`."""
 
@@ -110,13 +92,11 @@ class RunConfig(Config):
     """The loop."""
 
     @pydantic.model_validator(mode="after")
-    def _full_softmax_samples_nothing(self) -> RunConfig:
-        if self.loss.kind == "full-softmax" and self.sampler.kind != "all":
-            raise ValueError('loss.kind = "full-softmax" needs sampler.kind = "all"')
-        if self.loss.kind == "full-softmax" and (
-            not self.loss.positive_in_denominator or self.loss.denominator_power != 1
-        ):
-            raise ValueError('positive_in_denominator and denominator_power are switches of "sampled-softmax"')
+    def _full_losses_take_all_items(self) -> RunConfig:
+        if LOSSES[self.loss.kind].all_items and self.sampler.kind != "all":
+            raise ValueError(f'loss.kind = "{self.loss.kind}" needs sampler.kind = "all"')
+        if self.loss.calibration > 0 and self.sampler.kind != "uniform":
+            raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
         return self
 
 
@@ -202,29 +182,20 @@ def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Gen
 
 
 def _head(config: RunConfig, catalogue: Catalogue, generator: torch.Generator) -> DotHead:
-    full = config.loss.kind == "full-softmax"
+    loss, sampler = config.loss, build_sampler(config.sampler, catalogue.num_items, catalogue.item_counts)
     return DotHead(
-        build_sampler(config.sampler, catalogue.num_items, catalogue.item_counts),
-        _loss(config.loss),
+        sampler,
+        build_loss(loss, config.sampler.num_sampled, catalogue.num_items),
         _projection(config, config.model.item.hidden, generator),
         temperature=config.model.temperature,
-        subtract_log_q=config.loss.subtract_log_q,
-        remove_accidental_hits=config.loss.remove_accidental_hits and not full,
-        remove_known_positives=config.loss.remove_known_positives and not full,
+        subtract_log_q=loss.subtract_log_q,
+        corrected_log_q=loss.corrected_log_q,
+        remove_accidental_hits=loss.remove_accidental_hits,
+        remove_known_positives=loss.masks_known_positives,
+        per_pair=loss.positives == "per-positive",
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
+        top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
     )
-
-
-def _loss(config: LossConfig) -> Loss:
-    """The registered loss with the switches of the configuration."""
-    loss = LOSSES[config.kind]
-    if config.kind != "sampled-softmax":
-        return loss
-    switches: dict[str, Any] = {
-        "positive_in_denominator": config.positive_in_denominator,
-        "denominator_power": config.denominator_power,
-    }
-    return Loss(functools.partial(loss.function, **switches), functools.partial(loss.block, **switches))
 
 
 def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tables: dict[str, Table]) -> None:

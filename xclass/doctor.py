@@ -27,6 +27,7 @@ NEEDED = ("torch", "numpy", "scipy", "polars", "pydantic", "safetensors", "typer
 EXTRAS = {
     "faiss-cpu": "pip install 'xclass[cpu]' (without it: exact search through torch)",
     "matplotlib": "pip install 'xclass[report]' (without it: no pictures)",
+    "numba": "pip install 'xclass[compiled]' (without it: the same losses, slower)",
     "torchrec": "pip install 'xclass[distributed]' (without it: one process)",
     "tensorboard": "pip install 'xclass[tensorboard]' (without it: metrics.jsonl)",
 }

@@ -1,18 +1,23 @@
 """The dot head: masks, the blocked pass against plain autograd, ownership of negatives, log-Q."""
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from xclass.errors import InputError
 from xclass.heads import HEADS, DotHead
-from xclass.heads import blocked as blocked_module
+from xclass.heads import blocks as blocks_module
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
-from xclass.losses import LOSSES, mask_value
+from xclass.heads.workers import in_parts
+from xclass.losses import LOSSES, compiled, mask_value
+from xclass.losses.seam import final_weights
 from xclass.rng import torch_generator
 from xclass.sampling import AllItems, Uniform
 from xclass.towers import Projection
-from xclass.types import Batch, Negatives, Ragged, Rows
+from xclass.types import Batch, Negatives, Ragged, Rows, offsets_of
 
 
 def plain_mask(excluded, candidates):
@@ -32,50 +37,117 @@ def test_hits_equal_the_plain_search():
         assert bool((hits.rows.diff() >= 0).all())
 
 
-def problem(num_queries=23, k=11, d=5, dtype=torch.float64):
+def problem(num_queries=23, k=11, d=5, dtype=torch.float64, own=False):
+    """Items 0 … 29 have the rows 0 … 29 of the item vectors."""
     generator = torch_generator(3, "test")
     lengths = torch.randint(0, 4, (num_queries,), generator=generator)
     ids = torch.randint(0, 30, (int(lengths.sum()),), generator=generator)
-    positives = Ragged(torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]), ids)
+    weights = torch.rand(len(ids), generator=generator, dtype=dtype) + 0.1
+    positives = Ragged(offsets_of(lengths), ids, weights)
+    shape = (num_queries, k) if own else (k,)
+    candidates = torch.randint(-1 if own else 0, 30, shape, generator=generator)
     negatives = Negatives(
-        torch.randint(0, 30, (k,), generator=generator),
-        torch.randn(k, generator=generator, dtype=dtype),
+        candidates,
+        torch.randn(shape, generator=generator, dtype=dtype),
         torch.randn(len(ids), generator=generator, dtype=dtype),
     )
-    shapes = ((num_queries, d), (len(ids), d), (k, d))
-    vectors = [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+    vectors = [torch.randn(n, d, generator=generator, dtype=dtype).requires_grad_() for n in (num_queries, 30)]
     return positives, negatives, vectors
 
 
-def plain_loss(positives, negatives, vectors, hits, temperature):
-    query, positive, negative = vectors
-    pos_logits = (query[positives.rows()] * positive).sum(1) / temperature - negatives.pos_log_q
-    neg_logits = query @ negative.T / temperature - negatives.log_q
-    neg_logits = neg_logits.index_put(
-        (hits.rows, hits.columns), torch.tensor(mask_value(neg_logits.dtype), dtype=neg_logits.dtype)
-    )
-    return LOSSES["sampled-softmax"].function(pos_logits, neg_logits, positives.offsets)
+def plain_logits(positives, negatives, vectors, hits, scoring):
+    """The logits as a whole, by autograd; rows are pairs where the scoring says so."""
+    query, items = vectors
+    rows = positives.rows()
+    pos = (query[rows] * items[positives.values]).sum(1) * scoring.inverse_temperature
+    if scoring.log_q_of == "both":
+        pos = pos - negatives.pos_log_q
+    each = query[rows] if scoring.per_pair else query
+    ids, log_q = negatives.ids, negatives.log_q
+    if scoring.per_pair and ids.dim() == 2:
+        ids, log_q = ids[rows], log_q[rows]
+    own = items[ids.clamp(min=0)]
+    neg = (each.unsqueeze(1) * own).sum(2) * scoring.inverse_temperature
+    if scoring.log_q_of != "none":
+        neg = neg - log_q
+    return pos, neg.index_put((hits.rows, hits.columns), torch.tensor(mask_value(neg.dtype), dtype=neg.dtype))
+
+
+def plain_loss(positives, negatives, vectors, hits, scoring):
+    pos, neg = plain_logits(positives, negatives, vectors, hits, scoring)
+    if not scoring.per_pair:
+        return scoring.loss.function(pos, neg, positives.offsets, positives.weights)
+    rows = positives.rows()
+    share = final_weights(scoring.loss, positives.offsets, positives.weights, pos.detach())
+    each = scoring.loss.function(pos, neg, torch.arange(len(pos) + 1))
+    return torch.zeros(len(positives), dtype=pos.dtype).index_add(0, rows, share * each)
+
+
+def cases():
+    for name in LOSSES:
+        yield name, False, False
+        yield name, True, False
+        if not LOSSES[name].full and LOSSES[name].normalise:
+            yield name, False, True
+            yield name, True, True
 
 
 @pytest.mark.parametrize("row_weights", [None, torch.linspace(2, 0, 23).double()])
 @pytest.mark.parametrize("upstream", ["mean", "uneven"])
-@pytest.mark.parametrize("block", [40, 1 << 18])
-def test_the_blocked_pass_equals_plain_autograd(monkeypatch, upstream, block, row_weights):
-    monkeypatch.setattr(blocked_module, "BLOCK_LOGITS", block)
-    positives, negatives, vectors = problem()
-    hits = find_hits(positives, negatives.ids)
+@pytest.mark.parametrize(("block", "threads"), [(40, 1), (1 << 18, 1), (40, 2)])
+@pytest.mark.parametrize(("name", "own", "per_pair"), list(cases()))
+def test_the_blocked_pass_equals_plain_autograd(
+    monkeypatch, upstream, block, threads, row_weights, name, own, per_pair
+):
+    monkeypatch.setitem(blocks_module.BLOCK_CELLS, "cpu", block)
+    monkeypatch.setattr(blocks_module, "PART_CELLS", 1 if threads > 1 else 1 << 18)
+    monkeypatch.setattr(blocks_module, "in_parts", functools.partial(in_parts, threads=threads))
+    positives, negatives, vectors = problem(own=own)
+    per_pair = per_pair or LOSSES[name].per_pair
+    hits = find_hits(
+        positives.take(positives.rows()) if per_pair else positives, pair_ids(negatives, positives, per_pair)
+    )
     assert len(hits.rows) > 0
     weights = torch.full((23,), 1 / 23.0).double() if upstream == "mean" else torch.linspace(0, 2, 23).double()
     scoring = Scoring(
-        positives, negatives, hits, 1 / 0.3, True, LOSSES["sampled-softmax"].block, torch.float64, row_weights
+        positives,
+        negatives,
+        hits,
+        LOSSES[name],
+        1 / 0.3,
+        "both" if LOSSES[name].subtract_log_q else "none",
+        torch.float64,
+        row_weights,
+        per_pair,
     )
-    ours = blocked_loss(*vectors, scoring)
-    plain = plain_loss(positives, negatives, vectors, hits, 0.3) * (1.0 if row_weights is None else row_weights)
-    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    ours = blocked_loss(*vectors, positives.values, negatives.ids.clamp(min=0), scoring)
+    plain = plain_loss(positives, negatives, vectors, hits, scoring) * (1.0 if row_weights is None else row_weights)
+    torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-12)
     got = torch.autograd.grad((ours * weights).sum(), vectors)
     expected = torch.autograd.grad((plain * weights).sum(), vectors)
     for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+def pair_ids(negatives, positives, per_pair):
+    return negatives.ids[positives.rows()] if per_pair and negatives.ids.dim() == 2 else negatives.ids
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_compiler_the_result_is_the_same(monkeypatch, name, dtype):
+    positives, negatives, vectors = problem(dtype=torch.float32)
+    hits = find_hits(positives.take(positives.rows()) if LOSSES[name].per_pair else positives, negatives.ids)
+    results = []
+    for there in (True, False):
+        monkeypatch.setattr(compiled, "available", lambda there=there: there)
+        scoring = Scoring(positives, negatives, hits, LOSSES[name], 1.0, "both", dtype)
+        loss = blocked_loss(*vectors, positives.values, negatives.ids, scoring)
+        results.append((loss.detach(), *torch.autograd.grad(loss.sum(), vectors)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(
+            a, b, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-5 if dtype == torch.float32 else 2e-2
+        )
 
 
 def test_bfloat16_products_stay_close():
@@ -84,12 +156,32 @@ def test_bfloat16_products_stay_close():
     losses = [
         blocked_loss(
             *vectors,
-            Scoring(positives, negatives, Hits(nothing, nothing), 1.0, True, LOSSES["sampled-softmax"].block, dtype),
+            positives.values,
+            negatives.ids,
+            Scoring(positives, negatives, Hits(nothing, nothing), LOSSES["sampled-softmax"], product_dtype=dtype),
         )
         for dtype in (torch.float32, torch.bfloat16)
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=0.03, atol=0.03)
     assert not torch.equal(losses[0], losses[1])
+
+
+def test_hits_of_candidates_of_ones_own():
+    generator = torch_generator(1, "test")
+    for _ in range(30):
+        lists = [torch.randperm(12, generator=generator)[:n].tolist() for n in (0, 3, 5, 1)]
+        candidates = torch.randint(-1, 12, (4, 6), generator=generator)
+        hits = find_hits(Ragged.from_lists(lists), candidates)
+        expected = [(b, j) for b in range(4) for j in range(6) if int(candidates[b, j]) in [-1, *lists[b]]]
+        assert list(zip(hits.rows.tolist(), hits.columns.tolist(), strict=True)) == expected
+
+
+def test_threads_of_the_pass_leave_torch_as_it_was():
+    before = torch.get_num_threads()
+    parts = in_parts(lambda low, high: (low, high, torch.get_num_threads()), 10, 100, torch.device("cpu"), threads=3)
+    assert parts == [(0, 3, 1), (3, 6, 1), (6, 10, 1)]
+    assert torch.get_num_threads() == before
+    assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == before
 
 
 def head(sampler, **settings):

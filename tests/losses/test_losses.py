@@ -9,21 +9,28 @@ import torch
 from reference import losses as reference
 
 from xclass.errors import InputError
-from xclass.losses import LOSSES, Loss, full_softmax_loss, mask_value, sampled_softmax_loss
+from xclass.losses import LOSSES, full_softmax_loss, mask_value, sampled_softmax_loss
 from xclass.testing.loss import check_loss
 from xclass.types import offsets_of
 
 
-def switched(**switches):
-    plain = LOSSES["sampled-softmax"]
-    return Loss(functools.partial(plain.function, **switches), functools.partial(plain.block, **switches))
+def switched(kind, **switches):
+    plain = LOSSES[kind]
+    return plain._replace(
+        function=functools.partial(plain.function, **switches), finish=functools.partial(plain.finish, **switches)
+    )
 
 
 VARIANTS = {
     **LOSSES,
-    "power 1.2": switched(denominator_power=1.2),
-    "positive out": switched(positive_in_denominator=False),
-    "positive out, power 0.8": switched(positive_in_denominator=False, denominator_power=0.8),
+    "power 1.2": switched("sampled-softmax", denominator_power=1.2),
+    "positive out": switched("sampled-softmax", positive_in_denominator=False),
+    "positive out, power 0.8": switched("sampled-softmax", positive_in_denominator=False, denominator_power=0.8),
+    "joint": switched("sampled-softmax", positives="joint"),
+    "joint, power 1.3": switched("sampled-softmax", positives="joint", denominator_power=1.3),
+    "corrected": switched("sampled-softmax", corrected=True),
+    "nce, joint": switched("nce", positives="joint"),
+    "negative sampling, beta .4": switched("negative-sampling", positive_power=0.4),
 }
 REFERENCES = {
     "sampled-softmax": reference.sampled_softmax,
@@ -36,10 +43,10 @@ REFERENCES = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_conformance(name):
-    check_loss(VARIANTS[name], positives_among_all=name.startswith("full"))
+    check_loss(VARIANTS[name], stops_gradient=name == "corrected")
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_equals_the_slow_reference(name, weighted):
     torch.manual_seed(0)

@@ -2,7 +2,8 @@
 
 from xclass.heads.dot import DotHead, DotPlan
 from xclass.heads.seam import Head
+from xclass.heads.top_weights import TopWeights
 
 HEADS = {"dot": DotHead}
 
-__all__ = ["HEADS", "DotHead", "DotPlan", "Head"]
+__all__ = ["HEADS", "DotHead", "DotPlan", "Head", "TopWeights"]

@@ -1,107 +1,131 @@
 """A sampled loss over inner products: forward and gradient in one pass over blocks of queries that stay in cache.
 
-For a block of queries the logits are q·n/τ − log_q; the loss turns them into their own gradient in place; the products
-with that gradient give the gradients of queries and candidates. The (B, K) logits never exist as a whole.
+For a block of queries the logits are q·n/τ − log_q; a pass of the loss turns them in place into cells, of which the
+gradient is scale_b · cell_bj; the products with the cells give the gradients of queries and candidates. The (B, K)
+logits never exist as a whole, and a mask of hits is a list of positions. Every registered loss goes through here, on
+any device.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from xclass.heads.blocks import Gradients, Problem, run_blocks
 from xclass.heads.masks import Hits
-from xclass.losses.seam import LossBlock, mask_value
+from xclass.heads.top_weights import TopWeights
+from xclass.losses import Loss
+from xclass.losses.seam import final_weights
 from xclass.types import Negatives, Ragged
-
-BLOCK_LOGITS = 1 << 20  # 4 MiB: smaller blocks cost more in starting operations than the cache saves
 
 
 class Scoring(NamedTuple):
-    """Everything but the vectors."""
+    """Everything but the vectors.
+
+    positives: Ragged (B); only offsets and weights are read.
+    negatives: only the log-Q are read: (K,) shared or (B, K) per query, and (P,).
+    hits: cells of (B, K) that are no negatives; of (P, K) when rows are pairs.
+    loss: a registered loss, maybe with switches.
+    log_q_of: "both" subtracts it from negatives and positives, "negatives", or "none".
+    product_dtype: type of the large products.
+    row_weights: (B,) or None for 1.
+    per_pair: every positive is a row of its own, weighted as it would be in its query. Losses of pairs always are.
+    top_weights: weigh each positive by its place among the items (:mod:`xclass.heads.top_weights`).
+    """
 
     positives: Ragged
     negatives: Negatives
     hits: Hits
-    inverse_temperature: float
-    subtract_log_q: bool
-    loss: LossBlock
-    product_dtype: torch.dtype
+    loss: Loss
+    inverse_temperature: float = 1.0
+    log_q_of: Literal["both", "negatives", "none"] = "both"
+    product_dtype: torch.dtype = torch.float32
     row_weights: Tensor | None = None
+    per_pair: bool = False
+    top_weights: TopWeights | None = None
 
 
-class Gradients(NamedTuple):
-    """∂(Σ_b weight_b · loss_b) for each input."""
+def blocked_loss(query_BD: Tensor, item_UD: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Tensor:
+    """(B,) loss of each query times its row weight, differentiable in query and item vectors.
 
-    query: Tensor
-    positive: Tensor
-    negative: Tensor
-
-
-def blocked_loss(query_BD: Tensor, positive_PD: Tensor, negative_KD: Tensor, scoring: Scoring) -> Tensor:
-    """(B,) loss of each query times its row weight, differentiable in the three inputs.
+    Args:
+        query_BD: (B, D).
+        item_UD: (U, D) vectors of the distinct items of the step.
+        pos_rows: int64 (P,) row of item_UD of each positive.
+        neg_rows: int64 (K,) or (B, K) row of each negative.
+        scoring: everything else.
 
     The gradient is computed in the forward pass for equal upstream gradients of all queries, as a mean over queries
-    gives; for others the pass is run again in the backward.
+    gives; for others the pass is run again in the backward. Cost O(B·K·D); memory O((B + U)·D) and a block per thread.
     """
-    return _BlockedLoss.apply(query_BD, positive_PD, negative_KD, scoring)
+    loss: Tensor = _BlockedLoss.apply(query_BD, item_UD, pos_rows, neg_rows, scoring)
+    return loss
 
 
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, positive: Tensor, negative: Tensor, scoring: Scoring) -> Tensor:
-        loss, gradients = _run(query, positive, negative, scoring, scoring.row_weights)
+    def forward(ctx: Any, query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Tensor:
+        loss, gradients = _run(query, items, pos_rows, neg_rows, scoring, scoring.row_weights)
         ctx.scoring = scoring
-        ctx.save_for_backward(query, positive, negative, *gradients)
+        ctx.save_for_backward(query, items, pos_rows, neg_rows, *gradients)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        query, positive, negative, *gradients = ctx.saved_tensors
-        if bool((upstream == upstream[:1]).all()):
-            return (*(gradient * upstream[:1].squeeze() for gradient in gradients), None)
-        row_weights = ctx.scoring.row_weights
-        weights_B = upstream if row_weights is None else upstream * row_weights
-        return (*_run(query, positive, negative, ctx.scoring, weights_B)[1], None)
+        query, items, pos_rows, neg_rows, *gradients = ctx.saved_tensors
+        if not bool((upstream == upstream[:1]).all()):
+            row_weights = ctx.scoring.row_weights
+            weights_B = upstream if row_weights is None else upstream * row_weights
+            gradients = list(_run(query, items, pos_rows, neg_rows, ctx.scoring, weights_B)[1])
+        elif len(upstream):
+            gradients = [gradient * upstream[0] for gradient in gradients]
+        return (*gradients, None, None, None)
 
 
 def _run(
-    query: Tensor, positive: Tensor, negative: Tensor, scoring: Scoring, weights_B: Tensor | None
+    query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, weights_B: Tensor | None
 ) -> tuple[Tensor, Gradients]:
-    """Loss and gradients, block by block."""
+    """Loss and gradients, with a row for every query or for every pair."""
+    owners = scoring.positives.rows()
+    per_pair = scoring.per_pair or scoring.loss.per_pair
+    if not per_pair:
+        return run_blocks(_problem(query, items, pos_rows, neg_rows, scoring, owners), weights_B)
+    if neg_rows.dim() == 2:
+        ids, log_q, pos_log_q = scoring.negatives
+        scoring = scoring._replace(negatives=Negatives(ids[owners], log_q[owners], pos_log_q))
+        neg_rows = neg_rows[owners]
+    problem = _problem(query, items, pos_rows, neg_rows, scoring, owners)
+    pairs = problem._replace(
+        query=problem.query.index_select(0, owners), offsets=torch.arange(len(owners) + 1, device=query.device)
+    )
+    loss, gradients = run_blocks(pairs, None if weights_B is None else weights_B[owners])
+    by_query = torch.zeros_like(query).index_add_(0, owners, gradients.query)
+    return loss.new_zeros(len(query)).index_add_(0, owners, loss), Gradients(by_query, gradients.items)
+
+
+def _problem(
+    query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, owners: Tensor
+) -> Problem:
     scaled = query * scoring.inverse_temperature
-    low_query, low_negative = scaled.to(scoring.product_dtype), negative.to(scoring.product_dtype)
-    rows = scoring.positives.rows()
-    pos_logits = torch.linalg.vecdot(scaled.index_select(0, rows), positive)
-    if scoring.subtract_log_q:
-        pos_logits -= scoring.negatives.pos_log_q
-    grads = Gradients(torch.zeros_like(query), torch.empty(0), torch.zeros_like(negative))
-    loss, pos_grad = query.new_empty(len(query)), torch.empty_like(pos_logits)
-    step = max(16, BLOCK_LOGITS // max(len(negative), 1))
-    for start in range(0, len(query), step):
-        stop = min(start + step, len(query))
-        logits = _block_logits(low_query[start:stop], low_negative, scoring, start, stop)
-        part = scoring.positives.slice(start, stop)
-        low, high = int(scoring.positives.offsets[start]), int(scoring.positives.offsets[stop])
-        loss[start:stop], pos_grad[low:high] = scoring.loss(pos_logits[low:high], logits, part.offsets, part.weights)
-        if weights_B is not None:
-            logits *= weights_B[start:stop].unsqueeze(1)
-        low_logits = logits.to(scoring.product_dtype)
-        grads.query[start:stop] = low_logits @ low_negative
-        grads.negative.add_(low_logits.T @ low_query[start:stop])
-    if weights_B is not None:
-        loss, pos_grad = loss * weights_B, pos_grad * weights_B[rows]
-    grads.query.index_add_(0, rows, positive * pos_grad.unsqueeze(1)).mul_(scoring.inverse_temperature)
-    return loss, grads._replace(positive=scaled.index_select(0, rows) * pos_grad.unsqueeze(1))
-
-
-def _block_logits(query: Tensor, negative: Tensor, scoring: Scoring, start: int, stop: int) -> Tensor:
-    """float32 logits of queries start … stop−1 with log-Q subtracted and hits masked."""
-    logits = (query @ negative.T).to(torch.promote_types(query.dtype, torch.float32))
-    if scoring.subtract_log_q:
-        logits -= scoring.negatives.log_q
-    rows, columns = scoring.hits
-    low, high = torch.searchsorted(rows, torch.tensor([start, stop], device=rows.device)).tolist()
-    logits[rows[low:high] - start, columns[low:high]] = mask_value(logits.dtype)
-    return logits
+    pos_scores = torch.linalg.vecdot(scaled.index_select(0, owners), items.index_select(0, pos_rows))
+    positives, log_q = scoring.positives, scoring.negatives.log_q.to(scaled.dtype)
+    both = scoring.log_q_of == "both"
+    return Problem(
+        query=scaled,
+        items=items,
+        pos_rows=pos_rows,
+        neg_rows=neg_rows,
+        offsets=positives.offsets,
+        share=final_weights(scoring.loss, positives.offsets, positives.weights, pos_scores),
+        pos_scores=pos_scores,
+        pos_logits=pos_scores - scoring.negatives.pos_log_q if both else pos_scores,
+        log_q=None if scoring.log_q_of == "none" else log_q,
+        count_log_q=log_q,
+        hits=scoring.hits,
+        loss=scoring.loss,
+        inverse_temperature=scoring.inverse_temperature,
+        product_dtype=scoring.product_dtype,
+        top_weights=scoring.top_weights,
+    )

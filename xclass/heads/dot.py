@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
+from xclass.heads.top_weights import TopWeights
 from xclass.losses import Loss
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
@@ -38,10 +39,13 @@ class DotHead(nn.Module):
         sampler, loss: how the catalogue is stood in for, and what is minimised.
         projection: the end of the item tower.
         temperature: scores are divided by it in training; a ranking does not depend on it.
-        subtract_log_q: logits are score − log_q, for negatives and positives.
-        remove_accidental_hits: a candidate that is a target of the query is masked for that query.
+        subtract_log_q: logits are score − log_q, for negatives and positives; None as the loss wants it.
+        corrected_log_q: for negatives only (with the loss's ``corrected``).
+        remove_accidental_hits: a candidate that is a target of the query is masked for it; None as the loss wants it.
         remove_known_positives: so is every train positive of the query.
+        per_pair: every (query, target) is a row of its own, and only its own target is masked for it.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
+        top_weights: weigh each target by its place among the items.
     """
 
     def __init__(
@@ -51,50 +55,70 @@ class DotHead(nn.Module):
         projection: Projection,
         *,
         temperature: float = 1.0,
-        subtract_log_q: bool = True,
-        remove_accidental_hits: bool = True,
+        subtract_log_q: bool | None = None,
+        corrected_log_q: bool = False,
+        remove_accidental_hits: bool | None = None,
         remove_known_positives: bool = True,
+        per_pair: bool = False,
         product_dtype: torch.dtype = torch.float32,
+        top_weights: TopWeights | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise InputError("temperature is out of range", wanted="a number > 0", got=temperature)
         self.sampler, self.loss_kind, self.projection = sampler, loss, projection
-        self.temperature, self.subtract_log_q, self.product_dtype = temperature, subtract_log_q, product_dtype
-        self.remove_accidental_hits, self.remove_known_positives = remove_accidental_hits, remove_known_positives
+        self.temperature, self.product_dtype, self.top_weights = temperature, product_dtype, top_weights
+        subtract = loss.subtract_log_q if subtract_log_q is None else subtract_log_q
+        self.log_q_of: Literal["both", "negatives", "none"] = (
+            "none" if not subtract else "negatives" if corrected_log_q else "both"
+        )
+        hits = loss.remove_accidental_hits if remove_accidental_hits is None else remove_accidental_hits
+        self.remove_accidental_hits, self.remove_known_positives = hits, remove_known_positives
+        self.own_hits_only, self.per_pair = per_pair, per_pair or loss.per_pair
 
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
         positives = _targets(batch)
         negatives = self.sampler.sample(positives, generator)
+        return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
+
+    def _hits(self, batch: Batch, positives: Ragged, ids: Tensor) -> Hits:
+        """Cells of (B, K), or of (P, K) when rows are pairs."""
+        excluded = Ragged.from_lists([[]] * len(batch))
         if self.remove_known_positives and batch.known is not None:
-            return DotPlan(negatives, find_hits(batch.known, negatives.ids))
-        if self.remove_accidental_hits:
-            return DotPlan(negatives, find_hits(positives, negatives.ids))
-        nothing = torch.empty(0, dtype=torch.int64)
-        return DotPlan(negatives, Hits(nothing, nothing))
+            excluded = batch.known
+        elif self.remove_accidental_hits:
+            excluded = positives
+        if self.per_pair:
+            owners = positives.rows()
+            own = self.own_hits_only and self.remove_accidental_hits
+            pairs = Ragged(torch.arange(len(owners) + 1), positives.values)
+            excluded = pairs if own else excluded.take(owners)
+            ids = ids if ids.dim() == 1 else ids[owners]
+        return find_hits(excluded, ids)
 
     def requests(self, batch: Batch, plan: DotPlan) -> dict[str, dict[str, Tensor]]:
         """The item rows of targets and candidates."""
-        return {"item": {"positives": _targets(batch).values, "negatives": plan.negatives.ids}}
+        negatives = plan.negatives.ids.flatten().clamp(min=0)
+        return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items = rows["item"]
-        vectors = self.projection(items.values)
         scoring = Scoring(
             _targets(batch),
             plan.negatives,
             plan.hits,
+            self.loss_kind,
             1.0 / self.temperature,
-            self.subtract_log_q,
-            self.loss_kind.block,
+            self.log_q_of,
             self.product_dtype,
             batch.weights,
+            self.per_pair,
+            self.top_weights,
         )
-        positive = vectors.index_select(0, items.positions["positives"])
-        negative = vectors.index_select(0, items.positions["negatives"])
-        return blocked_loss(query_BD, positive, negative, scoring)
+        negatives = items.positions["negatives"].view(plan.negatives.ids.shape)
+        return blocked_loss(query_BD, self.projection(items.values), items.positions["positives"], negatives, scoring)
 
     def item_vectors(self, tables: dict[str, Table]) -> Tensor:
         """(N, D) item vectors; the table's own memory when the projection changes nothing."""

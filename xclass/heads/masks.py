@@ -24,14 +24,16 @@ def find_hits(excluded: Ragged, candidates: Tensor) -> Hits:
 
     Args:
         excluded: Ragged (B) of item numbers.
-        candidates: int64 (K,), repeats allowed.
+        candidates: int64 (K,) shared by the queries, repeats allowed; or (B, K), where −1 is no candidate and a hit.
 
     Cost O(M + K log K + hits) for M excluded items: a small table of hashed candidates drops nearly all of the M before
-    they are searched for. No B × K anything.
+    they are searched for. No B × K anything. For (B, K): O((M + B·K) log M).
 
     >>> find_hits(Ragged.from_lists([[4], [], [7, 4]]), torch.tensor([4, 9, 4])).columns.tolist()
     [0, 2, 0, 2]
     """
+    if candidates.dim() == 2:
+        return _own_hits(excluded, candidates)
     maybe = _hashed_match(excluded.values, candidates)
     values = excluded.values[maybe]
     ordered, order = torch.sort(candidates, stable=True)
@@ -40,7 +42,26 @@ def find_hits(excluded: Ragged, candidates: Tensor) -> Hits:
     owners = torch.searchsorted(excluded.offsets, maybe, right=True) - 1
     rows = torch.repeat_interleave(owners, copies)
     starts = torch.repeat_interleave(low - (copies.cumsum(0) - copies), copies)
-    return Hits(rows, order[starts + torch.arange(len(starts))])
+    return _distinct(rows, order[starts + torch.arange(len(starts), device=rows.device)], len(candidates))
+
+
+def _own_hits(excluded: Ragged, candidates: Tensor) -> Hits:
+    """Pairs (query, item) of both sides as single numbers, searched for in sorted order."""
+    span = 1 + max(int(part.max()) if part.numel() else 0 for part in (candidates, excluded.values))
+    taken = (excluded.rows() * span + excluded.values).sort().values
+    asked = torch.arange(len(candidates), device=candidates.device).unsqueeze(1) * span + candidates
+    hit = candidates < 0
+    if len(taken):
+        place = torch.searchsorted(taken, asked).clamp_(max=len(taken) - 1)
+        hit |= taken[place] == asked
+    cells = hit.nonzero()
+    return Hits(cells[:, 0], cells[:, 1])
+
+
+def _distinct(rows: Tensor, columns: Tensor, width: int) -> Hits:
+    """Each cell once, in order: an item may be excluded twice."""
+    cells = torch.unique(rows * max(width, 1) + columns)
+    return Hits(torch.div(cells, max(width, 1), rounding_mode="floor"), cells % max(width, 1))
 
 
 def _hashed_match(values: Tensor, candidates: Tensor) -> Tensor:

@@ -5,21 +5,36 @@
 ``pos_logits[offsets[b]:offsets[b+1]]`` are the positives of query b. Logits are scores with the temperature and the
 log-Q already in them. A query without positives has loss 0. Masked negatives hold ``mask_value(dtype)``, never −inf.
 
-Each name stands for a :class:`Loss`: the plain function (for autograd) and the same with its gradient written out,
-which computes both in one pass over a block that stays in cache.
+Each name stands for a :class:`Loss`: the plain function (for autograd) and the same in two halves, a pass over the
+negatives of a block of queries and what comes after it, which give loss and gradient while the block is in cache.
 """
 
-from xclass.losses.seam import Loss, mask_value
-from xclass.losses.softmax import (
-    full_softmax_block,
-    full_softmax_loss,
-    sampled_softmax_block,
-    sampled_softmax_loss,
+from xclass.losses.config import LOSSES, LossConfig, build_loss
+from xclass.losses.logistic import (
+    bpr_loss,
+    full_sigmoid_loss,
+    gbce_power,
+    nce_loss,
+    negative_sampling_loss,
+    sampled_logistic_loss,
 )
+from xclass.losses.rows import one_pass
+from xclass.losses.seam import Loss, mask_value
+from xclass.losses.softmax import full_softmax_loss, sampled_softmax_loss
 
-LOSSES: dict[str, Loss] = {
-    "sampled-softmax": Loss(sampled_softmax_loss, sampled_softmax_block),
-    "full-softmax": Loss(full_softmax_loss, full_softmax_block),
-}
-
-__all__ = ["LOSSES", "Loss", "full_softmax_loss", "mask_value", "sampled_softmax_loss"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "LossConfig",
+    "bpr_loss",
+    "build_loss",
+    "full_sigmoid_loss",
+    "full_softmax_loss",
+    "gbce_power",
+    "mask_value",
+    "nce_loss",
+    "negative_sampling_loss",
+    "one_pass",
+    "sampled_logistic_loss",
+    "sampled_softmax_loss",
+]

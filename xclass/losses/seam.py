@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+
+Positives = Literal["separate", "joint"]
 
 
 class LossFunction(Protocol):
@@ -20,21 +22,64 @@ class LossFunction(Protocol):
         ...
 
 
-class LossBlock(Protocol):
-    """Loss and gradient in one pass. ``neg_logits`` is overwritten with its own gradient."""
+class RowSums(NamedTuple):
+    """What a pass over the negatives of each query leaves, beside one cell for every logit x_bj.
 
-    def __call__(
-        self, pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None = None, /
-    ) -> tuple[Tensor, Tensor]:
-        """(B,) loss and (P,) ∂Σloss/∂pos_logits; ∂Σloss/∂neg_logits is left in ``neg_logits``."""
+    softmax pass: cells e^{x_bj − top_b}, value log Σ_j e^{x_bj}; logistic: σ(x_bj), Σ_j softplus(x_bj).
+
+    value: (B,).
+    total: (B,) sum of the cells.
+    unmasked: (B,) negatives that are not masked, of the type of value.
+    """
+
+    value: Tensor
+    total: Tensor
+    unmasked: Tensor
+
+
+class Finished(NamedTuple):
+    """The loss and its gradient: ∂Σloss/∂x_bj = scale_b · cell_bj.
+
+    loss: (B,).
+    pos_grad: (P,) ∂Σloss/∂pos_logits.
+    scale: (B,).
+    """
+
+    loss: Tensor
+    pos_grad: Tensor
+    scale: Tensor
+
+
+class Finish(Protocol):
+    """From the sums of a pass and the positives to the loss: O(P), no negative is looked at again."""
+
+    def __call__(self, pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums, /) -> Finished:
+        """Loss and gradient; ``share`` (P,) holds the final weight of each positive."""
         ...
 
 
 class Loss(NamedTuple):
-    """One registered loss."""
+    """One registered loss: the plain function, and the two halves of its one-pass form.
+
+    function: for autograd.
+    rows: the pass over the negatives.
+    finish: what comes after it.
+    normalise: the weights of a query's positives are divided by their sum.
+    per_pair: every positive is a row of its own, and its logit is subtracted from the row's negatives.
+    full: the positives are among the negatives' logits.
+    all_items: the negatives are every item but the positives (or every item, when ``full``).
+    subtract_log_q, remove_accidental_hits: what the logits should be made with, unless a configuration says otherwise.
+    """
 
     function: LossFunction
-    block: LossBlock
+    rows: Literal["softmax", "logistic"]
+    finish: Finish
+    normalise: bool = True
+    per_pair: bool = False
+    full: bool = False
+    all_items: bool = False
+    subtract_log_q: bool = True
+    remove_accidental_hits: bool = True
 
 
 def mask_value(dtype: torch.dtype) -> float:
@@ -45,13 +90,25 @@ def mask_value(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).min
 
 
+def widened(logits: Tensor) -> Tensor:
+    """At least float32: sums over thousands of half-precision numbers do not fit their type. Masks stay masks."""
+    if logits.dtype not in (torch.float16, torch.bfloat16):
+        return logits
+    wide = logits.float()
+    return wide.masked_fill_(logits == mask_value(logits.dtype), mask_value(torch.float32))
+
+
 def check_logits(pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
-    """InputError unless the shapes fit: (P,), (B, K), (B+1,) int64 ending at P, weights (P,)."""
-    if pos_logits.dim() != 1 or neg_logits.dim() != 2:
+    """InputError unless the arguments fit: (P,), (B, K), rising (B+1,) int64 from 0 to P, weights (P,) ≥ 0."""
+    if pos_logits.dim() != 1 or neg_logits.dim() != 2 or not pos_logits.is_floating_point():
         raise InputError(
             "logits have the wrong shape",
-            wanted="pos_logits (P,) and neg_logits (B, K)",
-            got=f"{tuple(pos_logits.shape)} and {tuple(neg_logits.shape)}",
+            wanted="floating pos_logits (P,) and neg_logits (B, K)",
+            got=f"{tuple(pos_logits.shape)} {pos_logits.dtype} and {tuple(neg_logits.shape)}",
+        )
+    if pos_logits.dtype != neg_logits.dtype:
+        raise InputError(
+            "pos_logits and neg_logits differ in type", wanted=f"{neg_logits.dtype}", got=f"{pos_logits.dtype}"
         )
     if offsets.dtype != torch.int64 or tuple(offsets.shape) != (len(neg_logits) + 1,):
         raise InputError(
@@ -59,10 +116,25 @@ def check_logits(pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weight
             wanted=f"int64 of shape ({len(neg_logits) + 1},)",
             got=f"{offsets.dtype} of shape {tuple(offsets.shape)}",
         )
-    if int(offsets[-1]) != len(pos_logits):
-        raise InputError("offsets do not end at the number of positives", wanted=len(pos_logits), got=int(offsets[-1]))
-    if weights is not None and weights.shape != pos_logits.shape:
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(pos_logits) or bool((offsets.diff() < 0).any()):
+        raise InputError(
+            "offsets do not cut the positives",
+            wanted=f"rising, from 0 to {len(pos_logits)}",
+            got=f"from {int(offsets[0])} to {int(offsets[-1])}, smallest step {int(offsets.diff().min())}",
+        )
+    check_weights(weights, pos_logits)
+
+
+def check_weights(weights: Tensor | None, pos_logits: Tensor) -> None:
+    """InputError unless the weights are (P,), finite and ≥ 0."""
+    if weights is None:
+        return
+    if weights.shape != pos_logits.shape:
         raise InputError("weights have the wrong shape", wanted=tuple(pos_logits.shape), got=tuple(weights.shape))
+    bad = ~(weights >= 0) | torch.isinf(weights)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise InputError(f"the weight of positive {first} is invalid", wanted="finite and ≥ 0", got=weights[first])
 
 
 def positive_rows(offsets: Tensor, num_positives: int) -> Tensor:
@@ -72,8 +144,20 @@ def positive_rows(offsets: Tensor, num_positives: int) -> Tensor:
     )
 
 
+def sum_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """(B,): the sum of the values of each query."""
+    return values.new_zeros(num_rows).index_add(0, rows, values)
+
+
 def normalised_weights(rows: Tensor, num_queries: int, weights: Tensor | None, like: Tensor) -> Tensor:
     """(P,) weights that sum to 1 within each query; a query whose weights are all 0 keeps 0."""
     flat = torch.ones_like(like) if weights is None else weights.to(like.dtype)
-    total = torch.zeros(num_queries, dtype=like.dtype, device=like.device).index_add_(0, rows, flat)
+    total = sum_by_row(flat, rows, num_queries)
     return flat / torch.where(total > 0, total, 1.0)[rows]
+
+
+def final_weights(loss: Loss, offsets: Tensor, weights: Tensor | None, like: Tensor) -> Tensor:
+    """(P,) what ``finish`` takes as ``share``."""
+    if loss.normalise:
+        return normalised_weights(positive_rows(offsets, len(like)), len(offsets) - 1, weights, like)
+    return torch.ones_like(like) if weights is None else weights.to(like.dtype)

@@ -1,7 +1,6 @@
 """Sampled softmax, and the full softmax it stands in for.
 
-Source: Bengio & Senécal 2008 ("Adaptive importance sampling…", eq. 7, self-normalised); Jean et al. 2015, eq. 7 to 9;
-for several positives each one is set against the negatives on its own and the mean is taken.
+Source: Bengio & Senécal 2008 ("Adaptive importance sampling…", eq. 7, self-normalised); Jean et al. 2015, eq. 7 to 9.
 """
 
 from __future__ import annotations
@@ -10,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xclass.losses.seam import check_logits, mask_value, normalised_weights, positive_rows
+from xclass.errors import InputError
+from xclass.losses.seam import (
+    Finished,
+    Positives,
+    RowSums,
+    check_logits,
+    mask_value,
+    normalised_weights,
+    positive_rows,
+    sum_by_row,
+    widened,
+)
 
 
 def sampled_softmax_loss(
@@ -19,77 +29,111 @@ def sampled_softmax_loss(
     offsets: Tensor,
     weights: Tensor | None = None,
     *,
+    positives: Positives = "separate",
     positive_in_denominator: bool = True,
     denominator_power: float = 1.0,
+    corrected: bool = False,
 ) -> Tensor:
-    """Mean over a query's positives of the cross-entropy of that positive against the query's negatives.
+    """Cross-entropy of a query's positives against its sampled negatives.
 
-    loss_b = Σ_p w_p · (log(e^{pos_p} + (Σ_j e^{neg_bj})^power) − pos_p) / Σ_p w_p, over the positives p of query b;
-    without the positive in the denominator: Σ_p w_p · (power · log Σ_j e^{neg_bj} − pos_p) / Σ_p w_p.
+    With S_b = (Σ_j e^{neg_bj})^power and weights w that sum to 1 over the positives p of query b:
+
+    separate:  loss_b = Σ_p w_p · (log(e^{pos_p} + S_b) − pos_p): other positives are in no denominator;
+    joint:     loss_b = log(Σ_p e^{pos_p} + S_b) − Σ_p w_p · pos_p, as TensorFlow's (at its best log T for T positives);
+    positive out of the denominator: loss_b = log S_b − Σ_p w_p · pos_p;
+    corrected: loss_b = Σ_p w_p · sg(1 − P_p) · (log S_b − pos_p), P_p = e^{pos_p} / (e^{pos_p} + S_b), sg no gradient.
 
     Args:
         pos_logits: (P,) positives of all queries, flat.
         neg_logits: (B, K) negatives; masked ones hold ``mask_value(dtype)``.
         offsets: int64 (B+1,).
         weights: (P,) ≥ 0, or None for 1.
+        positives: "separate" or "joint".
         positive_in_denominator: false leaves it out, so that a pair already well placed still pulls (Yeh et al. 2022,
             "Decoupled contrastive learning", eq. 6). The loss then has no lower bound but that of the scores.
         denominator_power: the sum over negatives to this power; above 1 weighs hard negatives more (Wu et al. 2024,
             "BSL", eq. 8).
+        corrected: the positive has probability 1 of being there, so its logit is taken without log-Q (Khrylchenko et
+            al. 2025, "Correcting the LogQ correction", eq. 9). Give log-Q to the negatives only.
 
     Returns:
-        (B,); 0 for a query without positives (or with weights of 0 only).
+        (B,), float32 for half-precision logits; 0 for a query without positives (or with weights of 0 only).
 
     With logits corrected by log-Q and every item but the known positives in ``neg_logits`` it is the full softmax.
     Cost O(P + B·K).
     """
     check_logits(pos_logits, neg_logits, offsets, weights)
+    _check_switches(positives, positive_in_denominator, denominator_power, corrected)
     rows = positive_rows(offsets, len(pos_logits))
-    share = normalised_weights(rows, len(neg_logits), weights, pos_logits)
-    if neg_logits.shape[1] == 0:
-        return pos_logits.new_zeros(len(neg_logits)).index_add(0, rows, pos_logits * 0)
-    gap = _powered(neg_logits.logsumexp(1), denominator_power)[rows] - pos_logits
-    losses = -functional.logsigmoid(-gap) if positive_in_denominator else _finite(gap)
-    return pos_logits.new_zeros(len(neg_logits)).index_add(0, rows, share * losses)
+    pos, alive = widened(pos_logits), _alive(neg_logits)
+    share = normalised_weights(rows, len(neg_logits), weights, pos)
+    log_s = (_log_sum(neg_logits) * denominator_power).clamp(min=mask_value(pos.dtype))
+    if positives == "joint" and positive_in_denominator:
+        return _joint(pos, log_s, rows, share)
+    gap = _finite(log_s[rows] - pos)
+    if corrected:
+        losses = torch.sigmoid(gap).detach() * gap
+    elif positive_in_denominator:
+        losses = functional.softplus(gap, threshold=80.0)
+    else:
+        losses = torch.where(alive[rows], gap, gap * 0)
+    return sum_by_row(share * losses, rows, len(neg_logits))
 
 
-def sampled_softmax_block(
+def finish_sampled_softmax(
     pos_logits: Tensor,
-    neg_logits: Tensor,
     offsets: Tensor,
-    weights: Tensor | None = None,
+    share: Tensor,
+    sums: RowSums,
     *,
+    positives: Positives = "separate",
     positive_in_denominator: bool = True,
     denominator_power: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """:func:`sampled_softmax_loss` with its gradient, one exponential per logit; overwrites ``neg_logits``.
+    corrected: bool = False,
+) -> Finished:
+    """:func:`sampled_softmax_loss` and its gradient from the sums over the negatives.
 
-    With s_p = sigmoid(power · log Σ_j e^{neg_bj} − pos_p), or 1 without the positive in the denominator:
-    ∂/∂pos_p = −w_p s_p and ∂/∂neg_bj = power · softmax(neg_b)_j · Σ_p w_p s_p.
+    With g_p = log S_b − pos_p and s_p = σ(g_p) (1 without the positive in the denominator): ∂/∂pos_p = −w_p s_p and
+    ∂/∂neg_bj = power · softmax(neg_b)_j · Σ_p w_p s_p; joint: ∂/∂pos_p = e^{pos_p}/Z_b − w_p.
     """
-    rows = positive_rows(offsets, len(pos_logits))
-    share = normalised_weights(rows, len(neg_logits), weights, pos_logits)
-    if neg_logits.shape[1] == 0:
-        return pos_logits.new_zeros(len(neg_logits)), torch.zeros_like(pos_logits)
-    top = neg_logits.amax(1, keepdim=True)
-    z = neg_logits.sub_(top).exp_().sum(1)
-    gap = _powered(z.log() + top.squeeze(1), denominator_power)[rows] - pos_logits
-    losses = -functional.logsigmoid(-gap) if positive_in_denominator else _finite(gap)
-    loss = torch.zeros_like(z).index_add_(0, rows, share * losses)
-    pull = share * torch.sigmoid(gap) if positive_in_denominator else share
-    pulls = torch.zeros_like(z).index_add_(0, rows, pull).mul_(denominator_power)
-    neg_logits.mul_(pulls.div_(z).unsqueeze(1))
-    return loss, -pull
+    rows, num_rows = positive_rows(offsets, len(pos_logits)), len(offsets) - 1
+    alive, lowest = sums.unmasked > 0, mask_value(pos_logits.dtype)
+    log_s = torch.where(alive, (sums.value * denominator_power).clamp(min=lowest), lowest)
+    total = torch.where(alive, sums.total, 1.0)
+    if positives == "joint" and positive_in_denominator:
+        return _finish_joint(pos_logits, rows, share, log_s, denominator_power / total)
+    gap = _finite(log_s[rows] - pos_logits)
+    if positive_in_denominator:
+        pull = share * torch.sigmoid(gap)
+        losses = pull * gap if corrected else share * functional.softplus(gap, threshold=80.0)
+    else:
+        pull = share * alive[rows]
+        losses = pull * gap
+    scale = sum_by_row(pull, rows, num_rows) * (denominator_power / total)
+    return Finished(sum_by_row(losses, rows, num_rows), -pull, scale)
 
 
-def _finite(gap: Tensor) -> Tensor:
-    """In half precision the difference of two finite logits may not be."""
-    return gap.clamp(torch.finfo(gap.dtype).min, torch.finfo(gap.dtype).max)
+def _joint(pos: Tensor, log_s: Tensor, rows: Tensor, share: Tensor) -> Tensor:
+    counted = torch.where(share > 0, pos, mask_value(pos.dtype))
+    top = _top_by_row(counted.detach(), log_s.detach(), rows)
+    z = sum_by_row(torch.exp(counted - top[rows]), rows, len(log_s)) + torch.exp(log_s - top)
+    loss = top + z.log() - sum_by_row(share * pos, rows, len(log_s))
+    return torch.where(sum_by_row(share, rows, len(log_s)) > 0, loss, loss * 0)
 
 
-def _powered(log_z: Tensor, power: float) -> Tensor:
-    """Power · log Z; a row with everything masked stays finite."""
-    return log_z if power == 1.0 else (log_z * power).clamp(min=mask_value(log_z.dtype))
+def _finish_joint(pos: Tensor, rows: Tensor, share: Tensor, log_s: Tensor, per_cell: Tensor) -> Finished:
+    active = share > 0
+    counted = torch.where(active, pos, mask_value(pos.dtype))
+    top = _top_by_row(counted, log_s, rows)
+    each, rest = torch.exp(counted - top[rows]) * active, torch.exp(log_s - top)
+    z = sum_by_row(each, rows, len(log_s)) + rest
+    some = sum_by_row(share, rows, len(log_s)) > 0
+    loss = top + z.log() - sum_by_row(share * pos, rows, len(log_s))
+    return Finished(torch.where(some, loss, 0.0), each / z[rows] - share, torch.where(some, rest / z * per_cell, 0.0))
+
+
+def _top_by_row(pos: Tensor, log_s: Tensor, rows: Tensor) -> Tensor:
+    return log_s.scatter_reduce(0, rows, pos, "amax")
 
 
 def full_softmax_loss(pos_logits: Tensor, all_logits: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -99,21 +143,43 @@ def full_softmax_loss(pos_logits: Tensor, all_logits: Tensor, offsets: Tensor, w
     positives among them. Cost O(P + B·N).
     """
     check_logits(pos_logits, all_logits, offsets, weights)
-    rows = positive_rows(offsets, len(pos_logits))
-    share = normalised_weights(rows, len(all_logits), weights, pos_logits)
-    log_z = all_logits.logsumexp(1)
-    return torch.zeros_like(log_z).index_add(0, rows, share * (log_z[rows] - pos_logits))
+    rows, pos = positive_rows(offsets, len(pos_logits)), widened(pos_logits)
+    share = normalised_weights(rows, len(all_logits), weights, pos)
+    return sum_by_row(share * _finite(_log_sum(all_logits)[rows] - pos), rows, len(all_logits))
 
 
-def full_softmax_block(
-    pos_logits: Tensor, all_logits: Tensor, offsets: Tensor, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """:func:`full_softmax_loss` with its gradient; overwrites ``all_logits`` with softmax · Σ_p w_p."""
-    rows = positive_rows(offsets, len(pos_logits))
-    share = normalised_weights(rows, len(all_logits), weights, pos_logits)
-    top = all_logits.amax(1, keepdim=True)
-    z = all_logits.sub_(top).exp_().sum(1)
-    log_z = z.log() + top.squeeze(1)
-    loss = torch.zeros_like(z).index_add_(0, rows, share * (log_z[rows] - pos_logits))
-    all_logits.mul_(torch.zeros_like(z).index_add_(0, rows, share).div_(z).unsqueeze(1))
-    return loss, share.neg_()
+def finish_full_softmax(pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums) -> Finished:
+    """:func:`full_softmax_loss` and its gradient: −w_p and softmax · Σ_p w_p."""
+    rows, num_rows = positive_rows(offsets, len(pos_logits)), len(offsets) - 1
+    loss = sum_by_row(share * _finite(sums.value[rows] - pos_logits), rows, num_rows)
+    return Finished(loss, -share, sum_by_row(share, rows, num_rows) / torch.where(sums.total > 0, sums.total, 1.0))
+
+
+def _log_sum(logits: Tensor) -> Tensor:
+    """(B,) log Σ_j e^{x_bj}; the mask's value where there is nothing to sum."""
+    if logits.shape[1] == 0:
+        return widened(logits.new_full((len(logits),), mask_value(logits.dtype)))
+    return torch.where(_alive(logits), widened(logits).logsumexp(1), mask_value(widened(logits[:, 0]).dtype))
+
+
+def _alive(logits: Tensor) -> Tensor:
+    """(B,) bool: some negative is not masked."""
+    return (logits != mask_value(logits.dtype)).any(1)
+
+
+def _finite(gap: Tensor) -> Tensor:
+    """The difference of two finite logits may not be."""
+    return gap.clamp(torch.finfo(gap.dtype).min, torch.finfo(gap.dtype).max)
+
+
+def _check_switches(positives: str, positive_in_denominator: bool, denominator_power: float, corrected: bool) -> None:
+    if positives not in ("separate", "joint"):
+        raise InputError("positives is unknown", wanted='"separate" or "joint"', got=repr(positives))
+    if not denominator_power > 0:
+        raise InputError("denominator_power is out of range", wanted="a number > 0", got=denominator_power)
+    if corrected and (positives == "joint" or not positive_in_denominator):
+        raise InputError(
+            "corrected does not go with the other switches",
+            wanted='positives="separate" and positive_in_denominator=True',
+            got=f"positives={positives!r}, positive_in_denominator={positive_in_denominator}",
+        )

@@ -5,22 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.losses import Loss, mask_value
+from xclass.losses import Loss, mask_value, one_pass
 from xclass.rng import torch_generator
 from xclass.types import offsets_of
 
 
-def check_loss(loss: Loss, positives_among_all: bool = False) -> None:
+def check_loss(loss: Loss, stops_gradient: bool = False) -> None:
     """Run every check on one registered loss; an AssertionError says which property fails.
 
     Args:
-        loss: the function and its block.
-        positives_among_all: the second argument holds the positives too, as for the full softmax.
+        loss: the loss, maybe with switches.
+        stops_gradient: part of the loss is held fixed in its gradient, so that finite differences do not apply.
     """
-    check_block_equals_function(loss)
-    check_gradient_numerically(loss)
+    check_one_pass_equals_function(loss)
+    if not stops_gradient:
+        check_gradient_numerically(loss)
     check_no_positives_is_zero(loss)
-    check_finite_at_the_extremes(loss, positives_among_all)
+    check_no_negatives(loss)
+    check_finite_at_the_extremes(loss)
     check_cut_of_the_batch_does_not_matter(loss)
     check_weights_scale(loss)
 
@@ -34,19 +36,20 @@ def _problem(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor
     return pos, neg, offsets_of(lengths), weights
 
 
-def check_block_equals_function(loss: Loss) -> None:
-    """The one-pass block gives the plain function's value and its autograd gradient, with and without weights."""
-    pos, neg, offsets, weights = _problem()
-    neg[2, :3] = mask_value(neg.dtype)
-    for used in (None, weights):
-        pos_leaf, neg_leaf = pos.clone().requires_grad_(), neg.clone().requires_grad_()
-        value = loss.function(pos_leaf, neg_leaf, offsets, used)
-        expected = torch.autograd.grad(value.sum(), (pos_leaf, neg_leaf))
-        left = neg.clone()
-        block_value, pos_grad = loss.block(pos.clone(), left, offsets, used)
-        torch.testing.assert_close(block_value, value.detach(), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(pos_grad, expected[0], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(left, expected[1], rtol=1e-12, atol=1e-12)
+def check_one_pass_equals_function(loss: Loss) -> None:
+    """The one-pass form gives the plain function's value and its autograd gradient, with and without weights.
+
+    In float64 to 1e-12; in float32, where a compiled pass may serve, to 2e-6.
+    """
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+        pos, neg, offsets, weights = _problem(dtype)
+        neg[2, :3] = mask_value(dtype)
+        for used in (None, weights):
+            pos_leaf, neg_leaf = pos.clone().requires_grad_(), neg.clone().requires_grad_()
+            value = loss.function(pos_leaf, neg_leaf, offsets, used)
+            expected = (value.detach(), *torch.autograd.grad(value.sum(), (pos_leaf, neg_leaf)))
+            for got, want in zip(one_pass(loss, pos, neg, offsets, used), expected, strict=True):
+                torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
 def check_gradient_numerically(loss: Loss) -> None:
@@ -58,23 +61,44 @@ def check_gradient_numerically(loss: Loss) -> None:
 
 
 def check_no_positives_is_zero(loss: Loss) -> None:
-    """A query without positives has loss 0 and gives no gradient."""
+    """A query without positives has loss 0 and gives no gradient; so has one whose weights are all 0."""
+    pos, neg, offsets, weights = _problem()
+    weights[:1] = 0.0
+    for used, empty in ((None, [1]), (weights, [0, 1])):
+        value, _, neg_grad = one_pass(loss, pos, neg, offsets, used)
+        plain = loss.function(pos, neg, offsets, used)
+        assert not float(value[empty].abs().sum()) and not float(plain[empty].abs().sum())
+        assert not float(neg_grad[empty].abs().sum())
+
+
+def check_no_negatives(loss: Loss) -> None:
+    """No columns, and nothing but masks, are the same and finite."""
     pos, neg, offsets, _ = _problem()
-    value, _ = loss.block(pos, neg, offsets, None)
-    assert float(value[1]) == 0.0 and float(neg[1].abs().sum()) == 0.0
+    nothing, masked = neg[:, :0], torch.full_like(neg, mask_value(neg.dtype))
+    if loss.full:
+        return
+    values = [one_pass(loss, pos, n, offsets)[0] for n in (nothing, masked)]
+    values += [loss.function(pos, n, offsets) for n in (nothing, masked)]
+    for value in values:
+        assert bool(torch.isfinite(value).all())
+        torch.testing.assert_close(value, values[0], rtol=1e-12, atol=1e-12)
+    assert not float(one_pass(loss, pos, masked, offsets)[2].abs().sum())
 
 
-def check_finite_at_the_extremes(loss: Loss, positives_among_all: bool) -> None:
-    """Everything masked, scores of ±1e9 (±1e4 in half precision), zero negatives: finite loss and gradient."""
+def check_finite_at_the_extremes(loss: Loss) -> None:
+    """Everything masked, scores of ±1e9 (±1e4 in half precision): finite loss and gradient, in both forms."""
     for dtype, big in ((torch.float32, 1e9), (torch.bfloat16, 1e9), (torch.float16, 1e4)):
         pos, neg, offsets, _ = _problem(torch.float32)
         for scale in (-big, big):
             for fill in (mask_value(dtype), scale, -scale):
                 logits, targets = torch.full_like(neg, fill).to(dtype), (pos * scale / 4).to(dtype)
-                if positives_among_all:
+                if loss.full:
                     logits[:, :6] = targets
-                value, pos_grad = loss.block(targets, logits, offsets, None)
-                assert bool(torch.isfinite(value).all() & torch.isfinite(pos_grad).all() & torch.isfinite(logits).all())
+                parts = list(one_pass(loss, targets, logits, offsets))
+                leaves = targets.requires_grad_(), logits.requires_grad_()
+                value = loss.function(*leaves, offsets)
+                parts += [value, *torch.autograd.grad(value.sum(), leaves)]
+                assert all(bool(torch.isfinite(part).all()) for part in parts)
 
 
 def check_cut_of_the_batch_does_not_matter(loss: Loss) -> None:
@@ -88,9 +112,12 @@ def check_cut_of_the_batch_does_not_matter(loss: Loss) -> None:
 
 
 def check_weights_scale(loss: Loss) -> None:
-    """Weights are relative within a query; a positive of weight 0 is as if it were not there."""
+    """Weights are relative within a query, where the loss says so; weight 0 is as if the positive were not there."""
     pos, neg, offsets, weights = _problem()
-    torch.testing.assert_close(loss.function(pos, neg, offsets, 3 * weights), loss.function(pos, neg, offsets, weights))
+    if loss.normalise:
+        torch.testing.assert_close(
+            loss.function(pos, neg, offsets, 3 * weights), loss.function(pos, neg, offsets, weights)
+        )
     weights[int(offsets[3])] = 0.0
     kept = torch.arange(6) != int(offsets[3])
     shorter = offsets_of(torch.tensor([1, 0, 3, 1]))

@@ -1,0 +1,135 @@
+"""What a configuration can say about the loss, and the loss it names."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import pydantic
+
+from xclass.config import Config
+from xclass.losses.logistic import (
+    bpr_loss,
+    finish_bpr,
+    finish_full_sigmoid,
+    finish_logistic,
+    full_sigmoid_loss,
+    gbce_power,
+    nce_loss,
+    negative_sampling_loss,
+    sampled_logistic_loss,
+)
+from xclass.losses.seam import Loss
+from xclass.losses.softmax import (
+    finish_full_softmax,
+    finish_sampled_softmax,
+    full_softmax_loss,
+    sampled_softmax_loss,
+)
+
+LOSSES: dict[str, Loss] = {
+    "sampled-softmax": Loss(sampled_softmax_loss, "softmax", finish_sampled_softmax),
+    "full-softmax": Loss(
+        full_softmax_loss,
+        "softmax",
+        finish_full_softmax,
+        full=True,
+        all_items=True,
+        subtract_log_q=False,
+        remove_accidental_hits=False,
+    ),
+    "nce": Loss(nce_loss, "logistic", finish_logistic, remove_accidental_hits=False),
+    "sampled-logistic": Loss(sampled_logistic_loss, "logistic", finish_logistic),
+    "negative-sampling": Loss(negative_sampling_loss, "logistic", finish_logistic, subtract_log_q=False),
+    "bpr": Loss(bpr_loss, "logistic", finish_bpr, per_pair=True, subtract_log_q=False),
+    "full-sigmoid": Loss(
+        full_sigmoid_loss, "logistic", finish_full_sigmoid, normalise=False, all_items=True, subtract_log_q=False
+    ),
+}
+SAMPLED_LOGISTIC = ("nce", "sampled-logistic", "negative-sampling")
+
+
+class LossConfig(Config):
+    """What is minimised."""
+
+    kind: Literal[
+        "sampled-softmax", "full-softmax", "nce", "sampled-logistic", "negative-sampling", "bpr", "full-sigmoid"
+    ] = "sampled-softmax"
+    """full-softmax and full-sigmoid are the references: every item for every query, sampler.kind = "all"."""
+    positives: Literal["decoupled", "joint", "per-positive"] = "decoupled"
+    """Several targets of a query: decoupled (each alone against the negatives, none of them a negative), joint
+    (all in one denominator, or target 1/T each, as TensorFlow has it), per-positive (each pair is a row of its own,
+    for which another target, when drawn, is a negative)."""
+    positive_in_denominator: bool = True
+    """sampled-softmax: false leaves the positive out of the sum it is set against."""
+    denominator_power: float = pydantic.Field(1.0, gt=0)
+    """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
+    subtract_log_q: bool | None = None
+    """Logits are score − log_q, for negatives and positives. Unset: as the loss wants it, which is true but for
+    negative-sampling, bpr and the full losses."""
+    corrected_log_q: bool = False
+    """sampled-softmax: log_q is subtracted from negatives only, as the positive is there with probability 1."""
+    remove_accidental_hits: bool | None = None
+    """A candidate that is a target of the query is no negative of it. Unset: true but for nce."""
+    remove_known_positives: bool | None = None
+    """Nor is any other train positive of the query. Unset: true but for nce and per-positive."""
+    calibration: float = pydantic.Field(0.0, ge=0, le=1)
+    """nce, sampled-logistic, negative-sampling: gBCE's t. The positive's probability is raised to β, which is 1 for
+    t = 0 and the share of items drawn for t = 1."""
+    top_k: int = pydantic.Field(0, ge=0)
+    """Weigh a target by its place among the items: much inside the top k, little below. 0: all targets alike."""
+    top_k_temperature: float = pydantic.Field(0.1, gt=0)
+    """How soft the edge of top_k is, in units of the score."""
+
+    @pydantic.model_validator(mode="after")
+    def _switches_fit_the_loss(self) -> LossConfig:
+        softmax, logistic = self.kind == "sampled-softmax", self.kind in SAMPLED_LOGISTIC
+        misplaced = {
+            "positive_in_denominator": not self.positive_in_denominator and not softmax,
+            "denominator_power": self.denominator_power != 1 and not softmax,
+            "corrected_log_q": self.corrected_log_q and not softmax,
+            "calibration": self.calibration > 0 and not logistic,
+            "positives": self.positives != "decoupled" and not (softmax or logistic),
+            "top_k": self.top_k > 0 and self.kind in ("full-softmax", "full-sigmoid"),
+            "subtract_log_q": self.subtract_log_q is True and self.kind in ("bpr", "full-softmax", "full-sigmoid"),
+        }
+        for name, wrong in misplaced.items():
+            if wrong:
+                raise ValueError(f'{name} is not a switch of kind = "{self.kind}"')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _switches_fit_each_other(self) -> LossConfig:
+        if self.corrected_log_q and (
+            not self.positive_in_denominator or self.positives == "joint" or self.subtract_log_q is False
+        ):
+            raise ValueError("corrected_log_q needs log-Q, the positive in the denominator, and positives not joint")
+        if self.positives == "joint" and (self.calibration > 0 or self.top_k > 0):
+            raise ValueError('positives = "joint" goes neither with calibration nor with top_k')
+        if self.positives == "per-positive" and self.remove_known_positives:
+            raise ValueError('remove_known_positives would leave nothing of positives = "per-positive"')
+        return self
+
+    @property
+    def masks_known_positives(self) -> bool:
+        """What ``remove_known_positives`` means when it is unset."""
+        if self.remove_known_positives is not None:
+            return self.remove_known_positives
+        return self.kind not in ("nce", "full-softmax") and self.positives != "per-positive"
+
+
+def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:
+    """The registered loss with the switches of the configuration; the sizes decide gBCE's β."""
+    loss = LOSSES[config.kind]
+    switches: dict[str, Any] = {}
+    if config.kind in ("sampled-softmax", *SAMPLED_LOGISTIC):
+        switches["positives"] = "joint" if config.positives == "joint" else "separate"
+    if config.kind == "sampled-softmax":
+        switches["positive_in_denominator"] = config.positive_in_denominator
+        switches["denominator_power"] = config.denominator_power
+        switches["corrected"] = config.corrected_log_q
+    elif config.kind in SAMPLED_LOGISTIC:
+        switches["positive_power"] = gbce_power(num_sampled, num_items, config.calibration)
+    return loss._replace(
+        function=functools.partial(loss.function, **switches), finish=functools.partial(loss.finish, **switches)
+    )
