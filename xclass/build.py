@@ -85,7 +85,7 @@ class RunConfig(Config):
     """Where negatives come from."""
     loss: LossConfig = LossConfig()
     """What is minimised."""
-    optimizer: Literal["adagrad", "rmsprop", "sgd"] = "adagrad"
+    optimizer: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adagrad"
     """Row-wise optimiser of the tables."""
     product_dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""

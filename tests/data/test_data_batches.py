@@ -65,6 +65,34 @@ def test_weights_follow_their_pairs():
         assert batch.positives.weights is None
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5])
+def test_a_query_counts_by_the_power_of_its_targets(power):
+    plain = Ragged(TRAIN.offsets, TRAIN.values)
+    batches = TrainBatches(plain, BatchConfig(by="query", size=2, weight_power=power), 0, False)
+    weight = {q: w for b in batches.epoch(0) for q, w in zip(b.query_ids.tolist(), b.weights.tolist(), strict=True)}
+    assert weight[3] / weight[0] == pytest.approx((5 / 3) ** power)
+    assert weight[0] / weight[2] == pytest.approx(3**power)
+    assert sum(weight.values()) / 3 == pytest.approx(1)
+
+
+def test_with_power_one_pairs_count_alike():
+    """The mean over queries, weighted, of the mean over a query's targets is the mean over all pairs."""
+    batches = TrainBatches(TRAIN, BatchConfig(by="query", size=2, weight_power=1.0), 0, False)
+    value = {pair: float(number) ** 2 for number, pair in enumerate(ALL_PAIRS)}
+    total = 0.0
+    for batch in batches.epoch(0):
+        for q, targets, w in zip(
+            batch.query_ids.tolist(), batch.positives.to_lists(), batch.weights.tolist(), strict=True
+        ):
+            total += w * sum(value[q, i] for i in targets) / len(targets)
+    assert total / 3 == pytest.approx(sum(value.values()) / len(ALL_PAIRS))
+
+
+def test_a_power_by_pair_is_refused():
+    with pytest.raises(ValueError, match="by pair, pairs count alike"):
+        BatchConfig(by="pair", weight_power=1.0)
+
+
 def test_at_most_so_many_positives_and_other_ones_each_epoch():
     batches = TrainBatches(TRAIN, BatchConfig(by="query", size=4, positives_per_query=2), 0, False)
     drawn = [

@@ -24,6 +24,15 @@ class BatchConfig(Config):
     """Rows in a batch; the last one of an epoch may be shorter."""
     positives_per_query: int = pydantic.Field(0, ge=0)
     """By query: at most so many positives, drawn anew each epoch; 0 takes all."""
+    weight_power: float = pydantic.Field(0.0, ge=0)
+    """By query: a query with t targets counts t^weight_power in the batch's mean. 0: queries count alike; 1: pairs do,
+    as by pair, for the cost of one row of logits a query instead of one a pair; above 1: long lists count more."""
+
+    @pydantic.model_validator(mode="after")
+    def _powers_are_for_queries(self) -> BatchConfig:
+        if self.by == "pair" and self.weight_power != 0:
+            raise ValueError('weight_power is for by = "query": by pair, pairs count alike')
+        return self
 
 
 class TrainBatches:
@@ -46,6 +55,7 @@ class TrainBatches:
         self._mean_weight = 1.0 if train.weights is None else float(train.weights.double().mean())
         self._queries = lengths.nonzero().squeeze(1) if config.by == "query" else None
         self.num_rows = len(train.values) if self._queries is None else len(self._queries)
+        self._mean_power = self._powered(self._num_targets(lengths[lengths > 0])).mean() if self.num_rows else 1.0
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -82,7 +92,12 @@ class TrainBatches:
         known = self.train.take(queries).long()
         target = _choose(known, self._num_targets(known.lengths()), generator)
         history = known.filter(~target) if self.hold_out else known
-        return Batch(queries, history, known.filter(target), known)
+        positives = known.filter(target)
+        weights = self._powered(positives.lengths()) / self._mean_power if self.config.weight_power else None
+        return Batch(queries, history, positives, known, weights)
+
+    def _powered(self, lengths: Tensor) -> Tensor:
+        return lengths.float().pow(self.config.weight_power)
 
     def _num_targets(self, lengths: Tensor) -> Tensor:
         """How many of a query's positives are targets when it has so many."""

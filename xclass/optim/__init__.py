@@ -4,11 +4,12 @@ A row optimiser sees the touched rows only. ``state_shapes`` says what it keeps 
 state in place. Rows that are not named stay as they are, bit for bit.
 """
 
-from xclass.optim.rows import RowAdaGrad, RowRMSProp, RowSGD
+from xclass.optim.rows import RowAdaGrad, RowAdam, RowRMSProp, RowSGD
 from xclass.optim.schedule import SCHEDULES, ScheduleConfig, learning_rate
 
-ROW_OPTIMIZERS: dict[str, type[RowAdaGrad] | type[RowRMSProp] | type[RowSGD]] = {
+ROW_OPTIMIZERS: dict[str, type[RowAdaGrad] | type[RowAdam] | type[RowRMSProp] | type[RowSGD]] = {
     "adagrad": RowAdaGrad,
+    "adam": RowAdam,
     "rmsprop": RowRMSProp,
     "sgd": RowSGD,
 }
@@ -17,6 +18,7 @@ __all__ = [
     "ROW_OPTIMIZERS",
     "SCHEDULES",
     "RowAdaGrad",
+    "RowAdam",
     "RowRMSProp",
     "RowSGD",
     "ScheduleConfig",

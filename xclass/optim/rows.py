@@ -18,10 +18,12 @@ class RowAdaGrad:
     optimisers of recommendation systems (Naumov et al. 2019).
     """
 
-    state_names: tuple[str, ...] = ("sum_of_squares",)
-
     def __init__(self, eps: float = 1e-8) -> None:
         self.eps = eps
+
+    def state_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
+        """One number a row."""
+        return {"sum_of_squares": ()}
 
     def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
         """One step on the rows ``ids``."""
@@ -41,10 +43,12 @@ class RowRMSProp:
     Source: Tieleman & Hinton 2012 (lecture 6.5); the correction is Kingma & Ba 2015, algorithm 1, with β₁ = 0.
     """
 
-    state_names: tuple[str, ...] = ("mean_of_squares", "updates")
-
     def __init__(self, beta: float = 0.99, eps: float = 1e-10) -> None:
         self.beta, self.eps = beta, eps
+
+    def state_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
+        """Two numbers a row."""
+        return {"mean_of_squares": (), "updates": ()}
 
     def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
         """One step on the rows ``ids``."""
@@ -56,10 +60,43 @@ class RowRMSProp:
         weight.index_add_(0, ids, grads * (-lr / (corrected.sqrt_() + self.eps)).unsqueeze(1))
 
 
+class RowAdam:
+    """Adam with one running mean of squares per row and a running mean of the gradient, each corrected for its start.
+
+    n_r ← n_r + 1;   m_r ← β₁ m_r + (1−β₁) g_r;   v_r ← β₂ v_r + (1−β₂) mean_d(g_rd²);
+    w_r ← w_r − lr · (m_r / (1 − β₁^n_r)) / (√(v_r / (1 − β₂^n_r)) + eps).
+
+    A row that is not touched keeps m, v and n, and does not move: the means run over the row's own updates, not over
+    the steps. With D = 1 and every row touched it is Adam; with β₁ = 0 it is :class:`RowRMSProp`. State is 4·D + 8
+    bytes a row. Cost O(U·D).
+    Source: Kingma & Ba 2015, algorithm 1, with the second moment row-wise.
+    """
+
+    def __init__(self, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-10) -> None:
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def state_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
+        """A vector and two numbers a row."""
+        return {"mean": (dim,), "mean_of_squares": (), "updates": ()}
+
+    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
+        """One step on the rows ``ids``."""
+        updates = state["updates"][ids] + 1
+        squares = torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])
+        squares = state["mean_of_squares"][ids].mul_(self.beta2).add_(squares, alpha=1 - self.beta2)
+        means = state["mean"].index_select(0, ids).mul_(self.beta1).add_(grads, alpha=1 - self.beta1)
+        state["updates"][ids], state["mean_of_squares"][ids] = updates, squares
+        state["mean"].index_copy_(0, ids, means)
+        root = (squares / (1 - self.beta2**updates)).sqrt_().add_(self.eps)
+        weight.index_add_(0, ids, means * (-lr / (root * (1 - self.beta1**updates))).unsqueeze(1))
+
+
 class RowSGD:
     """w_r ← w_r − lr · g_r. No state. Cost O(U·D)."""
 
-    state_names: tuple[str, ...] = ()
+    def state_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
+        """Nothing."""
+        return {}
 
     def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
         """One step on the rows ``ids``."""

@@ -38,7 +38,8 @@ class MemoryTable:
         for start in range(0, num_rows, INIT_BLOCK_ROWS):
             block = self.weight[start : start + INIT_BLOCK_ROWS]
             block.copy_(torch.empty(block.shape).normal_(0.0, init_std, generator=generator))
-        self.state = {name: torch.zeros(num_rows, device=device) for name in optimizer.state_names}
+        shapes = optimizer.state_shapes(dim)
+        self.state = {name: torch.zeros(num_rows, *shape, device=device) for name, shape in shapes.items()}
 
     @property
     def num_rows(self) -> int:

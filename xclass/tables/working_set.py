@@ -38,16 +38,18 @@ class Table(Protocol):
 
 
 class RowOptimizer(Protocol):
-    """Updates named rows of a table in place; keeps ``state_names`` float32 numbers per row."""
+    """Updates named rows of a table in place; keeps float32 state per row, 0 at the start."""
 
-    state_names: tuple[str, ...]
+    def state_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
+        """What it keeps for a row of ``dim`` numbers: the shape of each named state, () for one number."""
+        ...
 
     def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
         """Apply one summed gradient per row.
 
         Args:
             weight: (N, D), changed at ``ids`` only.
-            state: (N,) float32 for each of ``state_names``, changed at ``ids`` only.
+            state: float32 (N, *shape) for each of ``state_shapes(D)``, changed at ``ids`` only.
             ids: int64 (U,), distinct.
             grads: (U, D).
             lr: learning rate of this step.
