@@ -32,8 +32,9 @@ PUBLIC: dict[str, set[str]] = {
         "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss", "sampled_softmax_loss",
     },
     "xclass.sampling": {
-        "SAMPLERS", "AllItems", "FixedUnigram", "InBatch", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "Uniform",
-        "build_sampler",
+        "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
+        "LearnedUnigram", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "StreamingFrequency", "TargetSampling",
+        "Uniform", "build_sampler",
     },
 }  # fmt: skip
 

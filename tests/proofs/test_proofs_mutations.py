@@ -112,8 +112,8 @@ class TestTheConformanceSuiteOfSamplers:
 
     def mutated(self, change):
         class Mutant(sampling.FixedUnigram):
-            def log_expected_count(self, ids, positives):
-                return change(super().log_expected_count(ids, positives))
+            def log_expected_count(self, ids, positives, query_ids=None):
+                return change(super().log_expected_count(ids, positives, query_ids))
 
         return lambda: Mutant(self.WEIGHTS, 4)
 
