@@ -27,7 +27,8 @@ def find_hits(excluded: Ragged, candidates: Tensor) -> Hits:
         candidates: int64 (K,) shared by the queries, repeats allowed; or (B, K), where −1 is no candidate and a hit.
 
     Cost O(M + K + hits) for M excluded items: a small table of hashed candidates drops nearly all of the M, one of
-    those that are left nearly all of the K, before anything is sorted. No B × K anything. For (B, K): O((M + B·K) log M).
+    those that are left nearly all of the K, before anything is sorted. No B × K anything.
+    For (B, K): O((M + B·K) log M).
 
     >>> find_hits(Ragged.from_lists([[4], [], [7, 4]]), torch.tensor([4, 9, 4])).columns.tolist()
     [0, 2, 0, 2]
