@@ -64,7 +64,7 @@ def _compiled_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     bits = max(int(2 * len(ids) - 1).bit_length(), 1)
     found = _kernel()(ids.numpy(), places, bits)
     where = torch.from_numpy(places[:found])
-    return ids[where], where
+    return ids.index_select(0, where), where
 
 
 @functools.cache

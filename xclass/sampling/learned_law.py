@@ -62,12 +62,12 @@ class LearnedLaw:
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """int64 (count,)."""
         entry = torch.randint(self.total, (count,), generator=generator) - (self.total - self.num_logged)
-        label = self._log[entry.clamp(min=0)].long()
+        label = self._log.index_select(0, entry.clamp(min=0)).long()
         return torch.where(entry < 0, self._folded.draw(count, generator), label)
 
     def probability(self, ids: Tensor) -> Tensor:
         """(1 + occurrences) / (N + n)."""
-        return self._counts[ids].double() / self.total
+        return self._counts.index_select(0, ids.flatten()).view(ids.shape).double().div_(self.total)
 
     def update(self, labels: Tensor) -> None:
         """Every occurrence in ``labels`` (int64, any number) counts. O(labels)."""

@@ -81,14 +81,15 @@ def negatives_from(
     of the sample, so that the loss stays finite. A cell without a candidate (−1) has log-Q 0.
     """
     ids = sampler.draw(positives, generator, query_ids)
-    there = ids >= 0
-    log_q = sampler.log_expected_count(ids.clamp(min=0), positives, query_ids)
+    own = ids.dim() == 2
+    log_q = sampler.log_expected_count(ids.clamp(min=0) if own else ids, positives, query_ids)
     pos_log_q = sampler.log_expected_count(positives.values, positives, query_ids)
-    if bool(there.any()):
-        pos_log_q = torch.where(torch.isinf(pos_log_q), log_q[there].min(), pos_log_q)
-    else:
-        pos_log_q = torch.where(torch.isinf(pos_log_q), 0.0, pos_log_q)
-    return Negatives(ids, torch.where(there, log_q, 0.0).float(), pos_log_q.float())
+    if own:
+        log_q = torch.where(ids >= 0, log_q, 0.0)
+    if len(pos_log_q) and float(pos_log_q.min()) == -torch.inf:
+        rarest = log_q[ids >= 0].min() if bool((ids >= 0).any()) else 0.0
+        pos_log_q = torch.where(torch.isinf(pos_log_q), rarest, pos_log_q)
+    return Negatives(ids, log_q.float(), pos_log_q.float())
 
 
 def check_size(name: str, value: int) -> int:
