@@ -54,8 +54,8 @@ class SamplerConfig(Config):
     power: float = 0.75
     """fixed-unigram: weights are raised to this power."""
     file: str | None = None
-    """fixed-unigram: a text file with one weight per item in place of train counts. given: a Parquet, CSV or JSON lines
-    file of pairs query_id, item_id."""
+    """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's items:
+    columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency lines."""
     window: int = pydantic.Field(0, ge=0)
     """learned-unigram: only the last so many targets count; 0 for all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -69,7 +69,7 @@ class SamplerConfig(Config):
     frequency_buckets: int = pydantic.Field(0, ge=0)
     """in-batch, streaming: buckets of each hash function; 0 for one per item."""
     depth: int = pydantic.Field(100, ge=1)
-    """hard: items taken from the index for each query, before its positives are left out."""
+    """hard: items taken from the index for each query; its known positives are never among them."""
     refresh_epochs: int = pydantic.Field(1, ge=1)
     """hard: the items are mined anew every so many epochs, from the second epoch on."""
     factory: str | None = None
