@@ -2,6 +2,7 @@
 # make test    the tests
 # make check   lint, format, types, spelling, layers, doctests
 # make bench   the benchmarks
+# make figures   the documentation's picture, trained and drawn anew
 # make reference   writes configs/reference.toml anew
 # Each makes .venv first, when it is missing or older than pyproject.toml or constraints.txt.
 
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test check bench reference clean
+.PHONY: setup demo test check bench figures reference clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -40,6 +41,9 @@ check: $(INSTALLED)
 
 reference: $(INSTALLED)
 	$(BIN)/python -c 'import xclass.build; print(xclass.build.reference(), end="")' > configs/reference.toml
+
+figures: $(INSTALLED)
+	$(BIN)/python docs/log_q.py
 
 bench: $(INSTALLED)
 	for file in benchmarks/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done

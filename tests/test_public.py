@@ -20,13 +20,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLIC: dict[str, set[str]] = {
     "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "open_dataset", "train"},
     "xclass.cli": {"main"},
+    "xclass.compat": {"tf"},
+    "xclass.compat.tf": {
+        "FixedUnigramState", "LearnedUnigramState", "Sampled", "all_candidate_sampler", "compute_accidental_hits",
+        "compute_sampled_logits", "fixed_unigram_candidate_sampler", "fixed_unigram_state",
+        "learned_unigram_candidate_sampler", "learned_unigram_state", "log_uniform_candidate_sampler", "nce_loss",
+        "sampled_softmax_loss", "uniform_candidate_sampler",
+    },
     "xclass.losses": {
         "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
         "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss", "sampled_softmax_loss",
     },
     "xclass.sampling": {
-        "SAMPLERS", "AllItems", "FixedUnigram", "InBatch", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "Uniform",
-        "build_sampler",
+        "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
+        "LearnedUnigram", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "StreamingFrequency", "TargetSampling",
+        "Uniform", "build_sampler",
     },
 }  # fmt: skip
 

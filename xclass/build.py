@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import pydantic
@@ -15,7 +16,7 @@ from xclass.losses import LOSSES, LossConfig, build_loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
-from xclass.sampling import SamplerConfig, build_sampler
+from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.tables import TABLES, MemoryTable, Table
 from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
@@ -132,7 +133,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_model(
-    config: RunConfig, catalogue: Catalogue, train: Ragged | None, device: torch.device | str = "cpu"
+    config: RunConfig,
+    catalogue: Catalogue,
+    train: Ragged | None,
+    device: torch.device | str = "cpu",
+    read_candidates: Callable[[str], Ragged] | None = None,
+    untrained: bool = True,
 ) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
@@ -141,13 +147,17 @@ def build_model(
         catalogue: sizes and counts.
         train: the train split, from which a spectral start is computed; None when stored rows will be loaded.
         device: where tables and dense layers live and the loss is computed. Batches are drawn on the CPU.
+        read_candidates: reads the file of sampler.kind = "given" as lists by query number.
+        untrained: false for a finished run, which draws no negatives: its sampler is not built.
     """
     tables = _tables(config, catalogue, device)
     if train is not None and config.model.init == "spectral":
         _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
     tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
-    return TwoTower(tower, _head(config, catalogue, generator), tables).to(device)
+    known = Known(catalogue.num_queries, catalogue.num_items, catalogue.item_counts, read_candidates)
+    sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
+    return TwoTower(tower, _head(config, sampler, catalogue, generator), tables).to(device)
 
 
 def _tables(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> dict[str, Table]:
@@ -181,8 +191,8 @@ def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Gen
     return Projection(config.model.embedding_dim, hidden, config.model.normalize, generator)
 
 
-def _head(config: RunConfig, catalogue: Catalogue, generator: torch.Generator) -> DotHead:
-    loss, sampler = config.loss, build_sampler(config.sampler, catalogue.num_items, catalogue.item_counts)
+def _head(config: RunConfig, sampler: Sampler, catalogue: Catalogue, generator: torch.Generator) -> DotHead:
+    loss = config.loss
     return DotHead(
         sampler,
         build_loss(loss, config.sampler.num_sampled, catalogue.num_items),

@@ -30,6 +30,7 @@ from torch import Tensor
 from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
+from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.manifest import (
@@ -45,6 +46,7 @@ from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.training import Position, Trainer
 from xclass.training.checkpoint import load_tensors
+from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
 
@@ -103,9 +105,16 @@ def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, devi
         say(f"{out} is finished already; nothing to resume")
         return
     fresh = not any((out / "checkpoints").glob("step-*"))
-    model = build_model(config, dataset, dataset.split("train") if fresh else None, device)
+    model = build_model(
+        config,
+        dataset,
+        dataset.split("train") if fresh else None,
+        device,
+        functools.partial(read_candidates, dataset=dataset),
+    )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
-    trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train))
+    mine = make_miner(config.sampler, dataset.split("train"))
+    trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train), mine)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
     _finish(out, dataset, trainer.state, trainer.run())
@@ -238,7 +247,7 @@ class RunDirectory:
 
     def load_model(self) -> TwoTower:
         """The trained model; it needs no dataset."""
-        model = build_model(self.config, self, None)
+        model = build_model(self.config, self, None, untrained=False)
         state = ModelState(model, self.config.train.dense_learning_rate)
         load_tensors(self.path / "model.safetensors", state.model_tensors())
         return model.eval()

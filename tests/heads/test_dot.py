@@ -129,6 +129,17 @@ def test_the_blocked_pass_equals_plain_autograd(
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
+def test_a_second_backward_gives_the_same_again():
+    positives, negatives, vectors = problem()
+    scoring = Scoring(positives, negatives, find_hits(positives, negatives.ids), LOSSES["sampled-softmax"])
+    scoring = scoring._replace(product_dtype=torch.float64)
+    loss = blocked_loss(*vectors, positives.values, negatives.ids, scoring).mean()
+    first = torch.autograd.grad(loss, vectors, retain_graph=True)
+    second = torch.autograd.grad(2 * loss, vectors)
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(2 * a, b, rtol=1e-12, atol=1e-13)
+
+
 def pair_ids(negatives, positives, per_pair):
     return negatives.ids[positives.rows()] if per_pair and negatives.ids.dim() == 2 else negatives.ids
 

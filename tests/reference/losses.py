@@ -1,31 +1,152 @@
-"""Slow plain losses: one query, one positive, one exponential at a time, in Python floats."""
+"""Slow plain losses: one query, one positive, one exponential at a time, in Python numbers.
 
+Every function is analytic in its logits, so that :func:`gradient` can differentiate it by a complex step, exact to
+rounding and without autograd. ``pos`` is flat, ``neg`` a list of rows, ``offsets`` cut the positives; a masked negative
+holds the lowest float. Weights are divided by their sum within a query, except where said.
+"""
+
+import cmath
 import math
+import sys
+
+MASK = -sys.float_info.max
+STEP = 1e-30
 
 
-def sampled_softmax(pos, neg, offsets, weights=None, positive=True, power=1.0):
-    """For each query: weighted mean over its positives of log(e^pos + (sum e^neg)^power) - pos."""
+def softplus(x):
+    """log(1 + e^x) without overflow."""
+    return x + cmath.log(1 + cmath.exp(-x)) if complex(x).real > 0 else cmath.log(1 + cmath.exp(x))
+
+
+def living(row):
+    """The negatives that are not masked."""
+    return [x for x in row if complex(x).real > MASK]
+
+
+def shares(offsets, query, weights):
+    """(position, share) of a query's positives; shares sum to 1; nothing where all weights are 0."""
+    positions = range(offsets[query], offsets[query + 1])
+    given = [(p, 1.0 if weights is None else weights[p]) for p in positions]
+    total = sum(weight for _, weight in given)
+    return [(p, weight / total) for p, weight in given if weight > 0]
+
+
+def real(values):
+    """Plain floats where nothing was differentiated."""
+    return [value.real if isinstance(value, complex) and value.imag == 0 else value for value in values]
+
+
+def sampled_softmax(pos, neg, offsets, weights=None, positive=True, power=1.0, joint=False, corrected=False):
+    """Each positive on its own against S = (sum e^neg)^power, or (joint) all of them in one denominator.
+
+    ``positive`` false: log S - pos. ``corrected``: that times the constant (1 - P), P = e^pos / (e^pos + S).
+    """
     losses = []
     for query, row in enumerate(neg):
-        total = weight_sum = 0.0
-        for p in range(offsets[query], offsets[query + 1]):
-            weight = 1.0 if weights is None else weights[p]
-            z = (math.exp(pos[p]) if positive else 0.0) + sum(math.exp(logit) for logit in row) ** power
-            total += weight * (math.log(z) - pos[p])
-            weight_sum += weight
-        losses.append(total / weight_sum if weight_sum else 0.0)
-    return losses
+        chosen = shares(offsets, query, weights)
+        powered = sum(cmath.exp(logit) for logit in living(row)) ** power if living(row) else 0.0
+        total = 0.0
+        if joint and positive and chosen:
+            z = powered + sum(cmath.exp(pos[p]) for p, _ in chosen)
+            total = cmath.log(z) - sum(share * pos[p] for p, share in chosen)
+        elif positive and not corrected:
+            total = sum(share * (cmath.log(cmath.exp(pos[p]) + powered) - pos[p]) for p, share in chosen)
+        elif living(row):
+            for p, share in chosen:
+                miss = 1 - (cmath.exp(pos[p]) / (cmath.exp(pos[p]) + powered)).real if corrected else 1.0
+                total += share * miss * (cmath.log(powered) - pos[p])
+        losses.append(total)
+    return real(losses)
 
 
 def full_softmax(pos, scores, offsets, weights=None):
-    """For each query: weighted mean over its positives of log(sum over all items e^score) - pos."""
+    """Weighted mean over a query's positives of log(sum over all items e^score) - pos."""
     losses = []
     for query, row in enumerate(scores):
-        z = sum(math.exp(score) for score in row)
-        total = weight_sum = 0.0
-        for p in range(offsets[query], offsets[query + 1]):
-            weight = 1.0 if weights is None else weights[p]
-            total += weight * (math.log(z) - pos[p])
-            weight_sum += weight
-        losses.append(total / weight_sum if weight_sum else 0.0)
-    return losses
+        z = sum(cmath.exp(score) for score in row)
+        losses.append(sum(share * (cmath.log(z) - pos[p]) for p, share in shares(offsets, query, weights)))
+    return real(losses)
+
+
+def logistic(pos, neg, offsets, weights=None, joint=False, beta=1.0):
+    """NCE, sampled logistic and negative sampling: they are one formula of their logits.
+
+    Separate: -share * log sigma(pos)^beta each; joint: cross-entropy of sigma(pos) against the target ``share`` each.
+    Then -log(1 - sigma(neg)) of every negative, once.
+    """
+    losses = []
+    for query, row in enumerate(neg):
+        chosen = shares(offsets, query, weights)
+        total = 0.0
+        for p, share in chosen:
+            yes, no = softplus(-pos[p]), softplus(pos[p])
+            total += share * yes + (1 - share) * no if joint else share * beta * yes
+        if chosen:
+            total += sum(softplus(logit) for logit in living(row))
+        losses.append(total)
+    return real(losses)
+
+
+def bpr(pos, neg, offsets, weights=None):
+    """Mean over negatives of -log sigma(pos - neg), weighted mean over positives."""
+    losses = []
+    for query, row in enumerate(neg):
+        total = 0.0
+        for p, share in shares(offsets, query, weights):
+            pairs = [softplus(logit - pos[p]) for logit in living(row)]
+            total += share * sum(pairs) / len(pairs) if pairs else 0.0
+        losses.append(total)
+    return real(losses)
+
+
+def full_sigmoid(pos, others, offsets, weights=None):
+    """A sigmoid for every item: weights as they are, every other item once."""
+    losses = []
+    for query, row in enumerate(others):
+        chosen = [(p, 1.0 if weights is None else weights[p]) for p in range(offsets[query], offsets[query + 1])]
+        total = sum(weight * softplus(-pos[p]) for p, weight in chosen)
+        if any(weight > 0 for _, weight in chosen):
+            total += sum(softplus(logit) for logit in living(row))
+        losses.append(total)
+    return real(losses)
+
+
+def gbce_beta(num_sampled, num_items, calibration):
+    """The power alpha * (t * (1 - 1/alpha) + 1/alpha), alpha = K / (N - 1). Petrov & Macdonald 2023, eq. 16."""
+    alpha = num_sampled / (num_items - 1)
+    return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+
+
+def top_weights(pos_scores, neg_scores, log_q, offsets, k, edge):
+    """sigma((s_p - beta_b) / edge) of each positive. Yang et al. 2025 (SL@K).
+
+    beta_b is the score of the item in place k: the largest score s at which the number of items at or above it, a
+    negative j counted exp(-log_q[b][j]) times and a positive once, is k (to a millionth); the lowest if it never is.
+    """
+    result = []
+    for query, row in enumerate(neg_scores):
+        own = [pos_scores[p] for p in range(offsets[query], offsets[query + 1])]
+        items = [(s, 1.0) for s in own]
+        items += [(s, math.exp(-q)) for s, q in zip(row, log_q[query], strict=True) if s > MASK]
+        reaching = [s for s, _ in items if sum(n for other, n in items if other >= s) >= k * (1 - 1e-6)]
+        beta = max(reaching) if reaching else min((s for s, _ in items), default=0.0)
+        result += [1 / (1 + math.exp(-(s - beta) / edge)) for s in own]
+    return result
+
+
+def gradient(loss, pos, neg, offsets, weights=None):
+    """(d sum(loss) / d pos, d sum(loss) / d neg), one complex step at a time."""
+
+    def slope(flat, rows):
+        return sum(complex(value).imag for value in loss(flat, rows, offsets, weights)) / STEP
+
+    by_pos, by_neg = [], []
+    for p in range(len(pos)):
+        moved = [value + STEP * 1j if i == p else value for i, value in enumerate(pos)]
+        by_pos.append(slope(moved, neg))
+    for query, row in enumerate(neg):
+        by_neg.append([])
+        for column in range(len(row)):
+            moved = [value + STEP * 1j if j == column else value for j, value in enumerate(row)]
+            by_neg[-1].append(slope(pos, [moved if b == query else other for b, other in enumerate(neg)]))
+    return by_pos, by_neg

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from xclass.heads.blocks import Gradients, Problem, run_blocks
 from xclass.heads.masks import Hits
@@ -68,19 +69,22 @@ class _BlockedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Tensor:
         loss, gradients = _run(query, items, pos_rows, neg_rows, scoring, scoring.row_weights)
-        ctx.scoring = scoring
-        ctx.save_for_backward(query, items, pos_rows, neg_rows, *gradients)
+        ctx.scoring, ctx.gradients = scoring, gradients
+        ctx.save_for_backward(query, items, pos_rows, neg_rows)
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        query, items, pos_rows, neg_rows, *gradients = ctx.saved_tensors
-        if not bool((upstream == upstream[:1]).all()):
+        query, items, pos_rows, neg_rows = ctx.saved_tensors
+        gradients, ctx.gradients = ctx.gradients, None  # given away: a second call makes them again
+        if gradients is not None and bool((upstream == upstream[:1]).all()):
+            for gradient in gradients if len(upstream) else ():
+                gradient.mul_(upstream[0])
+        else:
             row_weights = ctx.scoring.row_weights
             weights_B = upstream if row_weights is None else upstream * row_weights
-            gradients = list(_run(query, items, pos_rows, neg_rows, ctx.scoring, weights_B)[1])
-        elif len(upstream):
-            gradients = [gradient * upstream[0] for gradient in gradients]
+            gradients = _run(query, items, pos_rows, neg_rows, ctx.scoring, weights_B)[1]
         return (*gradients, None, None, None)
 
 
@@ -88,15 +92,14 @@ def _run(
     query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, weights_B: Tensor | None
 ) -> tuple[Tensor, Gradients]:
     """Loss and gradients, with a row for every query or for every pair."""
+    if not (scoring.per_pair or scoring.loss.per_pair):
+        return run_blocks(_problem(query, items, pos_rows, neg_rows, scoring), weights_B)
     owners = scoring.positives.rows()
-    per_pair = scoring.per_pair or scoring.loss.per_pair
-    if not per_pair:
-        return run_blocks(_problem(query, items, pos_rows, neg_rows, scoring, owners), weights_B)
     if neg_rows.dim() == 2:
         ids, log_q, pos_log_q = scoring.negatives
         scoring = scoring._replace(negatives=Negatives(ids[owners], log_q[owners], pos_log_q))
         neg_rows = neg_rows[owners]
-    problem = _problem(query, items, pos_rows, neg_rows, scoring, owners)
+    problem = _problem(query, items, pos_rows, neg_rows, scoring)
     pairs = problem._replace(
         query=problem.query.index_select(0, owners), offsets=torch.arange(len(owners) + 1, device=query.device)
     )
@@ -105,22 +108,17 @@ def _run(
     return loss.new_zeros(len(query)).index_add_(0, owners, loss), Gradients(by_query, gradients.items)
 
 
-def _problem(
-    query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, owners: Tensor
-) -> Problem:
+def _problem(query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Problem:
     scaled = query * scoring.inverse_temperature
-    pos_scores = torch.linalg.vecdot(scaled.index_select(0, owners), items.index_select(0, pos_rows))
     positives, log_q = scoring.positives, scoring.negatives.log_q.to(scaled.dtype)
-    both = scoring.log_q_of == "both"
     return Problem(
         query=scaled,
         items=items,
         pos_rows=pos_rows,
         neg_rows=neg_rows,
         offsets=positives.offsets,
-        share=final_weights(scoring.loss, positives.offsets, positives.weights, pos_scores),
-        pos_scores=pos_scores,
-        pos_logits=pos_scores - scoring.negatives.pos_log_q if both else pos_scores,
+        share=final_weights(scoring.loss, positives.offsets, positives.weights, scaled.new_empty(len(pos_rows))),
+        pos_log_q=scoring.negatives.pos_log_q.to(scaled.dtype) if scoring.log_q_of == "both" else None,
         log_q=None if scoring.log_q_of == "none" else log_q,
         count_log_q=log_q,
         hits=scoring.hits,

@@ -79,12 +79,12 @@ class DotHead(nn.Module):
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
         positives = _targets(batch)
-        negatives = self.sampler.sample(positives, generator)
+        negatives = self.sampler.sample(positives, generator, batch.query_ids)
         return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
 
     def _hits(self, batch: Batch, positives: Ragged, ids: Tensor) -> Hits:
         """Cells of (B, K), or of (P, K) when rows are pairs."""
-        excluded = Ragged.from_lists([[]] * len(batch))
+        excluded = Ragged(torch.zeros_like(positives.offsets), positives.values[:0])
         if self.remove_known_positives and batch.known is not None:
             excluded = batch.known
         elif self.remove_accidental_hits:

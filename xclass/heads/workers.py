@@ -46,7 +46,12 @@ def _without_gradients(work: Callable[[int, int], Result]) -> Callable[[int, int
 
 @functools.cache
 def _pool(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, "xclass-loss", initializer=_one_thread, initargs=(torch.get_num_threads(),))
+    """All threads are there when it returns: one that is being made later would change torch's numbers meanwhile."""
+    pool = ThreadPoolExecutor(count, "xclass-loss", initializer=_one_thread, initargs=(torch.get_num_threads(),))
+    together = threading.Barrier(count)
+    for waiting in [pool.submit(together.wait) for _ in range(count)]:
+        waiting.result()
+    return pool
 
 
 def _one_thread(elsewhere: int) -> None:

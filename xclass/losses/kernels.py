@@ -1,7 +1,6 @@
 """What numba compiles. Imported only where numba is installed, by :mod:`xclass.losses.compiled`.
 
-Loops are written so that they vectorise: 32-bit integers are cast back after every step, and the largest logit is found
-on integers that order as the floats do.
+Loops are written so that they vectorise: numba widens 32-bit integers, so they are cast back after every step.
 """
 
 from __future__ import annotations
@@ -46,42 +45,52 @@ def _written(value, like):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def ordered(value: Any) -> Any:
-    """int32 that order as the float32 do; its own inverse on the bits."""
-    bits = F(value).view(np.int32)
-    return I(bits ^ I(U(U(I(bits >> I(31))) >> U(1))))
+def exp_of(x: Any) -> Any:
+    """e^x for x ≤ 0, exactly 0 below −87.7: 2^n · e^r, e^r by the polynomial of least relative error, 6e-8."""
+    x = x if x > F(-87.9) else F(-87.9)
+    n = I(x * F(1.44269504) - F(0.5))
+    r = x - F(n) * F(0.69314718)
+    p = F(0.00824845) * r + F(0.04191192)
+    p = p * r + F(0.16668265)
+    p = p * r + F(0.49998938)
+    p = p * r + F(0.9999995)
+    p = p * r + F(1.00000006)
+    return p * I(I(n + I(127)) << I(23)).view(np.float32)
 
 
 @njit(inline="always")
-def exp_of(x: Any) -> Any:
-    """e^x for x ≤ 0: 2^n · e^r with |r| ≤ ln 2 / 2 (Cephes' polynomial)."""
-    x = x if x > F(-87.0) else F(-87.0)
-    n = I(x * F(1.44269504) - F(0.5))
-    whole = F(n)
-    r = x - whole * F(0.69314718)
-    p = F(1.9875691500e-4)
-    p = p * r + F(1.3981999507e-3)
-    p = p * r + F(8.3334519073e-3)
-    p = p * r + F(4.1665795894e-2)
-    p = p * r + F(1.6666665459e-1)
-    p = p * r + F(5.0000001201e-1)
-    return (p * r * r + r + F(1.0)) * I(I(n + I(127)) << I(23)).view(np.float32)
+def log1p_of(t: Any) -> Any:
+    """log(1 + t) for 0 ≤ t ≤ 1: t times the polynomial of least relative error, 2e-7."""
+    p = F(-0.00853225) * t + F(0.04409353)
+    p = p * t + F(-0.10773499)
+    p = p * t + F(0.17753116)
+    p = p * t + F(-0.24500321)
+    p = p * t + F(0.33276857)
+    p = p * t + F(-0.49997557)
+    return t * (p * t + F(0.99999983))
 
 
 @njit(**FAST)
 def softmax_rows(logits: Any, log_q: Any, value: Any, total: Any) -> None:
-    """e^{x − top} in place; value log Σ e^x, total Σ e^{x − top}."""
+    """e^{x − top} in place; value log Σ e^x, total Σ e^{x − top}.
+
+    A maximum of floats does not vectorise, one of integers does: the bits of the largest float are the largest of all
+    when it is positive, and the smallest when all are negative.
+    """
     rows, columns = logits.shape
     x = np.empty(columns, np.float32)
     for b in range(rows):
         q = log_q[b if len(log_q) > 1 else 0]
-        highest = I(-2147483647)
+        largest, smallest = I(-2147483648), I(2147483647)
         for j in range(columns):
             v = read(logits[b, j]) - q[j]
             x[j] = v
-            i = ordered(v)
-            highest = i if i > highest else highest
-        top = I(highest ^ I(U(U(I(highest >> I(31))) >> U(1)))).view(np.float32)
+            bits = F(v).view(np.int32)
+            largest = bits if bits > largest else largest
+            smallest = bits if bits < smallest else smallest
+        if largest < I(0):
+            largest = smallest
+        top = I(largest).view(np.float32)
         s = F(0.0)
         for j in range(columns):
             e = exp_of(x[j] - top)
@@ -95,8 +104,7 @@ def softmax_rows(logits: Any, log_q: Any, value: Any, total: Any) -> None:
 def logistic_rows(logits: Any, log_q: Any, shift: Any, value: Any, total: Any) -> None:
     """σ(x) in place; value Σ softplus(x), total Σ σ(x).
 
-    With t = e^−|x|: softplus = max(x, 0) + log1p(t), σ = (1 or t) / (1 + t). log1p(t) = 2·artanh(t / (2 + t)), a series
-    in s² ≤ 1/9; one division gives both 1/(1 + t) and 1/(2 + t).
+    With t = e^−|x|: softplus = max(x, 0) + log1p(t), σ = (1 or t) / (1 + t).
     """
     rows, columns = logits.shape
     for b in range(rows):
@@ -105,16 +113,8 @@ def logistic_rows(logits: Any, log_q: Any, shift: Any, value: Any, total: Any) -
         for j in range(columns):
             x = read(logits[b, j]) - q[j] - move
             t = exp_of(-abs(x))
-            inverse = F(1.0) / ((F(1.0) + t) * (F(2.0) + t))
-            s = t * inverse * (F(1.0) + t)
-            w = s * s
-            p = F(0.13429305)
-            p = p * w + F(0.14112602)
-            p = p * w + F(0.2000437)
-            p = p * w + F(0.33333309)
-            log1p = F(2.0) * (s + s * w * p)
-            g = (F(1.0) if x >= F(0.0) else t) * inverse * (F(2.0) + t)
-            soft += (x if x > F(0.0) else F(0.0)) + log1p
+            g = (F(1.0) if x >= F(0.0) else t) / (F(1.0) + t)
+            soft += (x if x > F(0.0) else F(0.0)) + log1p_of(t)
             sigma += g
             logits[b, j] = written(g, logits[b, j])
         value[b] = soft

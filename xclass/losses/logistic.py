@@ -58,7 +58,7 @@ def nce_loss(
 
     At its optimum e^{score} is the conditional probability of the item, already normalised. Cost O(P + B·K).
 
-    Source: Gutmann & Hyvärinen 2010; Mnih & Teh 2012, eq. 8 to 10.
+    Source: Gutmann & Hyvärinen 2010; Mnih et al. 2012 ("A fast and simple algorithm…"), eq. 8 to 10.
     """
     return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power)
 

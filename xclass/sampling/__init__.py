@@ -6,18 +6,26 @@ what makes E[Σ exp(score − log_q)] over the sample equal Σ exp(score) over t
 """
 
 from xclass.sampling.all_items import AllItems
-from xclass.sampling.config import SamplerConfig, build_sampler
+from xclass.sampling.config import Known, SamplerConfig, build_sampler
+from xclass.sampling.drawn import Drawn, LogUniform, Uniform
 from xclass.sampling.in_batch import InBatch
+from xclass.sampling.learned import LearnedUnigram
 from xclass.sampling.mixture import Mixture
+from xclass.sampling.per_query import GivenCandidates, HardNegatives
 from xclass.sampling.seam import Sampler
-from xclass.sampling.uniform import LogUniform, Uniform
+from xclass.sampling.streaming import StreamingFrequency
+from xclass.sampling.target import TargetSampling
 from xclass.sampling.unigram import FixedUnigram
 
 SAMPLERS = {
     "uniform": Uniform,
     "log-uniform": LogUniform,
     "fixed-unigram": FixedUnigram,
+    "learned-unigram": LearnedUnigram,
     "in-batch": InBatch,
+    "target": TargetSampling,
+    "given": GivenCandidates,
+    "hard": HardNegatives,
     "mixture": Mixture,
     "all": AllItems,
 }
@@ -25,12 +33,19 @@ SAMPLERS = {
 __all__ = [
     "SAMPLERS",
     "AllItems",
+    "Drawn",
     "FixedUnigram",
+    "GivenCandidates",
+    "HardNegatives",
     "InBatch",
+    "Known",
+    "LearnedUnigram",
     "LogUniform",
     "Mixture",
     "Sampler",
     "SamplerConfig",
+    "StreamingFrequency",
+    "TargetSampling",
     "Uniform",
     "build_sampler",
 ]

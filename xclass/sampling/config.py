@@ -3,50 +3,176 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pydantic
+import torch
 from torch import Tensor
 
 from xclass.config import Config
+from xclass.errors import ConfigError
 from xclass.sampling.all_items import AllItems
+from xclass.sampling.drawn import Counts, LogUniform, Uniform
 from xclass.sampling.in_batch import InBatch
+from xclass.sampling.learned import LearnedUnigram
 from xclass.sampling.mixture import Mixture
+from xclass.sampling.per_query import GivenCandidates, HardNegatives
 from xclass.sampling.seam import Sampler
-from xclass.sampling.uniform import LogUniform, Uniform
+from xclass.sampling.streaming import StreamingFrequency
+from xclass.sampling.target import TargetSampling
 from xclass.sampling.unigram import FixedUnigram
+from xclass.types import Ragged
+
+DRAWN = ("uniform", "log-uniform", "fixed-unigram", "learned-unigram")
+SIZED = (*DRAWN, "target", "given", "hard")
 
 
 class SamplerConfig(Config):
     """Where the negatives come from."""
 
-    kind: Literal["uniform", "log-uniform", "fixed-unigram", "in-batch", "mixture", "all"] = "uniform"
-    """uniform; log-uniform; fixed-unigram (train counts to a power); in-batch; mixture of `parts`; all items."""
-    num_sampled: int = pydantic.Field(1024, ge=1)
-    """Candidates shared by a batch (uniform, log-uniform, fixed-unigram)."""
+    kind: Literal[
+        "uniform",
+        "log-uniform",
+        "fixed-unigram",
+        "learned-unigram",
+        "in-batch",
+        "target",
+        "given",
+        "hard",
+        "mixture",
+        "all",
+    ] = "uniform"
+    """uniform; log-uniform; fixed-unigram (train counts to a power, or a file of weights); learned-unigram (the targets
+    seen so far); in-batch; target (the different targets of a part of the data); given (a file with each query's own
+    candidates); hard (each query's own, from an index); mixture of `parts`; all items."""
+    num_sampled: int = pydantic.Field(1024, ge=0)
+    """Candidates shared by a batch; for given and hard of each query's list, and there 0 takes all of it."""
+    replacement: bool = True
+    """uniform, log-uniform, fixed-unigram, learned-unigram: false makes all candidates of a batch different."""
+    counts: Counts = "calibrated"
+    """Expected counts without replacement: calibrated, or TensorFlow's formula."""
     power: float = 0.75
-    """fixed-unigram: train counts are raised to this power."""
+    """fixed-unigram: weights are raised to this power."""
+    file: str | None = None
+    """fixed-unigram: a text file with one weight per item in place of train counts. given: a Parquet, CSV or JSON lines
+    file of pairs query_id, item_id."""
+    window: int = pydantic.Field(0, ge=0)
+    """learned-unigram: only the last so many targets count; 0 for all."""
+    decay: float = pydantic.Field(0.0, ge=0, lt=1)
+    """learned-unigram: a target of a batches ago counts decay^a; 0 for no decay."""
+    frequency: Literal["counts", "streaming"] = "counts"
+    """in-batch: log-Q from train counts, or from the gaps between an item's occurrences as they come."""
+    frequency_rate: float = pydantic.Field(0.05, gt=0, le=1)
+    """in-batch, streaming: how fast the estimated gap follows."""
+    frequency_hashes: int = pydantic.Field(1, ge=1)
+    """in-batch, streaming: hash functions; the largest gap of them is taken."""
+    frequency_buckets: int = pydantic.Field(0, ge=0)
+    """in-batch, streaming: buckets of each hash function; 0 for one per item."""
+    depth: int = pydantic.Field(100, ge=1)
+    """hard: items taken from the index for each query, before its positives are left out."""
+    refresh_epochs: int = pydantic.Field(1, ge=1)
+    """hard: the items are mined anew every so many epochs, from the second epoch on."""
+    factory: str | None = None
+    """hard: Faiss factory string of the index that is mined; exact search without it."""
     parts: tuple[SamplerConfig, ...] = ()
     """mixture: the samplers whose candidates are joined."""
 
     @pydantic.model_validator(mode="after")
-    def _parts_belong_to_a_mixture(self) -> SamplerConfig:
+    def _keys_fit_the_kind(self) -> SamplerConfig:
         if (self.kind == "mixture") != bool(self.parts):
             raise ValueError('parts are for kind = "mixture", and a mixture needs at least one')
+        if self.num_sampled == 0 and self.kind not in ("given", "hard"):
+            raise ValueError("num_sampled is at least 1 here")
+        if self.file is None and self.kind == "given":
+            raise ValueError('kind = "given" needs file, with pairs query_id, item_id')
+        allowed = {
+            "replacement": DRAWN,
+            "counts": DRAWN,
+            "power": ("fixed-unigram",),
+            "file": ("fixed-unigram", "given"),
+            "window": ("learned-unigram",),
+            "decay": ("learned-unigram",),
+            "frequency": ("in-batch",),
+            "frequency_rate": ("in-batch",),
+            "frequency_hashes": ("in-batch",),
+            "frequency_buckets": ("in-batch",),
+            "depth": ("hard",),
+            "refresh_epochs": ("hard",),
+            "factory": ("hard",),
+        }
+        for name, kinds in allowed.items():
+            default = type(self).model_fields[name].default
+            if self.kind not in kinds and getattr(self, name) != default:
+                raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
+        if self.window and self.decay:
+            raise ValueError("window and decay do not go together")
         return self
 
 
-def build_sampler(config: SamplerConfig, num_items: int, item_counts: Tensor) -> Sampler:
-    """The sampler that a configuration names, over a catalogue with these train counts (N,).
+class Known(NamedTuple):
+    """What samplers are built from: sizes, train counts (N,), and how to read a file of candidates."""
 
-    A fixed unigram counts every item once more, so that items without a train pair can be drawn too.
+    num_queries: int
+    num_items: int
+    item_counts: Tensor
+    read_candidates: Callable[[str], Ragged] | None = None
+
+
+def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
+    """The sampler that a configuration names.
+
+    A fixed unigram over train counts counts every item once more, so that items without a train pair can be drawn too.
     """
+    size, drawn = config.num_sampled, (config.replacement, config.counts)
     makers: dict[str, Callable[[], Sampler]] = {
-        "uniform": lambda: Uniform(num_items, config.num_sampled),
-        "log-uniform": lambda: LogUniform(num_items, config.num_sampled),
-        "fixed-unigram": lambda: FixedUnigram(item_counts, config.num_sampled, config.power, smoothing=1.0),
-        "in-batch": lambda: InBatch(item_counts),
-        "mixture": lambda: Mixture([build_sampler(part, num_items, item_counts) for part in config.parts]),
-        "all": lambda: AllItems(num_items),
+        "uniform": lambda: Uniform(known.num_items, size, *drawn),
+        "log-uniform": lambda: _log_uniform(config, known),
+        "fixed-unigram": lambda: _fixed_unigram(config, known),
+        "learned-unigram": lambda: LearnedUnigram(known.num_items, size, *drawn, config.window, config.decay),
+        "in-batch": lambda: InBatch(_frequency(config, known)),
+        "target": lambda: TargetSampling(known.num_items, size),
+        "given": lambda: GivenCandidates(_candidates(config, known), known.num_items, size),
+        "hard": lambda: HardNegatives(known.num_queries, known.num_items, size),
+        "mixture": lambda: Mixture([build_sampler(part, known) for part in config.parts]),
+        "all": lambda: AllItems(known.num_items),
     }
     return makers[config.kind]()
+
+
+def _log_uniform(config: SamplerConfig, known: Known) -> LogUniform:
+    rises = (known.item_counts.diff() > 0).nonzero()
+    if len(rises):
+        item = int(rises[0]) + 1
+        raise ConfigError(
+            "log-uniform needs items numbered by falling frequency",
+            where="sampler.kind",
+            got=f"item {item} with {int(known.item_counts[item])} train pairs after {int(known.item_counts[item - 1])}",
+            do='use kind = "fixed-unigram", or number the items by frequency as xclass ingest does',
+        )
+    return LogUniform(known.num_items, config.num_sampled, config.replacement, config.counts)
+
+
+def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
+    weights, smoothing = (known.item_counts, 1.0) if config.file is None else (config.file, 0.0)
+    sampler = FixedUnigram(weights, config.num_sampled, config.power, smoothing, config.replacement, config.counts)
+    if sampler.num_items != known.num_items:
+        raise ConfigError(
+            "the file of weights does not fit the catalogue",
+            where=config.file,
+            wanted=f"{known.num_items} weights, one per item in the order of items.parquet",
+            got=sampler.num_items,
+        )
+    return sampler
+
+
+def _frequency(config: SamplerConfig, known: Known) -> Tensor | StreamingFrequency:
+    if config.frequency == "counts":
+        return known.item_counts
+    return StreamingFrequency(known.num_items, config.frequency_rate, config.frequency_hashes, config.frequency_buckets)
+
+
+def _candidates(config: SamplerConfig, known: Known) -> Ragged:
+    if known.read_candidates is None or config.file is None:
+        nothing = torch.zeros(known.num_queries + 1, dtype=torch.int64)
+        return Ragged(nothing, nothing[:0])
+    return known.read_candidates(config.file)

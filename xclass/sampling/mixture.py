@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.seam import Sampler, negatives_from
-from xclass.types import Negatives, Ragged
+from xclass.sampling.seam import BaseSampler, Sampler
+from xclass.types import Ragged
 
 
-class Mixture:
+class Mixture(BaseSampler):
     """The candidates of every part, one after the other.
 
     The expected count of an item in the union is the sum of its expected counts in the parts, whichever part it came
-    from: log_q = logsumexp over the parts (mixed negative sampling: Yang et al. 2020).
+    from: log_q = logsumexp over the parts (mixed negative sampling: Yang et al. 2020). Where one part has candidates of
+    each query's own, those of the shared parts are repeated for every query.
     """
 
     def __init__(self, parts: Sequence[Sampler]) -> None:
@@ -26,14 +27,29 @@ class Mixture:
         self.parts = list(parts)
         self.num_items = sizes.pop()
 
-    def draw(self, positives: Ragged, generator: torch.Generator) -> Tensor:
-        """int64 (ΣK,)."""
-        return torch.cat([part.draw(positives, generator) for part in self.parts])
+    def draw(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Tensor:
+        """int64 (ΣK,), or (B, ΣK)."""
+        drawn = [part.draw(positives, generator, query_ids) for part in self.parts]
+        if all(ids.dim() == 1 for ids in drawn):
+            return torch.cat(drawn)
+        return torch.cat([ids.expand(len(positives), -1) if ids.dim() == 1 else ids for ids in drawn], dim=1)
 
-    def log_expected_count(self, ids: Tensor, positives: Ragged) -> Tensor:
+    def log_expected_count(self, ids: Tensor, positives: Ragged, query_ids: Tensor | None = None) -> Tensor:
         """Log Σ over parts of the expected count."""
-        return torch.stack([part.log_expected_count(ids, positives) for part in self.parts]).logsumexp(0)
+        each = [part.log_expected_count(ids, positives, query_ids) for part in self.parts]
+        return torch.stack(each).logsumexp(0)
 
-    def sample(self, positives: Ragged, generator: torch.Generator) -> Negatives:
-        """The union of the parts' candidates."""
-        return negatives_from(self, positives, generator)
+    def learn(self, positives: Ragged) -> None:
+        """Parts that learn, learn."""
+        for part in self.parts:
+            part.learn(positives)
+
+    def state(self) -> dict[str, Tensor]:
+        """Each part's, under its number."""
+        return {f"{i}.{key}": value for i, part in enumerate(self.parts) for key, value in part.state().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        for i, part in enumerate(self.parts):
+            own = {key.removeprefix(f"{i}."): value for key, value in state.items() if key.startswith(f"{i}.")}
+            part.load_state(own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -19,31 +19,76 @@ class Sampler(Protocol):
 
     num_items: int
 
-    def draw(self, positives: Ragged, generator: torch.Generator) -> Tensor:
-        """int64 (K,): the candidates, shared by all queries of the batch."""
+    def draw(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Tensor:
+        """int64 (K,): candidates shared by all queries of the batch; or (B, K), each query's own, −1 for none."""
         ...
 
-    def log_expected_count(self, ids: Tensor, positives: Ragged) -> Tensor:
-        """float64, the shape of ``ids``: log of how often each id is expected in one draw for this batch."""
+    def log_expected_count(self, ids: Tensor, positives: Ragged, query_ids: Tensor | None = None) -> Tensor:
+        """float64, the shape of ``ids``: log of how often each id is expected in the draw for this batch.
+
+        ids: (K,) shared, (B, K) by query, or (P,) the batch's positives.
+        """
         ...
 
-    def sample(self, positives: Ragged, generator: torch.Generator) -> Negatives:
-        """Candidates with their log-Q, and the log-Q of the positives."""
+    def sample(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Negatives:
+        """Candidates with their log-Q, and the log-Q of the positives; then what it learns from the batch."""
+        ...
+
+    def learn(self, positives: Ragged) -> None:
+        """Take a batch's positives into account, for samplers that go by what they have seen."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What it has learned; empty for most."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
         ...
 
 
-def negatives_from(sampler: Sampler, positives: Ragged, generator: torch.Generator) -> Negatives:
+class BaseSampler:
+    """``sample`` from the two halves, for samplers that learn nothing unless they say so."""
+
+    num_items: int
+
+    def sample(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Negatives:
+        """Candidates by what is known before the batch; then the batch is learned."""
+        check_ids(positives.values, self.num_items)
+        drawn = negatives_from(cast(Sampler, self), positives, generator, query_ids)
+        self.learn(positives)
+        return drawn
+
+    def learn(self, positives: Ragged) -> None:
+        """Nothing."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to go on from."""
+        if state:
+            raise InputError("this sampler has no state", wanted="none", got=", ".join(state))
+
+
+def negatives_from(
+    sampler: Sampler, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None
+) -> Negatives:
     """``Negatives`` from the two halves of a sampler; totals are float64, what is returned float32.
 
     A positive that the sampler can never draw has an expected count of 0; it is given the log-Q of the rarest candidate
-    of the sample, so that the loss stays finite.
+    of the sample, so that the loss stays finite. A cell without a candidate (−1) has log-Q 0.
     """
-    ids = sampler.draw(positives, generator)
-    log_q = sampler.log_expected_count(ids, positives)
-    pos_log_q = sampler.log_expected_count(positives.values, positives)
-    if len(ids):
-        pos_log_q = torch.where(torch.isinf(pos_log_q), log_q.min(), pos_log_q)
-    return Negatives(ids, log_q.float(), pos_log_q.float())
+    ids = sampler.draw(positives, generator, query_ids)
+    there = ids >= 0
+    log_q = sampler.log_expected_count(ids.clamp(min=0), positives, query_ids)
+    pos_log_q = sampler.log_expected_count(positives.values, positives, query_ids)
+    if bool(there.any()):
+        pos_log_q = torch.where(torch.isinf(pos_log_q), log_q[there].min(), pos_log_q)
+    else:
+        pos_log_q = torch.where(torch.isinf(pos_log_q), 0.0, pos_log_q)
+    return Negatives(ids, torch.where(there, log_q, 0.0).float(), pos_log_q.float())
 
 
 def check_size(name: str, value: int) -> int:
@@ -51,3 +96,12 @@ def check_size(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} is out of range", wanted="an integer of at least 1", got=repr(value))
     return value
+
+
+def check_ids(ids: Tensor, num_items: int) -> None:
+    """InputError unless every id is an item number."""
+    if ids.dtype != torch.int64:
+        raise InputError("positives are of the wrong type", wanted="int64 item numbers", got=ids.dtype)
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= num_items):
+        wrong = ids[(ids < 0) | (ids >= num_items)][0]
+        raise InputError("a positive is no item", wanted=f"0 to {num_items - 1}", got=int(wrong))

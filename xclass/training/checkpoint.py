@@ -82,15 +82,31 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_tensors(path: Path, into: dict[str, Tensor]) -> None:
+def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The stored tensors whose names begin so.
+
+    Raises:
+        ArtefactError: cut file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+
+
+def load_tensors(path: Path, into: dict[str, Tensor], but: str | None = None) -> None:
     """Copy the stored tensors into existing ones, block by block: never a second copy of a table in memory.
+
+    Names that begin with ``but`` are passed over.
 
     Raises:
         ArtefactError: cut file, missing or surplus names, other shapes or dtypes. Checked before anything is copied.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            _check_names(path, set(file.keys()), set(into))
+            stored_names = {name for name in file.keys() if but is None or not name.startswith(but)}  # noqa: SIM118
+            _check_names(path, stored_names, set(into))
             for name, target in into.items():
                 stored = file.get_slice(name)
                 if list(stored.get_shape()) != list(target.shape):

@@ -15,13 +15,21 @@ from xclass.model import TwoTower
 from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
 from xclass.rng import torch_generator
-from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, load_tensors, read_state
+from xclass.training.checkpoint import (
+    TENSORS,
+    CheckpointStore,
+    checkpoint_name,
+    load_tensors,
+    read_state,
+    read_tensors,
+)
 from xclass.training.config import TrainingConfig
 from xclass.training.log import MetricsLog, Report, peak_rss_bytes
 from xclass.training.signals import StopSignal
-from xclass.training.state import ModelState
+from xclass.training.state import SAMPLER, ModelState
 from xclass.types import Batch
 
+Mine = Callable[[TwoTower, int], None]
 Validate = Callable[[TwoTower], dict[str, float]]
 
 
@@ -50,12 +58,19 @@ class Trainer:
         config: the loop's settings.
         folder: the run directory; metrics.jsonl and checkpoints/ are written there.
         validate: metrics of the model as it is, or None.
+        mine: called with the model and the epoch before each epoch, or None.
     """
 
     def __init__(
-        self, model: TwoTower, batches: TrainBatches, config: TrainingConfig, folder: Path, validate: Validate | None
+        self,
+        model: TwoTower,
+        batches: TrainBatches,
+        config: TrainingConfig,
+        folder: Path,
+        validate: Validate | None,
+        mine: Mine | None = None,
     ) -> None:
-        self.model, self.batches, self.config, self.validate = model, batches, config, validate
+        self.model, self.batches, self.config, self.validate, self.mine = model, batches, config, validate, mine
         self.log_path = folder / "metrics.jsonl"
         self.store = CheckpointStore(folder / "checkpoints")
         self.state = ModelState(model, config.dense_learning_rate)
@@ -69,7 +84,8 @@ class Trainer:
         path = self.store.newest()
         if path is None:
             return False
-        load_tensors(path / TENSORS, self.state.tensors())
+        load_tensors(path / TENSORS, self.state.tensors(), SAMPLER)
+        self.state.load_sampler(read_tensors(path / TENSORS, SAMPLER))
         self.position = Position(**read_state(path)["position"])
         say(f"resuming from step {self.position.step:,} of {self.total_steps:,}")
         return True
@@ -94,6 +110,8 @@ class Trainer:
 
     def _epoch(self, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
         here = self.position
+        if self.mine is not None and here.batch == 0:
+            self.mine(self.model, here.epoch)
         saved_s = reported_s = time.monotonic()
         self._report.clock.start()
         for batch in self.batches.epoch(here.epoch, here.batch):
@@ -198,7 +216,8 @@ class Trainer:
         }
 
     def _checkpoint(self) -> None:
-        self.store.save(checkpoint_name(self.position.step), self.state.tensors(), {"position": asdict(self.position)})
+        tensors = self.state.tensors() | self.state.sampler_tensors()
+        self.store.save(checkpoint_name(self.position.step), tensors, {"position": asdict(self.position)})
 
     def _total_positives(self) -> int:
         return round(self.total_steps / max(len(self.batches), 1) * self.batches.positives_per_epoch())

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from xclass.model import TwoTower
 
+SAMPLER = "sampler."  # what the sampler has learned: tensors of any size, by this prefix
+
 
 class ModelState:
     """The tensors of a model and of its optimisers.
@@ -46,6 +48,18 @@ class ModelState:
                 for key, value in self._adam.state[parameter].items():
                     found[f"adam.{name}.{key}"] = value
         return found
+
+    def sampler_tensors(self) -> dict[str, Tensor]:
+        """What the sampler has learned; it is read back whole, as its sizes depend on what was seen."""
+        sampler = getattr(self.model.head, "sampler", None)
+        learned = {} if sampler is None else sampler.state()
+        return {f"{SAMPLER}{key}": tensor.contiguous() for key, tensor in learned.items()}
+
+    def load_sampler(self, tensors: dict[str, Tensor]) -> None:
+        """Give the sampler back what :meth:`sampler_tensors` held."""
+        sampler = getattr(self.model.head, "sampler", None)
+        if sampler is not None:
+            sampler.load_state({key.removeprefix(SAMPLER): tensor for key, tensor in tensors.items()})
 
     def _start_adam(self) -> None:
         """Adam makes its state at the first step; made here, a checkpoint has the same names from the start."""

@@ -1,0 +1,205 @@
+"""Distributions over items, one independent draw at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from xclass.errors import InputError
+from xclass.sampling.seam import check_size
+
+EXACT_BINS = 1 << 12
+BINS_PER_OCTAVE = 128
+
+
+class Bins(NamedTuple):
+    """A distribution in short: ``number`` items share each ``probability``; float64 (bins,)."""
+
+    probability: Tensor
+    number: Tensor
+
+
+class Law(Protocol):
+    """A distribution over items 0 … N−1."""
+
+    num_items: int
+
+    @property
+    def num_drawable(self) -> int:
+        """How many items have a positive probability."""
+        ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """int64 (count,): independent draws."""
+        ...
+
+    def probability(self, ids: Tensor) -> Tensor:
+        """float64, the shape of ``ids``; sums to 1 over the items."""
+        ...
+
+    def bins(self) -> Bins:
+        """The distribution in few enough bins to sum over often; probabilities right to 1e-5."""
+        ...
+
+
+class UniformLaw:
+    """P(c) = 1/N."""
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = self.num_drawable = check_size("num_items", num_items)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """int64 (count,)."""
+        return torch.randint(self.num_items, (count,), generator=generator)
+
+    def probability(self, ids: Tensor) -> Tensor:
+        """1/N."""
+        return torch.full(ids.shape, 1.0 / self.num_items, dtype=torch.float64)
+
+    def bins(self) -> Bins:
+        """One."""
+        return Bins(*torch.tensor([1.0 / self.num_items, self.num_items], dtype=torch.float64).split(1))
+
+
+class LogUniformLaw:
+    """P(c) = log((c+2)/(c+1)) / log(N+1), through log1p(1/(c+1)), which keeps its precision for any c."""
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = self.num_drawable = check_size("num_items", num_items)
+        self._log_range = math.log1p(num_items)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """int64 (count,): floor(exp(u · log(N+1))) − 1 for uniform u."""
+        u = torch.rand(count, generator=generator, dtype=torch.float64)
+        return (u.mul_(self._log_range).exp_().long() - 1).clamp_(0, self.num_items - 1)
+
+    def probability(self, ids: Tensor) -> Tensor:
+        """log1p(1/(c+1)) / log(N+1)."""
+        return torch.log1p((ids.double() + 1).reciprocal_()).div_(self._log_range)
+
+    def bins(self) -> Bins:
+        """The first items one by one, then ranges whose ends differ by less than a hundredth.
+
+        A range's probability telescopes: Σ from a to b−1 of log((c+2)/(c+1)) = log((b+1)/(a+1)).
+        """
+        exact = min(self.num_items, EXACT_BINS)
+        head = torch.arange(exact)
+        if exact == self.num_items:
+            return Bins(self.probability(head), torch.ones(exact, dtype=torch.float64))
+        octaves = math.log2(self.num_items / exact)
+        steps = torch.linspace(0, octaves, math.ceil(octaves * BINS_PER_OCTAVE) + 1, dtype=torch.float64)
+        edges = torch.unique((exact * torch.exp2(steps)).round().clamp_(max=self.num_items))
+        edges[-1] = self.num_items
+        number = edges.diff()
+        mass = torch.log1p(number / (edges[:-1] + 1)) / self._log_range
+        return Bins(
+            torch.cat([self.probability(head), mass / number]),
+            torch.cat([torch.ones(exact, dtype=torch.float64), number]),
+        )
+
+
+class WeightedLaw:
+    """P(c) = w_c / Σ w, drawn through an alias table in O(1) (Walker 1977).
+
+    Column c of the table holds c with the probability ``share`` and another item otherwise, so that N equal columns add
+    up to the weights. It is built in one sweep over light and heavy items; prefix sums tell where the sweep stands, so
+    the sweep needs no loop.
+
+    Args:
+        weights: float64 (N,), finite, ≥ 0, not all 0. Kept.
+
+    Memory 16 bytes an item; totals are float64. Share and other item lie side by side, so that a draw reads one place.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.num_items, self._weights = len(weights), weights
+        self.num_drawable = int(torch.count_nonzero(weights))
+        self._total = float(weights.sum())
+        if not 0 < self._total < math.inf:
+            raise InputError(
+                "weights can't be sampled from",
+                wanted="a positive finite total",
+                got=self._total,
+                do="give at least one item a positive weight",
+            )
+        self._table = packed(*alias_table(weights, self._total))
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """int64 (count,): a column, then one of its two items."""
+        column = torch.randint(self.num_items, (count,), generator=generator)
+        u = torch.rand(count, generator=generator, dtype=torch.float64)
+        share, other = unpacked(self._table[column])
+        return torch.where(u < share, column, other)
+
+    def probability(self, ids: Tensor) -> Tensor:
+        """w_c / Σ w."""
+        return self._weights[ids].double() / self._total
+
+    def bins(self) -> Bins:
+        """By the first 16 bits of the weights as float32: the weights of a bin differ by less than a hundredth."""
+        key = self._weights.float().view(torch.int32) >> 16
+        number = torch.bincount(key).double()
+        mass = torch.bincount(key, weights=self._weights)
+        used = number > 0
+        return Bins(mass[used] / number[used] / self._total, number[used])
+
+
+def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
+    """(share, other) of each column: float32 (N,) and int64 (N,).
+
+    Scale the weights to mean 1. Light items (below 1) lack 1 − w, heavy ones have w − 1 to give. A sweep lets heavy
+    item 0 fill light items until less than its own column is left, heavy item 1 fill up that column and go on, …. With
+    the prefix sums L of what is lacking and H of what is given: light i is filled by the first heavy j with H_j > L_i
+    (L before i), and heavy j is left with 1 + H_j − L at the first L ≥ H_j; the rest of its column is the next heavy's.
+    """
+    scaled = weights.double() * (len(weights) / total)
+    is_heavy = scaled > 1
+    heavy, light = is_heavy.nonzero().squeeze(1), (~is_heavy).nonzero().squeeze(1)
+    share = scaled.clamp(max=1.0)
+    other = torch.arange(len(weights))
+    if len(heavy) == 0 or len(light) == 0:
+        return torch.ones(len(weights)), other
+    lacking = torch.cumsum(1 - scaled[light], 0)
+    given = torch.cumsum(scaled[heavy] - 1, 0)
+    filler, reached = _sweep()(lacking, given)
+    other[light] = heavy[filler]
+    left = (1 + given - lacking[reached]).clamp_(0, 1)
+    left[-1] = 1.0
+    share[heavy] = left
+    other[heavy[:-1]] = heavy[1:]
+    return share.float(), other
+
+
+def packed(share: Tensor, other: Tensor) -> Tensor:
+    """int64: the bits of the share above, the item below."""
+    return (share.view(torch.int32).long() << 32) | other
+
+
+def unpacked(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """(share float32, other int64) of :func:`packed`."""
+    return (cells >> 32).int().view(torch.float32), cells & 0xFFFFFFFF
+
+
+def plain_sweep(lacking: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """(first j with given_j > what light i found lacking before it, first i with lacking_i ≥ given_j)."""
+    before = torch.cat([lacking.new_zeros(1), lacking[:-1]])
+    filler = torch.searchsorted(given, before, right=True).clamp_(max=len(given) - 1)
+    return filler, torch.searchsorted(lacking, given).clamp_(max=len(lacking) - 1)
+
+
+def compiled_sweep(lacking: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in one walk over both."""
+    from xclass.sampling import kernels
+
+    filler, reached = torch.empty(len(lacking), dtype=torch.int64), torch.empty(len(given), dtype=torch.int64)
+    kernels.sweep(lacking.numpy(), given.numpy(), filler.numpy(), reached.numpy())
+    return filler, reached
+
+
+def _sweep() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return compiled_sweep if importlib.util.find_spec("numba") is not None else plain_sweep

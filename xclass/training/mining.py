@@ -1,0 +1,67 @@
+"""Hard negatives: what the model of the moment ranks highest for each query and is no positive of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from xclass.data.batches import inference_batches
+from xclass.index import ExactIndex, FaissIndex
+from xclass.model import TwoTower
+from xclass.progress import Progress
+from xclass.sampling import HardNegatives, Mixture, Sampler, SamplerConfig
+from xclass.types import Ragged, offsets_of
+
+BATCH = 1024
+
+
+def make_miner(config: SamplerConfig, train: Ragged) -> Callable[[TwoTower, int], None] | None:
+    """A function of (model, epoch) that mines when an epoch asks for it; None when the sampler has no hard negatives.
+
+    Args:
+        config: of the sampler; its parts are looked through.
+        train: the train split: every known positive is left out of a query's list.
+
+    One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations, or through a
+    Faiss index that is built from the item vectors first.
+    """
+    hard = [part for part in (config, *config.parts) if part.kind == "hard"]
+    if not hard:
+        return None
+
+    def mine(model: TwoTower, epoch: int) -> None:
+        due = epoch > 0 and any(epoch % part.refresh_epochs == 0 for part in hard)
+        if due:
+            for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
+                if epoch % part.refresh_epochs == 0:
+                    sampler.mined(search_all(model, train, part.depth, part.factory), train.long())
+
+    return mine
+
+
+def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
+    """The samplers of hard negatives that a sampler is made of, in the order of its configuration."""
+    if isinstance(sampler, HardNegatives):
+        yield sampler
+    elif isinstance(sampler, Mixture):
+        for part in sampler.parts:
+            yield from hard_samplers(part)
+
+
+def search_all(model: TwoTower, train: Ragged, depth: int, factory: str | None) -> Ragged:
+    """Ragged by query number: the ``depth`` best items of each query with a train pair, those pairs left out."""
+    vectors = model.item_vectors()
+    assert vectors is not None
+    index = ExactIndex() if factory is None else FaissIndex("factory", factory)
+    index.build(vectors)
+    queries = train.lengths().nonzero().squeeze(1)
+    lengths, values = torch.zeros(len(train), dtype=torch.int64), list[Tensor]()
+    with Progress("hard negatives", len(queries), "queries") as progress:
+        for batch in inference_batches(train, queries, BATCH):
+            found = index.search(model.query_vectors(batch), depth, exclude=batch.history)
+            lengths[batch.query_ids] = found.lengths()
+            values.append(found.ids)
+            progress.advance(len(batch))
+    return Ragged(offsets_of(lengths), torch.cat(values) if values else torch.empty(0, dtype=torch.int64))
