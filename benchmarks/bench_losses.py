@@ -5,8 +5,8 @@
 
 A million classes of 64 dimensions, batch 1024, 5 true classes a row, candidates given. Each way reads its rows from the
 table and ends with the gradients of the rows it read and of the inputs (TensorFlow's IndexedSlices). Values and
-gradients must agree before anything is timed. The ways take turns of five calls, with freed memory kept; medians, and ratios to TensorFlow's median of the
-same run. Compare ratios only. Without TensorFlow the ratios are to plain PyTorch.
+gradients must agree before anything is timed. The ways take turns of five calls, with freed memory kept; medians, and
+ratios to TensorFlow's median of the same run. Compare ratios only. Without TensorFlow the ratios are to plain PyTorch.
 
 --memory: batch 4096 × 16,384 negatives, each way in a fresh process: the peak of the resident set during forward and
 backward, less what was resident before and less the gradients.

@@ -29,4 +29,4 @@ def faults(mode):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library's allocator")
 def test_freed_memory_is_kept():
     kept, returned = faults("keep"), faults("plain")
-    assert kept < 0.2 * returned
+    assert kept < 0.5 * returned

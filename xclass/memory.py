@@ -14,9 +14,10 @@ KEPT_BYTES = 1 << 30
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next request instead of returning it to the system; true where that can be set.
 
-    A training step asks for the same few megabytes again and again. By default the GNU C library returns each of them at
-    once, and the system hands them out again page by page, cleared: a seventh of a step's time and more. With this up to
-    ``KEPT_BYTES`` stay with the process. It holds for the whole process; without the GNU C library it does nothing.
+    A training step asks for the same few megabytes again and again. By default the GNU C library returns each of them
+    at once, and the system hands them out again page by page, cleared: a seventh of a step's time and more. With this
+    up to ``KEPT_BYTES`` stay with the process. It holds for all of the process; without the GNU C library it
+    does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -99,7 +99,7 @@ def cases():
 def test_the_blocked_pass_equals_plain_autograd(
     monkeypatch, upstream, block, threads, row_weights, name, own, per_pair
 ):
-    monkeypatch.setitem(blocks_module.BLOCK_CELLS, "cpu", block)
+    monkeypatch.setitem(blocks_module.BLOCK_BYTES, "cpu", block)
     monkeypatch.setattr(blocks_module, "PART_CELLS", 1 if threads > 1 else 1 << 18)
     monkeypatch.setattr(blocks_module, "in_parts", functools.partial(in_parts, threads=threads))
     positives, negatives, vectors = problem(own=own)

@@ -20,7 +20,7 @@ from xclass.losses import Loss
 from xclass.losses.rows import pass_over
 from xclass.losses.seam import mask_value, positive_rows
 
-BLOCK_CELLS = {"cpu": 1 << 21, "cuda": 1 << 25}
+BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it
 
 
@@ -117,11 +117,12 @@ def _part(
     """Rows start … stop−1: fills ``out``, returns the gradient of ``negatives``."""
     columns, dim = problem.neg_rows.shape[-1], problem.query.shape[1]
     shared = problem.neg_rows.dim() == 1
-    width = max(columns if shared else columns * dim // 8, 1)
-    step = max(16, BLOCK_CELLS.get(problem.query.device.type, 1 << 21) // width)
+    row_bytes = max(columns * negatives.element_size() * (1 if shared else dim // 8), 1)
+    step = max(16, BLOCK_BYTES.get(problem.query.device.type, BLOCK_BYTES["cpu"]) // row_bytes)
     make = torch.empty if shared and stop > start else torch.zeros
     total = make(negatives.shape, dtype=problem.items.dtype, device=negatives.device)
-    buffer = scratch(min(step, stop - start) * columns, negatives).view(-1, columns)
+    most = min(step, stop - start)
+    buffer = scratch(most * columns, negatives).view(most, columns)
     for low in range(start, stop, step):
         high = min(low + step, stop)
         span = Span(low, high, int(problem.offsets[low]), int(problem.offsets[high]))
