@@ -6,19 +6,28 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import resource, sys, threading
 import torch
 from xclass.memory import keep_freed_memory
+torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
-    return [torch.ones(5_000_000) for _ in range(3)]
-for _ in range(3):
+    for _ in range(20):
+        small = [torch.ones(20_000) for _ in range(50)]
+        large = [torch.ones(1_500_000) for _ in range(4)]
+        del large
+        small.clear()
+def part():
     work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+    before = faults()
     work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(faults() - before)
+thread = threading.Thread(target=part)
+thread.start()
+thread.join()
 """
 
 

@@ -54,8 +54,8 @@ class SamplerConfig(Config):
     power: float = 0.75
     """fixed-unigram: weights are raised to this power."""
     file: str | None = None
-    """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's items:
-    columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency lines."""
+    """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's
+    items: columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency lines."""
     window: int = pydantic.Field(0, ge=0)
     """learned-unigram: only the last so many targets count; 0 for all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
