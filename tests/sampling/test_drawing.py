@@ -244,6 +244,7 @@ def test_a_window_forgets(monkeypatch, compiled):
 def test_a_long_stream_is_folded(monkeypatch, replacement):
     """Folded or not: the same counts, the same law, the same draws after a state was given on."""
     monkeypatch.setattr(learned_module, "FOLD", 40)
+    monkeypatch.setattr(learned_module, "FOLD_SHARE", 1)
     generator, counts = torch_generator(0, "test"), torch.ones(30, dtype=torch.int64)
     sampler = LearnedUnigram(30, 6, replacement)
     for step in range(25):

@@ -45,7 +45,7 @@ class InBatch(BaseSampler):
         """log(P · count_c / Σ count), or as estimated from the stream."""
         if self._streaming is not None:
             return self._streaming.log_expected_count(ids)
-        return self._counts[ids].double().clamp_(min=1).log_() + (
+        return self._counts.index_select(0, ids.reshape(-1)).view(ids.shape).double().clamp_(min=1).log_() + (
             math.log(max(len(positives.values), 1)) - self._log_total
         )
 

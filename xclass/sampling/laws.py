@@ -133,12 +133,12 @@ class WeightedLaw:
         """int64 (count,): a column, then one of its two items."""
         column = torch.randint(self.num_items, (count,), generator=generator)
         u = torch.rand(count, generator=generator, dtype=torch.float64)
-        share, other = unpacked(self._table[column])
+        share, other = unpacked(self._table.index_select(0, column))
         return torch.where(u < share, column, other)
 
     def probability(self, ids: Tensor) -> Tensor:
         """w_c / Σ w."""
-        return self._weights[ids].double() / self._total
+        return gathered(self._weights, ids).double().div_(self._total)
 
     def bins(self) -> Bins:
         """By the first 16 bits of the weights as float32: the weights of a bin differ by less than a hundredth."""
@@ -147,6 +147,11 @@ class WeightedLaw:
         mass = torch.bincount(key, weights=self._weights)
         used = number > 0
         return Bins(mass[used] / number[used] / self._total, number[used])
+
+
+def gathered(values: Tensor, ids: Tensor) -> Tensor:
+    """``values[ids]``, several times faster where the values are far apart."""
+    return values.index_select(0, ids.reshape(-1)).view(ids.shape)
 
 
 def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:

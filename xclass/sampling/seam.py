@@ -81,9 +81,12 @@ def negatives_from(
     of the sample, so that the loss stays finite. A cell without a candidate (−1) has log-Q 0.
     """
     ids = sampler.draw(positives, generator, query_ids)
+    pos_log_q = sampler.log_expected_count(positives.values, positives, query_ids)
+    if ids.dim() == 1 and len(ids):
+        log_q = sampler.log_expected_count(ids, positives, query_ids)
+        return Negatives(ids, log_q.float(), torch.where(torch.isinf(pos_log_q), log_q.min(), pos_log_q).float())
     there = ids >= 0
     log_q = sampler.log_expected_count(ids.clamp(min=0), positives, query_ids)
-    pos_log_q = sampler.log_expected_count(positives.values, positives, query_ids)
     if bool(there.any()):
         pos_log_q = torch.where(torch.isinf(pos_log_q), log_q[there].min(), pos_log_q)
     else:
