@@ -63,16 +63,47 @@ def count_labels(counts: Any, number: Any, mass: Any, labels: Any, change: int) 
 
 
 @njit(nogil=True, cache=True)
-def sweep(lacking: Any, given: Any, filler: Any, reached: Any) -> None:
-    """Two rising rows: for each light item the heavy one that fills it, for each heavy one where it stops."""
-    j, before, last = 0, 0.0, len(given) - 1
-    for i in range(len(lacking)):
-        while j < last and given[j] <= before:
-            j += 1
-        filler[i] = j
-        before = lacking[i]
-    i, last = 0, len(lacking) - 1
-    for j in range(len(given)):
-        while i < last and lacking[i] < given[j]:
-            i += 1
-        reached[j] = i
+def next_heavy(weights: Any, scale: float, start: int) -> int:
+    """The first place from ``start`` on whose scaled weight is above 1; −1 for none."""
+    for i in range(start, len(weights)):
+        if weights[i] * scale > 1.0:
+            return i
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def packed_cell(share: float, other: int) -> int:
+    """The bits of the share as float32 above, the other item below."""
+    return (np.int64(np.float32(share).view(np.int32)) << 32) | other
+
+
+@njit(nogil=True, cache=True)
+def alias_table(weights: Any, scale: float, table: Any) -> None:
+    """The sweep of :func:`xclass.sampling.laws.alias_table` in one walk, with the same sums in the same order."""
+    heavy = next_heavy(weights, scale, 0)
+    if heavy < 0:
+        for i in range(len(weights)):
+            table[i] = packed_cell(1.0, i)
+        return
+    following = next_heavy(weights, scale, heavy + 1)
+    given, lacking = weights[heavy] * scale - 1.0, 0.0
+    open_end = True
+    for i in range(len(weights)):
+        scaled = weights[i] * scale
+        if scaled > 1.0:
+            continue
+        table[i] = packed_cell(scaled, heavy)
+        lacking += 1.0 - scaled
+        while open_end and given <= lacking:
+            if following < 0:
+                table[heavy] = packed_cell(1.0, heavy)
+                open_end = False
+            else:
+                table[heavy] = packed_cell(min(max(1.0 + given - lacking, 0.0), 1.0), following)
+                heavy, following = following, next_heavy(weights, scale, following + 1)
+                given += weights[heavy] * scale - 1.0
+    while open_end:
+        table[heavy] = packed_cell(1.0, heavy if following < 0 else following)
+        open_end = following >= 0
+        if open_end:
+            heavy, following = following, next_heavy(weights, scale, following + 1)

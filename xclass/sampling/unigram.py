@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xclass.errors import DataError, InputError
 from xclass.sampling.drawn import Counts, Drawn
-from xclass.sampling.laws import WeightedLaw
+from xclass.sampling.laws import BLOCK, WeightedLaw
 
 
 class FixedUnigram(Drawn):
@@ -46,9 +46,7 @@ class FixedUnigram(Drawn):
         given = read_weights(weights) if isinstance(weights, (str, Path)) else _checked(torch.as_tensor(weights))
         if not (math.isfinite(power) and math.isfinite(smoothing) and smoothing >= 0):
             raise InputError("power or smoothing is invalid", wanted="finite, smoothing ≥ 0", got=(power, smoothing))
-        base = given.double() + smoothing if smoothing else given.double()
-        powered = base if power == 1.0 else torch.where(base > 0, base**power, 0.0)
-        kept = _cut(powered, num_reserved_ids, num_shards, shard)
+        kept = _cut(_powered(given, power, smoothing), num_reserved_ids, num_shards, shard)
         super().__init__(WeightedLaw(kept), num_sampled, replacement, counts)
 
 
@@ -79,6 +77,17 @@ def _weight(field: str, path: str | Path, number: int) -> float:
             wanted="a number in the last comma-separated field",
             got=repr(field),
         ) from None
+
+
+def _powered(weights: Tensor, power: float, smoothing: float) -> Tensor:
+    """float64 (N,), a new tensor: (w + smoothing)^power, but 0 where w + smoothing is 0. In blocks."""
+    out = torch.empty(len(weights), dtype=torch.float64)
+    for target, block in zip(out.split(BLOCK), weights.split(BLOCK), strict=True):
+        target.copy_(block).add_(smoothing)
+        if power != 1:
+            nothing = target == 0
+            target.pow_(power).masked_fill_(nothing, 0.0)
+    return out
 
 
 def _cut(weights: Tensor, num_reserved_ids: int, num_shards: int, shard: int) -> Tensor:
