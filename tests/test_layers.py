@@ -16,7 +16,7 @@ PACKAGE = ROOT / "xclass"
 
 # Room → floor. ARCHITECTURE.md has the same table; imports point to a lower floor, or stay in the room.
 FLOORS = {
-    "types": 0, "errors": 0, "rng": 0, "config": 0, "manifest": 0, "progress": 0,
+    "types": 0, "errors": 0, "rng": 0, "config": 0, "manifest": 0, "memory": 0, "progress": 0,
     "data": 1, "metrics": 1,
     "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2,
     "heads": 3,
@@ -37,7 +37,7 @@ FROM_THE_FACE = {"__version__"}
 
 EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
-COMPILED = {"losses/kernels.py", "sampling/kernels.py"}
+COMPILED = {"heads/kernels.py", "losses/kernels.py", "sampling/kernels.py"}
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "random"}
 FORBIDDEN_CALLS = {
     "torch.load", "torch.save", "torch.manual_seed", "torch.seed",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xclass.errors import InputError
-from xclass.heads import HEADS, DotHead
+from xclass.heads import HEADS, DotHead, pairs
 from xclass.heads import blocks as blocks_module
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
@@ -99,7 +99,7 @@ def cases():
 def test_the_blocked_pass_equals_plain_autograd(
     monkeypatch, upstream, block, threads, row_weights, name, own, per_pair
 ):
-    monkeypatch.setitem(blocks_module.BLOCK_CELLS, "cpu", block)
+    monkeypatch.setitem(blocks_module.BLOCK_BYTES, "cpu", block)
     monkeypatch.setattr(blocks_module, "PART_CELLS", 1 if threads > 1 else 1 << 18)
     monkeypatch.setattr(blocks_module, "in_parts", functools.partial(in_parts, threads=threads))
     positives, negatives, vectors = problem(own=own)
@@ -152,6 +152,7 @@ def test_without_a_compiler_the_result_is_the_same(monkeypatch, name, dtype):
     results = []
     for there in (True, False):
         monkeypatch.setattr(compiled, "available", lambda there=there: there)
+        monkeypatch.setattr(pairs, "available", lambda there=there: there)
         scoring = Scoring(positives, negatives, hits, LOSSES[name], 1.0, "both", dtype)
         loss = blocked_loss(*vectors, positives.values, negatives.ids, scoring)
         results.append((loss.detach(), *torch.autograd.grad(loss.sum(), vectors)))

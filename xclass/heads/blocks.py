@@ -6,19 +6,21 @@ them would cost as much as the work. The cut depends on the sizes and the number
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xclass.heads.masks import Hits
+from xclass.heads.pairs import add_rows, pair_scores
 from xclass.heads.top_weights import TopWeights, top_weights
-from xclass.heads.workers import in_parts
+from xclass.heads.workers import in_parts, scratch
 from xclass.losses import Loss
 from xclass.losses.rows import pass_over
 from xclass.losses.seam import mask_value, positive_rows
 
-BLOCK_CELLS = {"cpu": 1 << 21, "cuda": 1 << 25}
+BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it
 
 
@@ -54,11 +56,18 @@ class Gradients(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Filled row by row: (R,) loss; (P, D) gradient of the positives' vectors; (R, D) of the queries times τ."""
+    """Filled row by row: (R,) loss; (P,) gradient of the positives' logits; (R, D) gradient of the queries times τ."""
 
     loss: Tensor
-    positive: Tensor
+    pos_grad: Tensor
     query: Tensor
+
+
+class Shape(NamedTuple):
+    """Of the hits: how many each row has, and where they begin (R+1,)."""
+
+    hits: Tensor
+    first_hit: Tensor
 
 
 class Span(NamedTuple):
@@ -72,109 +81,124 @@ class Span(NamedTuple):
 
 def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
     """(R,) loss, times the weights, and the gradients."""
-    rows, dim = problem.query.shape
-    columns, shared = problem.neg_rows.shape[-1], problem.neg_rows.dim() == 1
+    rows, columns = len(problem.query), problem.neg_rows.shape[-1]
+    shared = problem.neg_rows.dim() == 1
     out = Outputs(
-        problem.query.new_empty(rows),
-        problem.query.new_empty(len(problem.pos_rows), dim),
-        torch.empty_like(problem.query),
+        problem.query.new_empty(rows), problem.query.new_empty(len(problem.pos_rows)), torch.empty_like(problem.query)
     )
     negatives = (problem.items.index_select(0, problem.neg_rows) if shared else problem.items).to(problem.product_dtype)
+    hits_by_row = torch.bincount(problem.hits.rows, minlength=rows)
+    shape = Shape(hits_by_row, torch.cat([hits_by_row.new_zeros(1), hits_by_row.cumsum(0)]))
     totals = in_parts(
-        lambda low, high: _part(problem, negatives, weights, out, low, high),
+        lambda low, high: _part(problem, shape, negatives, weights, out, low, high),
         rows,
         rows * columns // PART_CELLS,
         problem.query.device,
     )
-    total = totals[0]
-    for other in totals[1:]:
-        total += other
-    items = torch.zeros_like(problem.items).index_add_(0, problem.neg_rows, total) if shared else total
-    items.index_add_(0, problem.pos_rows, out.positive)
-    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), items)
+    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), _item_gradient(problem, out, totals))
 
 
-def _part(problem: Problem, negatives: Tensor, weights: Tensor | None, out: Outputs, start: int, stop: int) -> Tensor:
+def _item_gradient(problem: Problem, out: Outputs, totals: list[Tensor]) -> Tensor:
+    """(U, D): what the parts found for the negatives, and the positives' own."""
+    if problem.neg_rows.dim() == 1:
+        items, every = torch.zeros_like(problem.items), torch.arange(len(problem.neg_rows), device=out.loss.device)
+        for total in totals:
+            add_rows(items, problem.neg_rows, total, every, total.new_ones(len(total)))
+    else:
+        items = functools.reduce(torch.Tensor.add_, totals)
+    owners = positive_rows(problem.offsets, len(problem.pos_rows))
+    add_rows(items, problem.pos_rows, problem.query, owners, out.pos_grad)
+    return items
+
+
+def _part(
+    problem: Problem, shape: Shape, negatives: Tensor, weights: Tensor | None, out: Outputs, start: int, stop: int
+) -> Tensor:
     """Rows start … stop−1: fills ``out``, returns the gradient of ``negatives``."""
     columns, dim = problem.neg_rows.shape[-1], problem.query.shape[1]
     shared = problem.neg_rows.dim() == 1
-    width = max(columns if shared else columns * dim // 8, 1)
-    step = max(16, BLOCK_CELLS.get(problem.query.device.type, 1 << 21) // width)
-    total = torch.zeros(negatives.shape, dtype=problem.items.dtype, device=negatives.device)
-    buffer = negatives.new_empty(min(step, stop - start), columns)
+    row_bytes = max(columns * negatives.element_size() * (1 if shared else dim // 8), 1)
+    step = max(16, BLOCK_BYTES.get(problem.query.device.type, BLOCK_BYTES["cpu"]) // row_bytes)
+    make = torch.empty if shared and stop > start else torch.zeros
+    total = make(negatives.shape, dtype=problem.items.dtype, device=negatives.device)
+    most = min(step, stop - start)
+    buffer = scratch(most * columns, negatives).view(most, columns)
     for low in range(start, stop, step):
         high = min(low + step, stop)
         span = Span(low, high, int(problem.offsets[low]), int(problem.offsets[high]))
         if shared:
-            _shared_block(problem, negatives, weights, out, total, buffer[: high - low], span)
+            _shared_block(problem, shape, negatives, weights, out, total, buffer[: high - low], span, low == start)
         else:
-            _own_block(problem, negatives, weights, out, total, span)
+            _own_block(problem, shape, negatives, weights, out, total, span)
     return total
 
 
 def _shared_block(
-    problem: Problem, negatives: Tensor, weights: Tensor | None, out: Outputs, total: Tensor, cells: Tensor, span: Span
+    problem: Problem,
+    shape: Shape,
+    negatives: Tensor,
+    weights: Tensor | None,
+    out: Outputs,
+    total: Tensor,
+    cells: Tensor,
+    span: Span,
+    is_first: bool,
 ) -> None:
     """One product for the logits, two for the gradients."""
     query = problem.query[span.low : span.high]
     torch.mm(query.to(negatives.dtype), negatives.T, out=cells)
-    scale, pull = _finish(problem, weights, out, cells, span)
-    out.query[span.low : span.high] = (cells @ negatives).to(total.dtype).mul_(scale).add_(pull)
-    back = query * scale
-    if negatives.dtype == total.dtype:
+    scale = _finish(problem, shape, weights, out, cells, span)
+    out.query[span.low : span.high].addcmul_((cells @ negatives).to(total.dtype), scale)
+    back = (query * scale).to(negatives.dtype)
+    if is_first:
+        total.copy_(cells.T @ back)
+    elif negatives.dtype == total.dtype:
         total.addmm_(cells.T, back)
     else:
-        total.add_(cells.T @ back.to(negatives.dtype))
+        total.add_(cells.T @ back)
 
 
 def _own_block(
-    problem: Problem, items: Tensor, weights: Tensor | None, out: Outputs, total: Tensor, span: Span
+    problem: Problem, shape: Shape, items: Tensor, weights: Tensor | None, out: Outputs, total: Tensor, span: Span
 ) -> None:
     """The same with candidates of each row's own."""
     columns, query = problem.neg_rows[span.low : span.high], problem.query[span.low : span.high]
     own = items.index_select(0, columns.flatten()).view(*columns.shape, items.shape[1])
     cells = torch.bmm(own, query.to(items.dtype).unsqueeze(2)).squeeze(2)
-    scale, pull = _finish(problem, weights, out, cells, span)
-    out.query[span.low : span.high] = torch.bmm(cells.unsqueeze(1), own).squeeze(1).to(total.dtype) * scale + pull
+    scale = _finish(problem, shape, weights, out, cells, span)
+    out.query[span.low : span.high].addcmul_(torch.bmm(cells.unsqueeze(1), own).squeeze(1).to(total.dtype), scale)
     back = cells.to(total.dtype).unsqueeze(2) * (query * scale).unsqueeze(1)
     total.index_add_(0, columns.flatten(), back.flatten(0, 1))
 
 
-def _finish(problem: Problem, weights: Tensor | None, out: Outputs, cells: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-    """Logits become cells; loss and positives' gradients are filled in.
-
-    Returns (b, 1) the scale of the cells and (b, D) what the positives add to the gradient of the queries.
-    """
-    own = slice(span.first, span.last)
+def _finish(problem: Problem, shape: Shape, weights: Tensor | None, out: Outputs, cells: Tensor, span: Span) -> Tensor:
+    """Logits become cells; loss and what the positives do to the queries are filled in. (b, 1) scale of the cells."""
+    own, here = slice(span.first, span.last), slice(span.low, span.high)
     offsets = problem.offsets[span.low : span.high + 1] - span.first
-    rows = positive_rows(offsets, span.last - span.first)
-    query = problem.query[span.low : span.high].index_select(0, rows)
-    positive = problem.items.index_select(0, problem.pos_rows[own])
-    scores, share = torch.linalg.vecdot(query, positive), problem.share[own]
-    unmasked = _mask(problem, cells, span)
+    rows, item_rows = positive_rows(offsets, span.last - span.first), problem.pos_rows[own]
+    scores, share = pair_scores(problem.query[here], rows, problem.items, item_rows), problem.share[own]
+    _mask(problem, shape, cells, span)
     if problem.top_weights is not None:
         log_q = _rows_of(problem.count_log_q, span)
         share = share * top_weights(problem.top_weights, cells, log_q, scores, offsets, problem.inverse_temperature)
     logits = scores if problem.pos_log_q is None else scores - problem.pos_log_q[own]
+    unmasked = (cells.shape[1] - shape.hits[here]).to(logits.dtype)
     sums = pass_over(problem.loss, cells, unmasked, _rows_of(problem.log_q, span), logits)
     loss, pos_grad, scale = problem.loss.finish(logits, offsets, share, sums)
     if weights is not None:
-        each = weights[span.low : span.high]
+        each = weights[here]
         loss, pos_grad, scale = loss * each, pos_grad * each[rows], scale * each
-    out.loss[span.low : span.high] = loss
-    torch.mul(query, pos_grad.unsqueeze(1), out=out.positive[own])
-    pull = torch.zeros_like(problem.query[span.low : span.high])
-    return scale.unsqueeze(1), pull.index_add_(0, rows, positive.mul_(pos_grad.unsqueeze(1)))
+    out.loss[here], out.pos_grad[own] = loss, pos_grad
+    add_rows(out.query[here].zero_(), rows, problem.items, item_rows, pos_grad)
+    return scale.unsqueeze(1)
 
 
-def _mask(problem: Problem, cells: Tensor, span: Span) -> Tensor:
-    """Hits get the lowest number; (b,) how many cells of each row are left."""
-    bounds = torch.tensor([span.low, span.high], device=problem.hits.rows.device)
-    first, last = torch.searchsorted(problem.hits.rows, bounds).tolist()
-    rows, columns = problem.hits.rows[first:last] - span.low, problem.hits.columns[first:last]
-    cells[rows, columns] = mask_value(cells.dtype)
-    hits = torch.bincount(rows, minlength=len(cells))
-    return (cells.shape[1] - hits).to(problem.query.dtype)
+def _mask(problem: Problem, shape: Shape, cells: Tensor, span: Span) -> None:
+    """Hits get the lowest number."""
+    first, last = int(shape.first_hit[span.low]), int(shape.first_hit[span.high])
+    if last > first:
+        rows, columns = problem.hits.rows[first:last] - span.low, problem.hits.columns[first:last]
+        cells[rows, columns] = mask_value(cells.dtype)
 
 
 def _rows_of(log_q: Tensor | None, span: Span) -> Tensor | None:

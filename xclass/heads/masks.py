@@ -26,8 +26,9 @@ def find_hits(excluded: Ragged, candidates: Tensor) -> Hits:
         excluded: Ragged (B) of item numbers.
         candidates: int64 (K,) shared by the queries, repeats allowed; or (B, K), where −1 is no candidate and a hit.
 
-    Cost O(M + K log K + hits) for M excluded items: a small table of hashed candidates drops nearly all of the M before
-    they are searched for. No B × K anything. For (B, K): O((M + B·K) log M).
+    Cost O(M + K + hits) for M excluded items: a small table of hashed candidates drops nearly all of the M, one of
+    those that are left nearly all of the K, before anything is sorted. No B × K anything.
+    For (B, K): O((M + B·K) log M).
 
     >>> find_hits(Ragged.from_lists([[4], [], [7, 4]]), torch.tensor([4, 9, 4])).columns.tolist()
     [0, 2, 0, 2]
@@ -36,13 +37,15 @@ def find_hits(excluded: Ragged, candidates: Tensor) -> Hits:
         return _own_hits(excluded, candidates)
     maybe = _hashed_match(excluded.values, candidates)
     values = excluded.values[maybe]
-    ordered, order = torch.sort(candidates, stable=True)
+    wanted = _hashed_match(candidates, values)
+    ordered, order = torch.sort(candidates[wanted], stable=True)
     low = torch.searchsorted(ordered, values)
     copies = torch.searchsorted(ordered, values, right=True) - low
     owners = torch.searchsorted(excluded.offsets, maybe, right=True) - 1
     rows = torch.repeat_interleave(owners, copies)
     starts = torch.repeat_interleave(low - (copies.cumsum(0) - copies), copies)
-    return _distinct(rows, order[starts + torch.arange(len(starts), device=rows.device)], len(candidates))
+    columns = wanted[order[starts + torch.arange(len(starts), device=rows.device)]]
+    return _distinct(rows, columns, len(candidates))
 
 
 def _own_hits(excluded: Ragged, candidates: Tensor) -> Hits:
@@ -67,5 +70,5 @@ def _distinct(rows: Tensor, columns: Tensor, width: int) -> Hits:
 def _hashed_match(values: Tensor, candidates: Tensor) -> Tensor:
     """Positions of the values that share their last bits with a candidate: every true match, and few others."""
     table = torch.zeros(HASH_MASK + 1, dtype=torch.bool, device=values.device)
-    table[candidates & HASH_MASK] = True
-    return table[values & HASH_MASK].nonzero().squeeze(1)
+    table.index_fill_(0, candidates & HASH_MASK, True)
+    return table.index_select(0, values & HASH_MASK).nonzero().squeeze(1)

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 _setting_threads = threading.Lock()
+_kept = threading.local()
 
 
 def in_parts(
@@ -42,6 +44,18 @@ def _without_gradients(work: Callable[[int, int], Result]) -> Callable[[int, int
             return work(start, stop)
 
     return run
+
+
+def scratch(size: int, like: Tensor) -> Tensor:
+    """(size,) of the type and device of ``like``, contents arbitrary; each thread has one and keeps it.
+
+    Memory that is given back to the system is faulted in page by page when it is asked for again. Good until the next
+    call from the same thread.
+    """
+    kept: Tensor | None = getattr(_kept, "buffer", None)
+    if kept is None or len(kept) < size or kept.dtype != like.dtype or kept.device != like.device:
+        kept = _kept.buffer = like.new_empty(size)
+    return kept[:size]
 
 
 @functools.cache

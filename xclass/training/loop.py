@@ -11,6 +11,7 @@ from typing import Any
 
 from xclass.data.batches import TrainBatches
 from xclass.errors import Interrupted, XclassError
+from xclass.memory import keep_freed_memory
 from xclass.model import TwoTower
 from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
@@ -97,6 +98,7 @@ class Trainer:
             Interrupted: a signal came; a checkpoint was written first.
             XclassError: the loss is no longer finite.
         """
+        keep_freed_memory()
         with MetricsLog(self.log_path, self.position.step) as log:
             with StopSignal() as stop, Progress("train", self._total_positives(), "positives") as progress:
                 progress.resume_at(self.position.positives)
