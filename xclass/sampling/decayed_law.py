@@ -143,8 +143,8 @@ class WeightTally:
     """How many items have which weight 1 + grown / scale, where ``scale`` grows for all at once.
 
     Bins of log grown, 1/1024 wide. A bin's weight falls with time, but who is in it changes for the items of a batch
-    only; bins that have fallen to e^-36 (a weight of 1 + 2e-16) are given back to those that were never met. ``number``:
-    int64 ring of bins. O(1) an item, and O(bins passed) a batch.
+    only; bins that have fallen to e^-36 (a weight of 1 + 2e-16) are given back to those that were never met. O(1) an
+    item, and O(bins passed) a batch.
     """
 
     WIDTH = 1 / 1024

@@ -72,7 +72,7 @@ def next_heavy(weights: Any, scale: float, start: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def packed_cell(share: float, other: int) -> int:
+def packed_cell(share: float, other: int) -> Any:
     """The bits of the share as float32 above, the other item below."""
     return (np.int64(np.float32(share).view(np.int32)) << 32) | other
 

@@ -179,6 +179,31 @@ def gathered(values: Tensor, ids: Tensor) -> Tensor:
     return values.index_select(0, ids.reshape(-1)).view(ids.shape)
 
 
+class ShardLaw:
+    """A law over the items of a shard, by their numbers in the whole catalogue: local item i is i · stride + first."""
+
+    def __init__(self, local: Law, stride: int, first: int, num_items: int) -> None:
+        self._local, self._stride, self._first, self.num_items = local, stride, first, num_items
+
+    @property
+    def num_drawable(self) -> int:
+        """Of the shard."""
+        return self._local.num_drawable
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """int64 (count,)."""
+        return self._local.draw(count, generator).mul_(self._stride).add_(self._first)
+
+    def probability(self, ids: Tensor) -> Tensor:
+        """0 for items of other shards."""
+        local = torch.div(ids - self._first, self._stride, rounding_mode="floor").clamp_(0, self._local.num_items - 1)
+        return self._local.probability(local).masked_fill_(ids % self._stride != self._first, 0.0)
+
+    def bins(self) -> Bins:
+        """Of the shard."""
+        return self._local.bins()
+
+
 def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
     """(share, other) of each column: float32 (N,) and int64 (N,).
 
