@@ -11,7 +11,7 @@ from xclass.heads import HEADS, DotHead, pairs
 from xclass.heads import blocks as blocks_module
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
-from xclass.heads.workers import in_parts
+from xclass.heads.workers import in_parts, on_one_thread
 from xclass.losses import LOSSES, compiled, mask_value
 from xclass.losses.seam import final_weights
 from xclass.rng import torch_generator
@@ -127,6 +127,19 @@ def test_the_blocked_pass_equals_plain_autograd(
     expected = torch.autograd.grad((plain * weights).sum(), vectors)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+def test_work_on_one_thread_leaves_torch_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert on_one_thread(torch.get_num_threads) == 1
+        assert on_one_thread(torch.is_grad_enabled) is False
+        assert torch.get_num_threads() == 2
+        with pytest.raises(InputError):
+            on_one_thread(lambda: Uniform(0, 1))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_second_backward_gives_the_same_again():

@@ -11,6 +11,7 @@ from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.top_weights import TopWeights
+from xclass.heads.workers import on_one_thread
 from xclass.losses import Loss
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
@@ -78,6 +79,9 @@ class DotHead(nn.Module):
 
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
+        return on_one_thread(lambda: self._plan(batch, generator))
+
+    def _plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         positives = _targets(batch)
         negatives = self.sampler.sample(positives, generator, batch.query_ids)
         return DotPlan(negatives, self._hits(batch, positives, negatives.ids))

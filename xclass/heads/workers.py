@@ -38,6 +38,13 @@ def in_parts(
     return list(_pool(count).map(_without_gradients(work), *zip(*itertools.pairwise(bounds), strict=True)))
 
 
+def on_one_thread(work: Callable[[], Result]) -> Result:
+    """``work()`` with operations on one thread: many short ones cost more in waking threads than they gain."""
+    if torch.get_num_threads() == 1:
+        return work()
+    return _pool(1).submit(_without_gradients(lambda start, stop: work()), 0, 0).result()
+
+
 def _without_gradients(work: Callable[[int, int], Result]) -> Callable[[int, int], Result]:
     def run(start: int, stop: int) -> Result:
         with torch.no_grad():

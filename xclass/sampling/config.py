@@ -64,8 +64,9 @@ class SamplerConfig(Config):
     shard: int = pydantic.Field(0, ge=0)
     """fixed-unigram: see num_shards."""
     file: str | None = None
-    """fixed-unigram: a text file with one weight per item in place of train counts. given: a Parquet, CSV or JSON lines
-    file of pairs query_id, item_id."""
+    """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's
+    items: columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency
+    lines."""
     window: int = pydantic.Field(0, ge=0)
     """learned-unigram: only the last so many targets count; 0 for all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -81,7 +82,7 @@ class SamplerConfig(Config):
     frequency_start: float = pydantic.Field(0.001, gt=0)
     """in-batch, streaming: occurrences in a batch that are assumed of an item until its second one."""
     depth: int = pydantic.Field(100, ge=1)
-    """hard: items taken from the index for each query, its train positives left out."""
+    """hard: items taken from the index for each query; its known positives are never among them."""
     refresh_epochs: int = pydantic.Field(1, ge=1)
     """hard: the items are mined before the first epoch, and anew every so many epochs."""
     factory: str | None = None

@@ -67,7 +67,7 @@ class BaseSampler:
         """From the two halves; nothing is learned."""
         sampler = cast(Sampler, self)
         ids = sampler.draw(positives, generator, query_ids)
-        log_q = sampler.log_expected_count(ids.clamp(min=0), positives, query_ids)
+        log_q = sampler.log_expected_count(ids.clamp(min=0) if ids.dim() == 2 else ids, positives, query_ids)
         return with_positives(sampler, ids, log_q, positives, query_ids)
 
     def learn(self, positives: Ragged) -> None:
@@ -91,14 +91,13 @@ def with_positives(
     A positive that the sampler can never draw has an expected count of 0; it is given the log-Q of the rarest candidate
     of the sample, so that the loss stays finite. A cell without a candidate (−1) has log-Q 0.
     """
-    if ids.dim() == 2:
-        there = ids >= 0
-        rarest, log_q = log_q[there], torch.where(there, log_q, 0.0)
-    else:
-        rarest = log_q
     pos_log_q = sampler.log_expected_count(positives.values, positives, query_ids)
-    finite = rarest.min() if rarest.numel() else 0.0
-    return Negatives(ids, log_q.float(), torch.where(torch.isinf(pos_log_q), finite, pos_log_q).float())
+    if len(pos_log_q) and float(pos_log_q.min()) == -torch.inf:
+        drawn = log_q[ids >= 0]
+        pos_log_q = torch.where(torch.isinf(pos_log_q), drawn.min() if len(drawn) else 0.0, pos_log_q)
+    if ids.dim() == 2:
+        log_q = torch.where(ids >= 0, log_q, 0.0)
+    return Negatives(ids, log_q.float(), pos_log_q.float())
 
 
 def check_size(name: str, value: int) -> int:
