@@ -16,7 +16,7 @@ from xclass.sampling import learned_law as learned_module
 from xclass.sampling.calibration import calibrated_tries, expected_distinct
 from xclass.sampling.decayed_law import DecayedLaw
 from xclass.sampling.distinct import draw_distinct, first_occurrences
-from xclass.sampling.laws import LogUniformLaw, UniformLaw, WeightedLaw, alias_table, compiled_sweep, plain_sweep
+from xclass.sampling.laws import LogUniformLaw, UniformLaw, WeightedLaw, alias_table, packed, packed_table, unpacked
 from xclass.sampling.learned_law import LearnedLaw
 from xclass.sampling.unigram import read_weights
 from xclass.types import Ragged
@@ -88,12 +88,19 @@ def test_the_alias_table_adds_up_to_the_weights():
         torch.testing.assert_close(mass / len(weights), weights / weights.sum(), rtol=1e-5, atol=1e-7)
 
 
-def test_the_sweep_is_the_same_compiled():
+def test_the_alias_table_is_the_same_compiled():
     generator = torch_generator(1, "test")
-    for size in (1, 2, 50):
-        lacking, given = (torch.rand(size, generator=generator, dtype=torch.float64).cumsum(0) for _ in range(2))
-        for a, b in zip(plain_sweep(lacking, given), compiled_sweep(lacking, given), strict=True):
-            assert torch.equal(a, b)
+    for size in (1, 2, 3, 50, 1000):
+        for power in (0, 1, 6):
+            weights = torch.rand(size, generator=generator, dtype=torch.float64) ** power
+            weights[1::3] = 0
+            plain, compiled = (
+                packed(*alias_table(weights, float(weights.sum()))),
+                packed_table(weights, float(weights.sum())),
+            )
+            (share, other), (own_share, own_other) = unpacked(plain), unpacked(compiled)
+            assert torch.equal(share, own_share)
+            assert torch.equal(other[share < 1], own_other[share < 1])
 
 
 def test_first_occurrences_plain_and_compiled():
@@ -244,6 +251,7 @@ def test_a_window_forgets(monkeypatch, compiled):
 def test_a_long_stream_is_folded(monkeypatch, replacement):
     """Folded or not: the same counts, the same law, the same draws after a state was given on."""
     monkeypatch.setattr(learned_module, "FOLD", 40)
+    monkeypatch.setattr(learned_module, "FOLD_SHARE", 1)
     generator, counts = torch_generator(0, "test"), torch.ones(30, dtype=torch.int64)
     sampler = LearnedUnigram(30, 6, replacement)
     for step in range(25):

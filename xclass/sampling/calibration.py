@@ -7,8 +7,8 @@ from torch import Tensor
 
 from xclass.sampling.laws import Bins
 
-STEPS = 60
-TOLERANCE = 1e-12
+STEPS = 500
+TOLERANCE = 1e-15
 
 
 def expected_distinct(bins: Bins, tries: float) -> float:
@@ -18,7 +18,7 @@ def expected_distinct(bins: Bins, tries: float) -> float:
 
 def inclusion(probability: Tensor, tries: float) -> Tensor:
     """1 − (1 − p)^tries, precise for small p."""
-    return torch.expm1(torch.log1p(-probability).mul_(tries)).neg_()
+    return probability.neg().log1p_().mul_(tries).expm1_().neg_()
 
 
 def tensorflow_count(probability: Tensor, num_sampled: int, tries: float) -> Tensor:
@@ -40,13 +40,14 @@ def calibrated_tries(bins: Bins, num_sampled: int) -> float:
     """
     if float(bins.number[bins.probability > 0].sum()) <= num_sampled:
         return float("inf")
-    log_missing = torch.log1p(-bins.probability)
+    log_missing = torch.log1p(-bins.probability.clamp(max=1 - 2.0**-53))
     tries = float(num_sampled)
+    slope = bins.number * -log_missing
     for _ in range(STEPS):
-        survives = torch.exp(log_missing * tries)
-        gap = num_sampled - float((bins.number * (1 - survives)).sum())
-        step = gap / -float((bins.number * log_missing * survives).sum())
-        tries += step
-        if abs(step) <= TOLERANCE * tries:
+        exponent = log_missing * tries
+        gap = num_sampled + float(bins.number @ torch.expm1(exponent))
+        step = gap / float(slope @ exponent.exp_())
+        if not step > TOLERANCE * tries:  # the steps only ever rise: what falls is rounding
             break
+        tries += step
     return tries

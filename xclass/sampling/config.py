@@ -48,14 +48,25 @@ class SamplerConfig(Config):
     num_sampled: int = pydantic.Field(1024, ge=0)
     """Candidates shared by a batch; for given and hard of each query's list, and there 0 takes all of it."""
     replacement: bool = True
-    """uniform, log-uniform, fixed-unigram, learned-unigram: false makes all candidates of a batch different."""
+    """uniform, log-uniform, fixed-unigram, learned-unigram, in-batch: false makes all candidates of a batch
+    different. The other kinds never repeat an item."""
     counts: Counts = "calibrated"
     """Expected counts without replacement: calibrated, or TensorFlow's formula."""
     power: float = 0.75
     """fixed-unigram: weights are raised to this power."""
+    smoothing: float | None = pydantic.Field(None, ge=0)
+    """fixed-unigram: added to every weight before the power. Unset: 1 for train counts, so that items without a train
+    pair can be drawn too, and 0 for a file."""
+    num_reserved_ids: int = pydantic.Field(0, ge=0)
+    """fixed-unigram: the first so many items are never drawn, and a file has no weights for them."""
+    num_shards: int = pydantic.Field(1, ge=1)
+    """fixed-unigram: only items whose number % num_shards is `shard` are drawn."""
+    shard: int = pydantic.Field(0, ge=0)
+    """fixed-unigram: see num_shards."""
     file: str | None = None
     """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's
-    items: columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency lines."""
+    items: columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency
+    lines."""
     window: int = pydantic.Field(0, ge=0)
     """learned-unigram: only the last so many targets count; 0 for all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -68,10 +79,12 @@ class SamplerConfig(Config):
     """in-batch, streaming: hash functions; the largest gap of them is taken."""
     frequency_buckets: int = pydantic.Field(0, ge=0)
     """in-batch, streaming: buckets of each hash function; 0 for one per item."""
+    frequency_start: float = pydantic.Field(0.001, gt=0)
+    """in-batch, streaming: occurrences in a batch that are assumed of an item until its second one."""
     depth: int = pydantic.Field(100, ge=1)
     """hard: items taken from the index for each query; its known positives are never among them."""
     refresh_epochs: int = pydantic.Field(1, ge=1)
-    """hard: the items are mined anew every so many epochs, from the second epoch on."""
+    """hard: the items are mined before the first epoch, and anew every so many epochs."""
     factory: str | None = None
     """hard: Faiss factory string of the index that is mined; exact search without it."""
     parts: tuple[SamplerConfig, ...] = ()
@@ -86,9 +99,13 @@ class SamplerConfig(Config):
         if self.file is None and self.kind == "given":
             raise ValueError('kind = "given" needs file, with pairs query_id, item_id')
         allowed = {
-            "replacement": DRAWN,
+            "replacement": (*DRAWN, "in-batch"),
             "counts": DRAWN,
             "power": ("fixed-unigram",),
+            "smoothing": ("fixed-unigram",),
+            "num_reserved_ids": ("fixed-unigram",),
+            "num_shards": ("fixed-unigram",),
+            "shard": ("fixed-unigram",),
             "file": ("fixed-unigram", "given"),
             "window": ("learned-unigram",),
             "decay": ("learned-unigram",),
@@ -96,17 +113,28 @@ class SamplerConfig(Config):
             "frequency_rate": ("in-batch",),
             "frequency_hashes": ("in-batch",),
             "frequency_buckets": ("in-batch",),
+            "frequency_start": ("in-batch",),
             "depth": ("hard",),
             "refresh_epochs": ("hard",),
             "factory": ("hard",),
         }
         for name, kinds in allowed.items():
-            default = type(self).model_fields[name].default
-            if self.kind not in kinds and getattr(self, name) != default:
+            if self.kind not in kinds and getattr(self, name) != _default(name):
                 raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
         if self.window and self.decay:
             raise ValueError("window and decay do not go together")
+        if self.replacement and self.counts != "calibrated":
+            raise ValueError(f'counts = "{self.counts}" is a formula for replacement = false')
+        if self.shard >= self.num_shards:
+            raise ValueError("shard is below num_shards")
+        streaming = ("frequency_rate", "frequency_hashes", "frequency_buckets", "frequency_start")
+        if self.frequency != "streaming" and any(getattr(self, name) != _default(name) for name in streaming):
+            raise ValueError('frequency_rate, _hashes, _buckets and _start go with frequency = "streaming"')
         return self
+
+
+def _default(name: str) -> object:
+    return SamplerConfig.model_fields[name].default
 
 
 class Known(NamedTuple):
@@ -121,7 +149,9 @@ class Known(NamedTuple):
 def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
     """The sampler that a configuration names.
 
-    A fixed unigram over train counts counts every item once more, so that items without a train pair can be drawn too.
+    Raises:
+        ConfigError: a file of weights of another length; log-uniform over items that are not in order of frequency.
+        InputError: more distinct items are asked for than can be drawn.
     """
     size, drawn = config.num_sampled, (config.replacement, config.counts)
     makers: dict[str, Callable[[], Sampler]] = {
@@ -129,7 +159,7 @@ def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
         "log-uniform": lambda: _log_uniform(config, known),
         "fixed-unigram": lambda: _fixed_unigram(config, known),
         "learned-unigram": lambda: LearnedUnigram(known.num_items, size, *drawn, config.window, config.decay),
-        "in-batch": lambda: InBatch(_frequency(config, known)),
+        "in-batch": lambda: InBatch(_frequency(config, known), config.replacement),
         "target": lambda: TargetSampling(known.num_items, size),
         "given": lambda: GivenCandidates(_candidates(config, known), known.num_items, size),
         "hard": lambda: HardNegatives(known.num_queries, known.num_items, size),
@@ -146,6 +176,7 @@ def _log_uniform(config: SamplerConfig, known: Known) -> LogUniform:
         raise ConfigError(
             "log-uniform needs items numbered by falling frequency",
             where="sampler.kind",
+            wanted="train counts that never rise",
             got=f"item {item} with {int(known.item_counts[item])} train pairs after {int(known.item_counts[item - 1])}",
             do='use kind = "fixed-unigram", or number the items by frequency as xclass ingest does',
         )
@@ -153,14 +184,25 @@ def _log_uniform(config: SamplerConfig, known: Known) -> LogUniform:
 
 
 def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
-    weights, smoothing = (known.item_counts, 1.0) if config.file is None else (config.file, 0.0)
-    sampler = FixedUnigram(weights, config.num_sampled, config.power, smoothing, config.replacement, config.counts)
+    by_counts = config.file is None
+    sampler = FixedUnigram(
+        known.item_counts[config.num_reserved_ids :] if config.file is None else config.file,
+        config.num_sampled,
+        config.power,
+        float(by_counts) if config.smoothing is None else config.smoothing,
+        config.replacement,
+        config.counts,
+        num_reserved_ids=config.num_reserved_ids,
+        num_shards=config.num_shards,
+        shard=config.shard,
+        local_ids=False,
+    )
     if sampler.num_items != known.num_items:
         raise ConfigError(
             "the file of weights does not fit the catalogue",
             where=config.file,
-            wanted=f"{known.num_items} weights, one per item in the order of items.parquet",
-            got=sampler.num_items,
+            wanted=f"{known.num_items - config.num_reserved_ids} weights, one per item in the order of items.parquet",
+            got=sampler.num_items - config.num_reserved_ids,
         )
     return sampler
 
@@ -168,7 +210,13 @@ def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
 def _frequency(config: SamplerConfig, known: Known) -> Tensor | StreamingFrequency:
     if config.frequency == "counts":
         return known.item_counts
-    return StreamingFrequency(known.num_items, config.frequency_rate, config.frequency_hashes, config.frequency_buckets)
+    return StreamingFrequency(
+        known.num_items,
+        config.frequency_rate,
+        config.frequency_hashes,
+        config.frequency_buckets,
+        config.frequency_start,
+    )
 
 
 def _candidates(config: SamplerConfig, known: Known) -> Ragged:

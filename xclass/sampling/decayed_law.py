@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.laws import Bins
+from xclass.sampling.label_log import GrowingLog
+from xclass.sampling.laws import Bins, gathered
 from xclass.sampling.seam import check_size
 
 FORGOTTEN = 1e-12  # a label that weighs less is left out of draws
@@ -18,96 +19,166 @@ LARGEST = 1e100  # weights are kept relative to a past batch; beyond this they a
 class DecayedLaw:
     """Every item has weight 1 and gets decay^a for each occurrence a batches ago.
 
-    A draw is, with probability N / (N + S), a uniform item; otherwise a batch by its share of the labels' weight S, and
-    a uniformly chosen label of it. Memory 8 bytes an item and 8 for each label of the last log(1e-12)/log(decay)
-    batches;
-    a draw costs O(log batches), an update O(labels), both whatever N.
+    A draw is, with probability N / (N + S), a uniform item, where S is the labels' weight; otherwise a label: an age a
+    with probability in proportion to decay^a, and place j of as many as the largest batch has; where the batch of that
+    age has no place j, both are drawn anew. So O(1) a draw and O(1) an update, whatever N and however many batches.
+    Memory 8 bytes an item and 4 (8 from 2³¹ items on) for each label of the last log(1e-12)/log(decay) batches.
 
     Args:
         num_items: N.
         decay: in (0, 1).
+        tallied: keep how many items have which weight, which :meth:`bins` needs.
     """
 
-    def __init__(self, num_items: int, decay: float) -> None:
+    def __init__(self, num_items: int, decay: float, tallied: bool = True) -> None:
         self.num_items = self.num_drawable = check_size("num_items", num_items)
         if not 0 < decay < 1:
             raise InputError("decay is out of range", wanted="a number between 0 and 1", got=decay)
         self.decay, self._keep = decay, math.ceil(math.log(FORGOTTEN) / math.log(decay))
         self._grown = torch.zeros(num_items, dtype=torch.float64)
-        self._scale, self._grown_total, self.num_seen = 1.0, 0.0, 0
-        self._log = torch.empty(0, dtype=torch.int64)
-        self._ends = torch.empty(0, dtype=torch.int64)
-        self._mass = torch.empty(0, dtype=torch.float64)
+        self._scale, self._learned, self.num_seen, self._largest = 1.0, 0.0, 0, 1
+        self._labels = GrowingLog(torch.int32 if num_items < 1 << 31 else torch.int64)
+        self._ends = GrowingLog(torch.int64)  # of each batch, counted from the first label ever
+        self._dropped = 0
+        self._tally = WeightTally(num_items) if tallied else None
 
     @property
     def total(self) -> float:
         """N + S."""
-        return self.num_items + self._grown_total / self._scale
+        return self.num_items + self._learned
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """int64 (count,)."""
         u = torch.rand(count, generator=generator, dtype=torch.float64) * self.total
-        v = torch.rand(count, generator=generator, dtype=torch.float64)
-        uniform = (v * self.num_items).long().clamp_(max=self.num_items - 1)
-        if not len(self._ends):
-            return uniform
-        running = self._mass.cumsum(0)
-        spot = (u - self.num_items).clamp_(min=0) * (running[-1] / max(self.total - self.num_items, 1e-300))
-        batch = torch.searchsorted(running, spot, right=True).clamp_(max=len(running) - 1)
-        starts = torch.cat([self._ends.new_zeros(1), self._ends[:-1]])
-        lengths = self._ends - starts
-        place = starts[batch] + (v * lengths[batch]).long().clamp_(max=lengths[batch] - 1)
-        return torch.where(u < self.num_items, uniform, self._log[place])
+        ids = u.long().clamp_(max=self.num_items - 1)
+        if len(self._labels):
+            learned = (u >= self.num_items).nonzero().squeeze(1)
+            ids[learned] = self._draw_labels(len(learned), generator)
+        return ids
+
+    def _draw_labels(self, count: int, generator: torch.Generator) -> Tensor:
+        """int64 (count,) labels by decay^age."""
+        found = torch.empty(count, dtype=torch.int64)
+        wanted = torch.arange(count)
+        batches, log_decay = len(self._ends), math.log(self.decay)
+        while len(wanted):
+            u = torch.rand(2, len(wanted), generator=generator, dtype=torch.float64)
+            age = torch.log1p(u[0] * math.expm1(batches * log_decay)).div_(log_decay).long().clamp_(0, batches - 1)
+            place, batch = (u[1] * self._largest).long(), batches - 1 - age
+            start = torch.where(batch > 0, self._ends.at((batch - 1).clamp(min=0)), self._dropped)
+            there = start + place < self._ends.at(batch)
+            found[wanted[there]] = self._labels.at((start + place - self._dropped)[there])
+            wanted = wanted[~there]
+        return found
 
     def probability(self, ids: Tensor) -> Tensor:
         """(1 + decayed occurrences) / (N + S)."""
-        return (1 + self._grown[ids] / self._scale) / self.total
+        return gathered(self._grown, ids).div_(self._scale).add_(1).div_(self.total)
 
     def update(self, labels: Tensor) -> None:
         """One batch of labels; all earlier ones age by one batch. O(labels)."""
         self._scale /= self.decay
-        self._grown.scatter_add_(0, labels, torch.full(labels.shape, self._scale, dtype=torch.float64))
-        self._grown_total += self._scale * len(labels)
+        touched = torch.unique(labels) if self._tally is not None else labels
+        before = self._grown.index_select(0, touched)
+        self._grown.index_add_(0, labels, torch.full(labels.shape, self._scale, dtype=torch.float64))
+        if self._tally is not None:
+            self._tally.move(before, self._grown.index_select(0, touched))
+            self._tally.advance(self._scale)
+        self._learned = self._learned * self.decay + len(labels)
         self.num_seen += len(labels)
-        if len(labels):
-            self._log = torch.cat([self._log, labels])
-            self._ends = torch.cat([self._ends, torch.tensor([len(self._log)])])
-            self._mass = torch.cat([self._mass, torch.tensor([self._scale * len(labels)]).double()])
+        self._largest = max(self._largest, len(labels))
+        self._labels.append(labels)
+        self._ends.append(torch.tensor([self._dropped + len(self._labels)]))
         self._forget()
 
     def bins(self) -> Bins:
-        """The remembered items one by one, the others together. O(labels remembered)."""
-        seen = torch.unique(self._log)
-        rest = self.num_items - len(seen)
-        number = torch.ones(len(seen) + 1, dtype=torch.float64)
-        number[-1] = rest
-        p = self.probability(seen)
-        mass = max(1.0 - float(p.sum()), 0.0)
-        return Bins(torch.cat([p, p.new_tensor([mass / max(rest, 1)])]), number)
+        """By weight, to 1 in 1000."""
+        assert self._tally is not None, "this law was made with tallied=False"
+        weights, number = self._tally.weights()
+        return Bins(weights / float(weights @ number), number)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that was learned."""
-        numbers = torch.tensor([self._scale, self._grown_total, float(self.num_seen)], dtype=torch.float64)
-        return {"grown": self._grown, "log": self._log, "ends": self._ends, "mass": self._mass, "numbers": numbers}
+        exact = torch.tensor([self.num_seen, self._largest, self._dropped])
+        scales = torch.tensor([self._scale, self._learned], dtype=torch.float64)
+        grown, log, ends = self._grown.clone(), self._labels.values(), self._ends.values()
+        return {"grown": grown, "log": log, "ends": ends, "numbers": exact, "scales": scales}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
-        self._grown, self._log = state["grown"].clone(), state["log"]
-        self._ends, self._mass = state["ends"], state["mass"]
-        self._scale, self._grown_total, seen = state["numbers"].tolist()
-        self.num_seen = int(seen)
+        if len(state["grown"]) != self.num_items:
+            got = len(state["grown"])
+            raise InputError("the state is of another catalogue", wanted=f"{self.num_items} items", got=got)
+        self._grown = state["grown"].clone()
+        self.num_seen, self._largest, self._dropped = state["numbers"].tolist()
+        self._scale, self._learned = state["scales"].tolist()
+        self._labels, self._ends = GrowingLog(self._labels.dtype), GrowingLog(torch.int64)
+        self._labels.append(state["log"])
+        self._ends.append(state["ends"])
+        self._recount()
 
     def _forget(self) -> None:
         """Batches too old to be drawn leave the log; large weights are scaled back, once in thousands of batches."""
-        if len(self._ends) > 2 * self._keep:
-            cut = int(self._ends[-self._keep - 1])
-            self._log, self._ends, self._mass = (
-                self._log[cut:].clone(),
-                self._ends[-self._keep :] - cut,
-                self._mass[-self._keep :].clone(),
-            )
+        over = len(self._ends) - self._keep
+        if over > 0:
+            end = int(self._ends.at(torch.tensor([over - 1])))
+            self._labels.drop(end - self._dropped)
+            self._ends.drop(over)
+            self._dropped = end
         if self._scale > LARGEST:
             self._grown /= self._scale
-            self._mass /= self._scale
-            self._grown_total /= self._scale
             self._scale = 1.0
+            self._recount()
+
+    def _recount(self) -> None:
+        """The tally anew, O(N)."""
+        if self._tally is not None:
+            self._tally = WeightTally(self.num_items)
+            self._tally.advance(self._scale)
+            grown = self._grown[self._grown > 0]
+            self._tally.move(torch.zeros_like(grown), grown)
+
+
+class WeightTally:
+    """How many items have which weight 1 + grown / scale, where ``scale`` grows for all at once.
+
+    Bins of log grown, 1/1024 wide. A bin's weight falls with time, but who is in it changes for the items of a batch
+    only; bins that have fallen to e^-36 (a weight of 1 + 2e-16) are given back to those that were never met. O(1) an
+    item, and O(bins passed) a batch.
+    """
+
+    WIDTH = 1 / 1024
+    DEPTH = 36.0
+    RING = 1 << 17
+
+    def __init__(self, num_items: int) -> None:
+        self._num_items, self._log_scale = num_items, 0.0
+        self._number = torch.zeros(self.RING, dtype=torch.int64)
+        self._low = self._lowest()
+
+    def advance(self, scale: float) -> None:
+        """Time goes on."""
+        self._log_scale = math.log(scale)
+        low = self._lowest()
+        gone = torch.arange(self._low, min(low, self._low + self.RING))
+        self._number[gone % self.RING] = 0
+        self._low = low
+
+    def move(self, before: Tensor, after: Tensor) -> None:
+        """Items that had ``before`` (0: never met) now have ``after``, float64 (M,) each."""
+        for grown, sign in ((before, -1), (after, 1)):
+            bins = (grown[grown > 0].log_() / self.WIDTH).floor_().long()
+            bins = bins[bins >= self._low] % self.RING
+            self._number.index_add_(0, bins, torch.full_like(bins, sign))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """float64 (bins,) each: weight, and how many items have it; the last bin holds those of weight 1."""
+        places = self._number.nonzero().squeeze(1)
+        number = self._number[places].double()
+        bins = self._low + (places - self._low) % self.RING
+        weights = torch.exp((bins.double() + 0.5) * self.WIDTH - self._log_scale).add_(1)
+        rest = self._num_items - float(number.sum())
+        return torch.cat([weights, weights.new_ones(1)]), torch.cat([number, number.new_tensor([rest])])
+
+    def _lowest(self) -> int:
+        return math.floor((self._log_scale - self.DEPTH) / self.WIDTH)

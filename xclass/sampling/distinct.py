@@ -13,6 +13,7 @@ from torch import Tensor
 from xclass.sampling.laws import Law
 
 MAX_TRIES = 1 << 24  # of single draws; what is then still missing is drawn among the unseen items
+HOPELESS = 4  # expected draws per item that can be drawn, from which on one pass over all items is cheaper
 
 
 class Distinct(NamedTuple):
@@ -31,13 +32,16 @@ def draw_distinct(law: Law, num_sampled: int, generator: torch.Generator, expect
         generator: decides the draws.
         expected_tries: how many draws it takes on average; decides the size of the first block.
 
-    Cost O(tries). Past ``MAX_TRIES`` single draws the rest comes from one pass over all items, which has the same law
-    and ends for any weights.
+    Cost O(tries). Where that is more than a few times the number of items, and past ``MAX_TRIES`` single draws, the
+    rest comes from one pass over all items, which has the same law and ends for any weights.
     """
     seen, tries = torch.empty(0, dtype=torch.int64), 0
+    if expected_tries > HOPELESS * law.num_drawable + (1 << 12):
+        return _finish(law, seen, 0.0, num_sampled, generator)
     size = int(min(expected_tries + 3 * expected_tries**0.5, 4.0 * num_sampled)) + 8
     while tries < MAX_TRIES:
-        ids, places = first_occurrences(torch.cat([seen, law.draw(size, generator)]), num_sampled)
+        drawn = law.draw(size, generator)
+        ids, places = first_occurrences(torch.cat([seen, drawn]) if len(seen) else drawn, num_sampled)
         if len(ids) == num_sampled:
             return Distinct(ids, float(tries + int(places[-1]) + 1 - len(seen)))
         seen, tries, size = ids, tries + size, min(2 * size, 1 << 20)
@@ -56,15 +60,15 @@ def _plain_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     is_first = torch.ones_like(ordered, dtype=torch.bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
     places = order[is_first].sort().values[:limit]
-    return ids[places], places
+    return ids.index_select(0, places), places
 
 
 def _compiled_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    places = np.empty(min(limit, len(ids)), np.int64)
-    bits = max(int(2 * len(ids) - 1).bit_length(), 1)
-    found = _kernel()(ids.numpy(), places, bits)
-    where = torch.from_numpy(places[:found])
-    return ids.index_select(0, where), where
+    limit = min(limit, len(ids))
+    values, places = torch.empty(limit, dtype=torch.int64), torch.empty(limit, dtype=torch.int64)
+    table = np.zeros(1 << max((2 * limit).bit_length(), 1), np.int32)
+    found = _kernel()(ids.numpy(), values.numpy(), places.numpy(), table)
+    return values[:found], places[:found]
 
 
 @functools.cache

@@ -47,7 +47,9 @@ class LearnedUnigram(Drawn):
     ) -> None:
         if window and decay:
             raise InputError("window and decay do not go together", wanted="one of them 0", got=f"{window}, {decay}")
-        law: LearnedLaw | DecayedLaw = DecayedLaw(num_items, decay) if decay else LearnedLaw(num_items, window)
+        law: LearnedLaw | DecayedLaw = (
+            DecayedLaw(num_items, decay, not replacement) if decay else LearnedLaw(num_items, window, not replacement)
+        )
         super().__init__(law, num_sampled, replacement, counts)
         self._calibrated_at = 0
 

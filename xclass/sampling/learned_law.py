@@ -6,34 +6,38 @@ import functools
 import importlib.util
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.laws import Bins, Law, UniformLaw, WeightedLaw
+from xclass.sampling.laws import Bins, Law, UniformLaw, WeightedLaw, gathered
 from xclass.sampling.seam import check_size
 
 FIRST_CAPACITY = 1 << 12
 FOLD = 1 << 20  # labels: shorter logs are not worth folding
+FOLD_SHARE = 4  # labels per item: folding costs as much as some ten labels an item
 NUM_BINS = 1 << 15
+NO_TALLY = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class LearnedLaw:
     """Every item starts at weight 1, every occurrence of a label adds 1, of the last ``window`` labels or of all.
 
     No tree is needed: a draw is, with probability N / (N + n), a uniform item, otherwise a uniformly chosen entry of
-    the log of the n labels. Exact, O(1) a draw and O(1) an update at any N. When the log is longer than the catalogue
-    its counts take the place of the uniform items, as a :class:`xclass.sampling.laws.WeightedLaw`: O(N), once in N
-    labels, so that memory does not grow with the stream.
+    the log of the n labels. Exact, O(1) a draw and O(1) an update at any N. When the log is four times as long as the
+    catalogue its counts take the place of the uniform items, as a :class:`xclass.sampling.laws.WeightedLaw`: O(N), once
+    in 4 N labels, so that memory does not grow with the stream.
 
     Args:
         num_items: N.
         window: only the last so many labels count; 0 for all.
+        tallied: keep how many items have each count, which :meth:`bins` needs; half the cost of an update.
 
-    Memory 8 bytes an item, 4 (8 from 2³¹ items on) for every label of the log, and 24 an item after N labels.
+    Memory 8 bytes an item, 4 (8 from 2³¹ items on) for every label of the log, and 24 an item once it was folded.
     """
 
-    def __init__(self, num_items: int, window: int = 0) -> None:
+    def __init__(self, num_items: int, window: int = 0, tallied: bool = True) -> None:
         self.num_items = self.num_drawable = check_size("num_items", num_items)
         if not isinstance(window, int) or window < 0:
             raise InputError("window is out of range", wanted="a number of labels, or 0 for all", got=repr(window))
@@ -41,7 +45,7 @@ class LearnedLaw:
         self._folded: Law = UniformLaw(num_items)
         kind = torch.int32 if num_items < 1 << 31 else torch.int64
         self._counts = torch.ones(num_items, dtype=torch.int64)
-        self._tally = Tally.of(self._counts)
+        self._tally = Tally.of(self._counts) if tallied else None
         self._log = torch.empty(window or FIRST_CAPACITY, dtype=kind)
 
     @property
@@ -61,13 +65,16 @@ class LearnedLaw:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """int64 (count,)."""
-        entry = torch.randint(self.total, (count,), generator=generator) - (self.total - self.num_logged)
-        label = self._log.index_select(0, entry.clamp(min=0)).long()
-        return torch.where(entry < 0, self._folded.draw(count, generator), label)
+        entry = torch.randint(self.total, (count,), generator=generator)
+        before = entry if self.num_folded == 0 else self._folded.draw(count, generator)
+        if self.num_logged == 0:
+            return before
+        place = entry - (self.total - self.num_logged)
+        return torch.where(place < 0, before, self._log.index_select(0, place.clamp(min=0)).long())
 
     def probability(self, ids: Tensor) -> Tensor:
         """(1 + occurrences) / (N + n)."""
-        return self._counts.index_select(0, ids.flatten()).view(ids.shape).double().div_(self.total)
+        return gathered(self._counts, ids).double().div_(self.total)
 
     def update(self, labels: Tensor) -> None:
         """Every occurrence in ``labels`` (int64, any number) counts. O(labels)."""
@@ -77,7 +84,7 @@ class LearnedLaw:
         self._count(labels, 1)
         start, end = self.num_logged, self.num_logged + len(labels)
         self.num_seen += len(labels)
-        if end > max(self.num_items, FOLD):
+        if end > max(FOLD_SHARE * self.num_items, FOLD):
             self._fold()
             return
         if end > len(self._log):
@@ -97,6 +104,7 @@ class LearnedLaw:
 
     def bins(self) -> Bins:
         """By count, to 1 in 128."""
+        assert self._tally is not None, "this law was made with tallied=False"
         used = self._tally.number > 0
         number = self._tally.number[used].double()
         return Bins(self._tally.mass[used].double() / number / self.total, number)
@@ -118,7 +126,7 @@ class LearnedLaw:
         self._counts = torch.ones(self.num_items, dtype=torch.int64) if folded is None else folded.clone()
         self.num_folded = int(self._counts.sum()) - self.num_items
         self._folded = UniformLaw(self.num_items) if folded is None else WeightedLaw(folded.double())
-        self._tally = Tally.of(self._counts)
+        self._tally = None if self._tally is None else Tally.of(self._counts)
         self._count(log, 1)
         self._log = torch.empty(self.window or max(len(log), FIRST_CAPACITY), dtype=self._log.dtype)
         self._log[: len(log)] = log
@@ -168,10 +176,13 @@ def bin_of(counts: Tensor) -> Tensor:
     return (counts.float().view(torch.int32) >> 16).long()
 
 
-def count_labels(counts: Tensor, tally: Tally, labels: Tensor, change: int) -> None:
+def count_labels(counts: Tensor, tally: Tally | None, labels: Tensor, change: int) -> None:
     """Every occurrence in ``labels`` changes its count by ``change``, in place; so does the tally. O(labels)."""
     if compiled():
-        _kernel()(counts.numpy(), tally.number.numpy(), tally.mass.numpy(), labels.numpy(), change)
+        number, mass = NO_TALLY if tally is None else (tally.number.numpy(), tally.mass.numpy())
+        _kernel()(counts.numpy(), number, mass, labels.numpy(), change)
+    elif tally is None:
+        counts.index_add_(0, labels, torch.full_like(labels, change))
     else:
         _plain_count(counts, tally, labels, change)
 

@@ -53,10 +53,26 @@ class GivenCandidates(BaseSampler):
         asked = rows * self.num_items + ids
         place = torch.searchsorted(keys, asked).clamp_(max=max(len(keys) - 1, 0))
         there = keys[place] == asked if len(keys) else torch.zeros_like(asked, dtype=torch.bool)
-        share = torch.zeros(len(lists), dtype=torch.float64)
-        if self.num_sampled:
-            share = (self.num_sampled / lists.lengths().clamp(min=1).double()).clamp_(max=1.0).log_()
-        return torch.where(there, share[rows], -torch.inf)
+        return torch.where(there, self._log_share(lists)[rows], -torch.inf)
+
+    def cells(self, ids: Tensor, num_queries: int, query_ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, columns, counts): where ``ids`` (K,) are in the queries' lists, with their expected counts there.
+
+        Cost O(M log K + cells) for M candidates of the batch: never B × K.
+        """
+        lists = self._lists(query_ids, num_queries)
+        ordered, order = torch.sort(ids, stable=True)
+        low = torch.searchsorted(ordered, lists.values)
+        copies = torch.searchsorted(ordered, lists.values, right=True) - low
+        rows = torch.repeat_interleave(lists.rows(), copies)
+        starts = torch.repeat_interleave(low - (copies.cumsum(0) - copies), copies)
+        return rows, order[starts + torch.arange(len(starts))], self._log_share(lists).exp_()[rows]
+
+    def _log_share(self, lists: Ragged) -> Tensor:
+        """float64 (B,): log of the expected count of an item of each list."""
+        if not self.num_sampled:
+            return torch.zeros(len(lists), dtype=torch.float64)
+        return (self.num_sampled / lists.lengths().clamp(min=1).double()).clamp_(max=1.0).log_()
 
     def _lists(self, query_ids: Tensor | None, num_queries: int) -> Ragged:
         if query_ids is None or len(query_ids) != num_queries:

@@ -34,6 +34,10 @@ class Sampler(Protocol):
         """Candidates with their log-Q, and the log-Q of the positives; then what it learns from the batch."""
         ...
 
+    def negatives(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Negatives:
+        """The same without learning."""
+        ...
+
     def learn(self, positives: Ragged) -> None:
         """Take a batch's positives into account, for samplers that go by what they have seen."""
         ...
@@ -55,9 +59,16 @@ class BaseSampler:
     def sample(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Negatives:
         """Candidates by what is known before the batch; then the batch is learned."""
         check_ids(positives.values, self.num_items)
-        drawn = negatives_from(cast(Sampler, self), positives, generator, query_ids)
+        drawn = self.negatives(positives, generator, query_ids)
         self.learn(positives)
         return drawn
+
+    def negatives(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Negatives:
+        """From the two halves; nothing is learned."""
+        sampler = cast(Sampler, self)
+        ids = sampler.draw(positives, generator, query_ids)
+        log_q = sampler.log_expected_count(ids.clamp(min=0) if ids.dim() == 2 else ids, positives, query_ids)
+        return with_positives(sampler, ids, log_q, positives, query_ids)
 
     def learn(self, positives: Ragged) -> None:
         """Nothing."""
@@ -72,23 +83,20 @@ class BaseSampler:
             raise InputError("this sampler has no state", wanted="none", got=", ".join(state))
 
 
-def negatives_from(
-    sampler: Sampler, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None
+def with_positives(
+    sampler: Sampler, ids: Tensor, log_q: Tensor, positives: Ragged, query_ids: Tensor | None
 ) -> Negatives:
-    """``Negatives`` from the two halves of a sampler; totals are float64, what is returned float32.
+    """``Negatives`` of candidates with their log-Q; totals are float64, what is returned float32.
 
     A positive that the sampler can never draw has an expected count of 0; it is given the log-Q of the rarest candidate
     of the sample, so that the loss stays finite. A cell without a candidate (−1) has log-Q 0.
     """
-    ids = sampler.draw(positives, generator, query_ids)
-    own = ids.dim() == 2
-    log_q = sampler.log_expected_count(ids.clamp(min=0) if own else ids, positives, query_ids)
     pos_log_q = sampler.log_expected_count(positives.values, positives, query_ids)
-    if own:
-        log_q = torch.where(ids >= 0, log_q, 0.0)
     if len(pos_log_q) and float(pos_log_q.min()) == -torch.inf:
-        rarest = log_q[ids >= 0].min() if bool((ids >= 0).any()) else 0.0
-        pos_log_q = torch.where(torch.isinf(pos_log_q), rarest, pos_log_q)
+        drawn = log_q[ids >= 0]
+        pos_log_q = torch.where(torch.isinf(pos_log_q), drawn.min() if len(drawn) else 0.0, pos_log_q)
+    if ids.dim() == 2:
+        log_q = torch.where(ids >= 0, log_q, 0.0)
     return Negatives(ids, log_q.float(), pos_log_q.float())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xclass.errors import DataError, InputError
 from xclass.sampling.drawn import Counts, Drawn
-from xclass.sampling.laws import WeightedLaw
+from xclass.sampling.laws import BLOCK, Law, ShardLaw, WeightedLaw
 
 
 class FixedUnigram(Drawn):
@@ -25,7 +25,9 @@ class FixedUnigram(Drawn):
         smoothing: added to every weight before the power. With 0, an item of weight 0 is never drawn.
         replacement, counts: as in :class:`xclass.sampling.Drawn`.
         num_reserved_ids: ids 0 … R−1 have no weight and are never drawn; the first weight is that of id R.
-        num_shards, shard: keep the ids with id % num_shards == shard; item numbers are then id // num_shards.
+        num_shards, shard: keep the ids with id % num_shards == shard.
+        local_ids: item numbers count within the shard, id // num_shards; false: they stay those of the catalogue, and
+            items of other shards are never drawn.
 
     O(1) a draw, through an alias table; see :class:`xclass.sampling.laws.WeightedLaw` for the memory.
     """
@@ -42,14 +44,16 @@ class FixedUnigram(Drawn):
         num_reserved_ids: int = 0,
         num_shards: int = 1,
         shard: int = 0,
+        local_ids: bool = True,
     ) -> None:
         given = read_weights(weights) if isinstance(weights, (str, Path)) else _checked(torch.as_tensor(weights))
         if not (math.isfinite(power) and math.isfinite(smoothing) and smoothing >= 0):
             raise InputError("power or smoothing is invalid", wanted="finite, smoothing ≥ 0", got=(power, smoothing))
-        base = given.double() + smoothing if smoothing else given.double()
-        powered = base if power == 1.0 else torch.where(base > 0, base**power, 0.0)
-        kept = _cut(powered, num_reserved_ids, num_shards, shard)
-        super().__init__(WeightedLaw(kept), num_sampled, replacement, counts)
+        kept = _cut(_powered(given, power, smoothing), num_reserved_ids, num_shards, shard)
+        law: Law = WeightedLaw(kept)
+        if num_shards > 1 and not local_ids:
+            law = ShardLaw(law, num_shards, shard, num_reserved_ids + len(given))
+        super().__init__(law, num_sampled, replacement, counts)
 
 
 def read_weights(path: str | Path) -> Tensor:
@@ -79,6 +83,17 @@ def _weight(field: str, path: str | Path, number: int) -> float:
             wanted="a number in the last comma-separated field",
             got=repr(field),
         ) from None
+
+
+def _powered(weights: Tensor, power: float, smoothing: float) -> Tensor:
+    """float64 (N,), a new tensor: (w + smoothing)^power, but 0 where w + smoothing is 0. In blocks."""
+    out = torch.empty(len(weights), dtype=torch.float64)
+    for target, block in zip(out.split(BLOCK), weights.split(BLOCK), strict=True):
+        target.copy_(block).add_(smoothing)
+        if power != 1:
+            nothing = target == 0
+            target.pow_(power).masked_fill_(nothing, 0.0)
+    return out
 
 
 def _cut(weights: Tensor, num_reserved_ids: int, num_shards: int, shard: int) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 from xclass.errors import InputError
 from xclass.rng import torch_generator
 from xclass.sampling import Sampler
-from xclass.sampling.seam import negatives_from
 from xclass.types import Negatives, Ragged
 
 DRAWS = 2500
@@ -51,7 +50,7 @@ class _Case(NamedTuple):
         """Draws without learning in between, so that all have the same law."""
         sampler, generator = self.make(), torch_generator(2, "conformance")
         for _ in range(DRAWS):
-            yield negatives_from(sampler, self.positives, generator, self.query_ids)
+            yield sampler.negatives(self.positives, generator, self.query_ids)
 
 
 def check_shapes(case: _Case) -> None:

@@ -27,18 +27,24 @@ def make_miner(config: SamplerConfig, train: Ragged) -> Callable[[TwoTower, int]
     One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations, or through a
     Faiss index that is built from the item vectors first.
     """
-    hard = [part for part in (config, *config.parts) if part.kind == "hard"]
+    hard = list(hard_parts(config))
     if not hard:
         return None
 
     def mine(model: TwoTower, epoch: int) -> None:
-        due = epoch > 0 and any(epoch % part.refresh_epochs == 0 for part in hard)
-        if due:
-            for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
-                if epoch % part.refresh_epochs == 0:
-                    sampler.mined(search_all(model, train, part.depth, part.factory), train.long())
+        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
+            if epoch % part.refresh_epochs == 0:
+                sampler.mined(search_all(model, train, part.depth, part.factory), train.long())
 
     return mine
+
+
+def hard_parts(config: SamplerConfig) -> Iterator[SamplerConfig]:
+    """The configurations of hard negatives in a configuration, in order."""
+    if config.kind == "hard":
+        yield config
+    for part in config.parts:
+        yield from hard_parts(part)
 
 
 def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
