@@ -20,8 +20,8 @@ class DecayedLaw:
     """Every item has weight 1 and gets decay^a for each occurrence a batches ago.
 
     A draw is, with probability N / (N + S), a uniform item, where S is the labels' weight; otherwise a batch by its
-    share of S, found in running sums, and any label of it. An update costs O(1) a label; a draw O(log batches) of the last
-    log(1e-12)/log(decay), whatever N. Memory 8 bytes an item, 16 for each of these batches and 4 for each of their
+    share of S, found in running sums, and any label of it. An update costs O(1) a label; a draw O(log batches) of the
+    last log(1e-12)/log(decay), whatever N. Memory 8 bytes an item, 16 for each of these batches and 4 for each of their
     labels (8 from 2³¹ items on).
 
     Args:
