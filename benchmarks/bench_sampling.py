@@ -8,8 +8,8 @@ TensorFlow's op returns; the learned unigrams have seen a million labels, and le
 is timed: all different, counts that add up to 8192, as many classes of each octave of ids as the counts say. The ways
 take turns; medians, and ratios to TensorFlow's median of the same run. Compare ratios only.
 
-TensorFlow's fixed unigram is built in its first call, timed less what the next one takes: from a list (eagerly, which is
-the fastest), and from a file, which spares it the conversion from Python. Ours is built from a tensor.
+TensorFlow's fixed unigram is built in its first call, timed less what the next one takes: from a list (eagerly, which
+is the fastest), and from a file, which spares it the conversion from Python. Ours is built from a tensor.
 
 TensorFlow learns only in a draw: what a million labels take is a draw with a million true classes less one with 5120;
 the update alone is that of the learned unigram less that of the fixed one, which counts as much and learns nothing.
@@ -93,13 +93,8 @@ def tensorflow(threads: int) -> Any:
 def theirs(kind: str, classes: int, options: argparse.Namespace) -> Callable[[Tensor], Any]:
     """TensorFlow's sampler in one ``tf.function``, hence one state, for any number of labels."""
     tf = tensorflow(options.threads)
-    name, more = {
-        "log-uniform": ("log_uniform_candidate_sampler", {}),
-        "fixed unigram": ("fixed_unigram_candidate_sampler", {}),
-        "learned unigram": ("learned_unigram_candidate_sampler", {}),
-    }[kind]
-    if kind == "fixed unigram":
-        more = {"vocab_file": file_of(weights_of(classes), options.folder)}
+    name = kind.replace(" ", "_").replace("-", "_") + "_candidate_sampler"
+    more = {"vocab_file": file_of(weights_of(classes), options.folder)} if kind == "fixed unigram" else {}
     op = getattr(tf.random, name)
 
     @tf.function(input_signature=[tf.TensorSpec([None, TRUE], tf.int64)])
