@@ -19,10 +19,10 @@ LARGEST = 1e100  # weights are kept relative to a past batch; beyond this they a
 class DecayedLaw:
     """Every item has weight 1 and gets decay^a for each occurrence a batches ago.
 
-    A draw is, with probability N / (N + S), a uniform item, where S is the labels' weight; otherwise a label: an age a
-    with probability in proportion to decay^a, and place j of as many as the largest batch has; where the batch of that
-    age has no place j, both are drawn anew. So O(1) a draw and O(1) an update, whatever N and however many batches.
-    Memory 8 bytes an item and 4 (8 from 2³¹ items on) for each label of the last log(1e-12)/log(decay) batches.
+    A draw is, with probability N / (N + S), a uniform item, where S is the labels' weight; otherwise a batch by its
+    share of S, found in running sums, and any label of it. An update costs O(1) a label; a draw O(log batches) of the
+    last log(1e-12)/log(decay), whatever N. Memory 8 bytes an item, 16 for each of these batches and 4 for each of their
+    labels (8 from 2³¹ items on).
 
     Args:
         num_items: N.
@@ -36,10 +36,11 @@ class DecayedLaw:
             raise InputError("decay is out of range", wanted="a number between 0 and 1", got=decay)
         self.decay, self._keep = decay, math.ceil(math.log(FORGOTTEN) / math.log(decay))
         self._grown = torch.zeros(num_items, dtype=torch.float64)
-        self._scale, self._learned, self.num_seen, self._largest = 1.0, 0.0, 0, 1
+        self._scale, self._learned, self.num_seen = 1.0, 0.0, 0
         self._labels = GrowingLog(torch.int32 if num_items < 1 << 31 else torch.int64)
         self._ends = GrowingLog(torch.int64)  # of each batch, counted from the first label ever
-        self._dropped = 0
+        self._mass = GrowingLog(torch.float64)  # running sums of scale · labels
+        self._dropped, self._mass_dropped = 0, 0.0
         self._tally = WeightTally(num_items) if tallied else None
 
     @property
@@ -57,19 +58,15 @@ class DecayedLaw:
         return ids
 
     def _draw_labels(self, count: int, generator: torch.Generator) -> Tensor:
-        """int64 (count,) labels by decay^age."""
-        found = torch.empty(count, dtype=torch.int64)
-        wanted = torch.arange(count)
-        batches, log_decay = len(self._ends), math.log(self.decay)
-        while len(wanted):
-            u = torch.rand(2, len(wanted), generator=generator, dtype=torch.float64)
-            age = torch.log1p(u[0] * math.expm1(batches * log_decay)).div_(log_decay).long().clamp_(0, batches - 1)
-            place, batch = (u[1] * self._largest).long(), batches - 1 - age
-            start = torch.where(batch > 0, self._ends.at((batch - 1).clamp(min=0)), self._dropped)
-            there = start + place < self._ends.at(batch)
-            found[wanted[there]] = self._labels.at((start + place - self._dropped)[there])
-            wanted = wanted[~there]
-        return found
+        """int64 (count,) labels: a batch by its share of the weight, any label of it."""
+        u, v = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        ends, mass = self._ends.view(), self._mass.view()
+        top = float(mass[-1])
+        point = u.mul_(top - self._mass_dropped).add_(self._mass_dropped).clamp_(max=math.nextafter(top, 0.0))
+        batch = torch.searchsorted(mass, point, right=True)
+        start = torch.where(batch > 0, ends.index_select(0, (batch - 1).clamp(min=0)), self._dropped)
+        place = (v * (ends.index_select(0, batch) - start)).long().add_(start).sub_(self._dropped)
+        return self._labels.view().index_select(0, place).long()
 
     def probability(self, ids: Tensor) -> Tensor:
         """(1 + decayed occurrences) / (N + S)."""
@@ -86,9 +83,10 @@ class DecayedLaw:
             self._tally.advance(self._scale)
         self._learned = self._learned * self.decay + len(labels)
         self.num_seen += len(labels)
-        self._largest = max(self._largest, len(labels))
         self._labels.append(labels)
         self._ends.append(torch.tensor([self._dropped + len(self._labels)]))
+        before_it = float(self._mass.view()[-1]) if len(self._mass) else self._mass_dropped
+        self._mass.append(torch.tensor([before_it + self._scale * len(labels)], dtype=torch.float64))
         self._forget()
 
     def bins(self) -> Bins:
@@ -99,10 +97,14 @@ class DecayedLaw:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that was learned."""
-        exact = torch.tensor([self.num_seen, self._largest, self._dropped])
-        scales = torch.tensor([self._scale, self._learned], dtype=torch.float64)
-        grown, log, ends = self._grown.clone(), self._labels.values(), self._ends.values()
-        return {"grown": grown, "log": log, "ends": ends, "numbers": exact, "scales": scales}
+        return {
+            "grown": self._grown.clone(),
+            "log": self._labels.view().clone(),
+            "ends": self._ends.view().clone(),
+            "mass": self._mass.view().clone(),
+            "numbers": torch.tensor([self.num_seen, self._dropped]),
+            "scales": torch.tensor([self._scale, self._learned, self._mass_dropped], dtype=torch.float64),
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
@@ -110,23 +112,25 @@ class DecayedLaw:
             got = len(state["grown"])
             raise InputError("the state is of another catalogue", wanted=f"{self.num_items} items", got=got)
         self._grown = state["grown"].clone()
-        self.num_seen, self._largest, self._dropped = state["numbers"].tolist()
-        self._scale, self._learned = state["scales"].tolist()
-        self._labels, self._ends = GrowingLog(self._labels.dtype), GrowingLog(torch.int64)
-        self._labels.append(state["log"])
-        self._ends.append(state["ends"])
+        self.num_seen, self._dropped = state["numbers"].tolist()
+        self._scale, self._learned, self._mass_dropped = state["scales"].tolist()
+        for log, values in ((self._labels, "log"), (self._ends, "ends"), (self._mass, "mass")):
+            log.replace(state[values])
         self._recount()
 
     def _forget(self) -> None:
         """Batches too old to be drawn leave the log; large weights are scaled back, once in thousands of batches."""
         over = len(self._ends) - self._keep
         if over > 0:
-            end = int(self._ends.at(torch.tensor([over - 1])))
+            end, self._mass_dropped = int(self._ends.view()[over - 1]), float(self._mass.view()[over - 1])
             self._labels.drop(end - self._dropped)
             self._ends.drop(over)
+            self._mass.drop(over)
             self._dropped = end
         if self._scale > LARGEST:
             self._grown /= self._scale
+            self._mass.view().div_(self._scale)
+            self._mass_dropped /= self._scale
             self._scale = 1.0
             self._recount()
 

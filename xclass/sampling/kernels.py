@@ -43,15 +43,17 @@ def count_labels(counts: Any, number: Any, mass: Any, labels: Any, change: int) 
 
     In short blocks: first the counts, whose loads from far apart then overlap, then the bins, which wait for them.
     """
+    if len(number) == 0:
+        for label in labels:
+            counts[np.uint64(label)] += change
+        return
     before = np.empty(BLOCK, np.int64)
     for start in range(0, len(labels), BLOCK):
         block = labels[start : start + BLOCK]
         for i in range(len(block)):
-            old = counts[block[i]]
-            before[i] = old
-            counts[block[i]] = old + change
-        if len(number) == 0:
-            continue
+            label = np.uint64(block[i])
+            before[i] = counts[label]
+            counts[label] += change
         for i in range(len(block)):
             old, new = before[i], before[i] + change
             low = np.float32(old).view(np.int32) >> 16

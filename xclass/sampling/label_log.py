@@ -9,12 +9,11 @@ FIRST_CAPACITY = 1 << 10
 
 
 class GrowingLog:
-    """Integers in the order of their coming. Appending costs O(1) each, whatever the length: the buffer doubles when it
+    """Numbers in the order of their coming. Appending costs O(1) each, whatever the length: the buffer doubles when it
     is full, or closes up when half of it was dropped.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
         self._buffer = torch.empty(FIRST_CAPACITY, dtype=dtype)
         self._start = self._end = 0
 
@@ -32,16 +31,17 @@ class GrowingLog:
         """The oldest go."""
         self._start += number
 
-    def at(self, places: Tensor) -> Tensor:
-        """int64, at places counted from the oldest."""
-        return self._buffer.index_select(0, places + self._start if self._start else places).long()
+    def view(self) -> Tensor:
+        """All of them, oldest first: the log's own memory."""
+        return self._buffer[self._start : self._end]
 
-    def values(self) -> Tensor:
-        """All of them, oldest first; a copy."""
-        return self._buffer[self._start : self._end].clone()
+    def replace(self, values: Tensor) -> None:
+        """Hold these instead."""
+        self._start = self._end = 0
+        self.append(values)
 
     def _make_room(self, wanted: int) -> None:
-        kept, capacity = self.values(), len(self._buffer)
+        kept, capacity = self.view().clone(), len(self._buffer)
         while capacity < 2 * wanted:
             capacity *= 2
         if capacity > len(self._buffer):
