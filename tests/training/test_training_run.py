@@ -1,5 +1,6 @@
 """Training end to end on planted data: it learns, it resumes bit for bit, and every way to go wrong says what to do."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from xclass.data.planted import PlantedModel, best_recall
 from xclass.data.store import open_dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.training import loop
 
 TINY = {
     "model": {
@@ -381,3 +384,13 @@ def test_an_accelerator_gives_the_same_run_within_rounding(dataset, tmp_path, ki
 def test_the_default_configuration_round_trips(tmp_path):
     (tmp_path / "config.toml").write_text(to_toml(RunConfig()))
     assert resolve_config(tmp_path / "config.toml") == RunConfig()
+
+
+def test_short_epochs_are_checkpointed_too(dataset, tmp_path, monkeypatch):
+    """The time since the last checkpoint goes on over the ends of epochs: here a second passes at each look."""
+    saved, seconds = [], itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr(loop.CheckpointStore, "save", lambda self, name, *rest: saved.append(name))
+    changes = {"train__epochs": 6, "train__checkpoint_every_s": 40, "train__validation__keep_best": False}
+    train_run(dataset, config(**changes), tmp_path / "run")
+    assert len(saved) >= 3, saved

@@ -79,6 +79,7 @@ class Trainer:
         epochs_steps = config.epochs * len(batches)
         self.total_steps = epochs_steps if config.steps is None else min(epochs_steps, config.steps)
         self._report = Report()
+        self._saved_s = 0.0
 
     def resume(self) -> bool:
         """Load the newest whole checkpoint; False when there is none."""
@@ -99,6 +100,7 @@ class Trainer:
             XclassError: the loss is no longer finite.
         """
         keep_freed_memory()
+        self._saved_s = time.monotonic()
         with MetricsLog(self.log_path, self.position.step) as log:
             with StopSignal() as stop, Progress("train", self._total_positives(), "positives") as progress:
                 progress.resume_at(self.position.positives)
@@ -114,7 +116,7 @@ class Trainer:
         here = self.position
         if self.mine is not None and here.batch == 0:
             self.mine(self.model, here.epoch)
-        saved_s = reported_s = time.monotonic()
+        reported_s = time.monotonic()
         self._report.clock.start()
         for batch in self.batches.epoch(here.epoch, here.batch):
             progress.advance(self._step(batch), f"loss {self._report.mean_loss():.4f}")
@@ -128,9 +130,8 @@ class Trainer:
                     f"stopped by a signal at step {here.step:,}; a checkpoint was written",
                     "run the same command with --resume",
                 )
-            if 0 < self.config.checkpoint_every_s <= now - saved_s:
+            if 0 < self.config.checkpoint_every_s <= now - self._saved_s:
                 self._checkpoint()
-                saved_s = time.monotonic()
             if here.step >= self.total_steps:
                 break
             self._report.clock.start()
@@ -220,6 +221,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         tensors = self.state.tensors() | self.state.sampler_tensors()
         self.store.save(checkpoint_name(self.position.step), tensors, {"position": asdict(self.position)})
+        self._saved_s = time.monotonic()
 
     def _total_positives(self) -> int:
         return round(self.total_steps / max(len(self.batches), 1) * self.batches.positives_per_epoch())
