@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def read_candidates(path: Path | str, dataset: Dataset) -> Ragged:
     found = read_query_file(path)
     if found.offsets is None or found.items is None:
         raise DataError("this file has no candidates", where=path, wanted="columns query_id and item_id")
+    _check_queries_are_named(Path(path))
     queries = IdMap(dataset.queries["query_id"]).numbers(found.query_ids)
     items = IdMap(dataset.items["item_id"]).numbers(found.items)
     rows = torch.repeat_interleave(queries, found.offsets.diff(), output_size=len(items))
@@ -39,3 +41,15 @@ def read_candidates(path: Path | str, dataset: Dataset) -> Ragged:
     keys = torch.unique(rows[keep] * dataset.num_items + items[keep])
     owners = torch.div(keys, dataset.num_items, rounding_mode="floor")
     return Ragged(offsets_of(torch.bincount(owners, minlength=dataset.num_queries)), keys % dataset.num_items)
+
+
+def _check_queries_are_named(path: Path) -> None:
+    """In JSON lines the query's id may be left out elsewhere; line numbers would be taken for ids here."""
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        return
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip() and "query_id" not in json.loads(line):
+                raise DataError(
+                    "this line does not say whose candidates it has", where=f"{path}:{number}", wanted="query_id"
+                )
