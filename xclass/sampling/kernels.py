@@ -38,6 +38,15 @@ def first_occurrences(ids: Any, values: Any, places: Any, table: Any) -> int:
 
 
 @njit(nogil=True, cache=True)
+def pick(columns: Any, u: Any, table: Any) -> None:
+    """Each column becomes one of the two items of its cell."""
+    for i in range(len(columns)):
+        cell = table[np.uint64(columns[i])]
+        share = np.int32(cell >> 32).view(np.float32)
+        columns[i] = columns[i] if u[i] < share else cell & 0xFFFFFFFF
+
+
+@njit(nogil=True, cache=True)
 def logged(entries: Any, before: Any, log: Any, first: int) -> None:
     """Entries from ``first`` on are places of the log, and ``before`` gets the label there."""
     for i in range(len(entries)):
