@@ -66,7 +66,7 @@ def _plain_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 def _compiled_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     limit = min(limit, len(ids))
     values, places = torch.empty(limit, dtype=torch.int64), torch.empty(limit, dtype=torch.int64)
-    table = np.zeros(1 << max((2 * limit).bit_length(), 1), np.int32)
+    table = np.zeros(1 << max((2 * limit - 1).bit_length(), 1), np.int32)
     found = _kernel()(ids.numpy(), values.numpy(), places.numpy(), table)
     return values[:found], places[:found]
 

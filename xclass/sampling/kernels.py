@@ -15,7 +15,7 @@ BLOCK = 256
 def first_occurrences(ids: Any, values: Any, places: Any, table: Any) -> int:
     """Each value and where it first occurs, in order, until ``values`` is full; returns how many.
 
-    ``table``: int32 (2^n,) zeros, more than twice as many as ``values``. Open addressing from the top bits of a
+    ``table``: int32 (2^n,) zeros, at least twice as many as ``values``. Open addressing from the top bits of a
     multiplicative hash; a slot holds 1 + the place in ``values``, so that searches stay in what was found.
     """
     mask, shift = len(table) - 1, 64
@@ -35,6 +35,23 @@ def first_occurrences(ids: Any, values: Any, places: Any, table: Any) -> int:
             found += 1
             table[slot] = found
     return found
+
+
+@njit(nogil=True, cache=True)
+def pick(columns: Any, u: Any, table: Any) -> None:
+    """Each column becomes one of the two items of its cell."""
+    for i in range(len(columns)):
+        cell = table[np.uint64(columns[i])]
+        share = np.int32(cell >> 32).view(np.float32)
+        columns[i] = columns[i] if u[i] < share else cell & 0xFFFFFFFF
+
+
+@njit(nogil=True, cache=True)
+def logged(entries: Any, before: Any, log: Any, first: int) -> None:
+    """Entries from ``first`` on are places of the log, and ``before`` gets the label there."""
+    for i in range(len(entries)):
+        if entries[i] >= first:
+            before[i] = log[np.uint64(entries[i] - first)]
 
 
 @njit(nogil=True, cache=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -128,6 +129,9 @@ class WeightedLaw:
         """int64 (count,): a column, then one of its two items."""
         column = torch.randint(self.num_items, (count,), generator=generator)
         u = torch.rand(count, generator=generator, dtype=torch.float64)
+        if compiled():
+            _kernels().pick(column.numpy(), u.numpy(), self._table.numpy())
+            return column
         share, other = unpacked(self._table.index_select(0, column))
         return torch.where(u < share, column, other)
 
@@ -234,13 +238,24 @@ def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
 
 def packed_table(weights: Tensor, total: float) -> Tensor:
     """int64 (N,): the alias table in the form that is drawn from; in one walk and without temporaries if compiled."""
-    if importlib.util.find_spec("numba") is None:
+    if not compiled():
         return packed(*alias_table(weights, total))
+    table = torch.empty(len(weights), dtype=torch.int64)
+    _kernels().alias_table(weights.numpy(), len(weights) / total, table.numpy())
+    return table
+
+
+@functools.cache
+def compiled() -> bool:
+    """Whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def _kernels() -> Any:
     from xclass.sampling import kernels
 
-    table = torch.empty(len(weights), dtype=torch.int64)
-    kernels.alias_table(weights.numpy(), len(weights) / total, table.numpy())
-    return table
+    return kernels
 
 
 def packed(share: Tensor, other: Tensor) -> Tensor:

@@ -69,7 +69,11 @@ class LearnedLaw:
         before = entry if self.num_folded == 0 else self._folded.draw(count, generator)
         if self.num_logged == 0:
             return before
-        place = entry - (self.total - self.num_logged)
+        first = self.total - self.num_logged
+        if compiled():
+            _kernels().logged(entry.numpy(), before.numpy(), self._log.numpy(), first)
+            return before
+        place = entry - first
         return torch.where(place < 0, before, self._log.index_select(0, place.clamp(min=0)).long())
 
     def probability(self, ids: Tensor) -> Tensor:
@@ -180,7 +184,7 @@ def count_labels(counts: Tensor, tally: Tally | None, labels: Tensor, change: in
     """Every occurrence in ``labels`` changes its count by ``change``, in place; so does the tally. O(labels)."""
     if compiled():
         number, mass = NO_TALLY if tally is None else (tally.number.numpy(), tally.mass.numpy())
-        _kernel()(counts.numpy(), number, mass, labels.numpy(), change)
+        _kernels().count_labels(counts.numpy(), number, mass, labels.numpy(), change)
     elif tally is None:
         counts.index_add_(0, labels, torch.full_like(labels, change))
     else:
@@ -204,7 +208,7 @@ def compiled() -> bool:
 
 
 @functools.cache
-def _kernel() -> Any:
+def _kernels() -> Any:
     from xclass.sampling import kernels
 
-    return kernels.count_labels
+    return kernels
