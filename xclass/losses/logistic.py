@@ -104,7 +104,7 @@ def gbce_power(num_sampled: int, num_items: int, calibration: float) -> float:
 
     Few negatives make a model overconfident; β < 1 takes that back. Source: Petrov & Macdonald 2023, eq. 16.
 
-    >>> gbce_power(256, 100_001, 0.75)
+    >>> round(gbce_power(256, 100_001, 0.75), 5)
     0.25192
     """
     rate = min(num_sampled / max(num_items - 1, 1), 1.0)
