@@ -11,13 +11,13 @@ from xclass.heads import HEADS, DotHead, pairs
 from xclass.heads import blocks as blocks_module
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
-from xclass.heads.workers import in_parts, on_one_thread
 from xclass.losses import LOSSES, compiled, mask_value
 from xclass.losses.seam import final_weights
 from xclass.rng import torch_generator
 from xclass.sampling import AllItems, Uniform
 from xclass.towers import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, offsets_of
+from xclass.workers import in_parts, on_one_thread
 
 
 def plain_mask(excluded, candidates):
@@ -164,8 +164,8 @@ def test_without_a_compiler_the_result_is_the_same(monkeypatch, name, dtype):
     hits = find_hits(positives.take(positives.rows()) if LOSSES[name].per_pair else positives, negatives.ids)
     results = []
     for there in (True, False):
-        monkeypatch.setattr(compiled, "available", lambda there=there: there)
-        monkeypatch.setattr(pairs, "available", lambda there=there: there)
+        monkeypatch.setattr(compiled, "compiles", lambda there=there: there)
+        monkeypatch.setattr(pairs, "compiles", lambda there=there: there)
         scoring = Scoring(positives, negatives, hits, LOSSES[name], 1.0, "both", dtype)
         loss = blocked_loss(*vectors, positives.values, negatives.ids, scoring)
         results.append((loss.detach(), *torch.autograd.grad(loss.sum(), vectors)))

@@ -235,7 +235,7 @@ def test_learned_counts_are_exact():
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_window_forgets(monkeypatch, compiled):
-    monkeypatch.setattr(learned_module, "compiled", lambda: compiled)
+    monkeypatch.setattr(learned_module, "compiles", lambda: compiled)
     law, stream, generator = LearnedLaw(6, window=7), [], torch_generator(0, "test")
     for size in (3, 2, 1, 4, 7, 9, 0, 30, 2, 6):
         labels = torch.randint(6, (size,), generator=generator)

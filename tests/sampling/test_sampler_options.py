@@ -92,7 +92,7 @@ def test_a_table_is_the_same_compiled_or_not(monkeypatch, compiled):
     weights = torch.rand(500, generator=torch_generator(0, "test"), dtype=torch.float64) ** 3
     expected = laws.WeightedLaw(weights).draw(3000, torch_generator(1, "test"))
     if not compiled:
-        monkeypatch.setattr(laws, "compiled", lambda: False)
+        monkeypatch.setattr(laws, "compiles", lambda: False)
     assert torch.equal(laws.WeightedLaw(weights).draw(3000, torch_generator(1, "test")), expected)
 
 

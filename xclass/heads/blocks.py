@@ -15,10 +15,10 @@ from torch import Tensor
 from xclass.heads.masks import Hits
 from xclass.heads.pairs import add_rows, pair_scores
 from xclass.heads.top_weights import TopWeights, top_weights
-from xclass.heads.workers import in_parts, scratch
 from xclass.losses import Loss
 from xclass.losses.rows import pass_over
 from xclass.losses.seam import mask_value, positive_rows
+from xclass.workers import in_parts, scratch
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it

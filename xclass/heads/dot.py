@@ -11,12 +11,12 @@ from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.top_weights import TopWeights
-from xclass.heads.workers import on_one_thread
 from xclass.losses import Loss
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows
+from xclass.workers import on_one_thread
 
 VECTOR_BLOCK_ROWS = 1 << 16
 

@@ -5,17 +5,10 @@ Compiled by numba for float32 on the CPU; the plain forms give the same but for 
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-
 import torch
 from torch import Tensor
 
-
-@functools.cache
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+from xclass.compiling import compiles
 
 
 def pair_scores(query: Tensor, query_rows: Tensor, items: Tensor, item_rows: Tensor) -> Tensor:
@@ -41,6 +34,6 @@ def add_rows(target: Tensor, target_rows: Tensor, source: Tensor, source_rows: T
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return available() and all(
+    return compiles() and all(
         tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors
     )

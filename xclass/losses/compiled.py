@@ -1,26 +1,21 @@
 """The row passes compiled by numba, for CPU tensors of float32 and bfloat16.
 
-One thread, no Python lock held: the blocked kernel runs several at once. e^x is a polynomial with a relative error
-below 3e-7, log1p a series below 1e-7. Without numba :func:`fits` is false and the plain passes serve.
+One thread, no Python lock held: the blocked kernel runs several at once. e^x is a polynomial, log1p a series
+(:mod:`xclass.losses.kernels` says how exact). Without numba :func:`fits` is false and the plain passes serve.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
+
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-@functools.cache
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def fits(logits: Tensor, log_q: Tensor | None) -> bool:
@@ -30,7 +25,7 @@ def fits(logits: Tensor, log_q: Tensor | None) -> bool:
         and logits.dtype in DTYPES
         and logits.is_contiguous()
         and (log_q is None or log_q.dtype == torch.float32)
-        and available()
+        and compiles()
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.sampling.laws import Law
 
 MAX_TRIES = 1 << 24  # of single draws; what is then still missing is drawn among the unseen items
@@ -50,7 +50,7 @@ def draw_distinct(law: Law, num_sampled: int, generator: torch.Generator, expect
 
 def first_occurrences(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """(distinct values in order of first occurrence, where that is), at most ``limit`` of them."""
-    if _compiled_available():
+    if compiles():
         return _compiled_first(ids, limit)
     return _plain_first(ids, limit)
 
@@ -69,11 +69,6 @@ def _compiled_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     table = np.zeros(1 << max((2 * limit - 1).bit_length(), 1), np.int32)
     found = _kernel()(ids.numpy(), values.numpy(), places.numpy(), table)
     return values[:found], places[:found]
-
-
-@functools.cache
-def _compiled_available() -> bool:
-    return importlib.util.find_spec("numba") is not None
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.errors import InputError
 from xclass.sampling.seam import check_size
 
@@ -129,7 +129,7 @@ class WeightedLaw:
         """int64 (count,): a column, then one of its two items."""
         column = torch.randint(self.num_items, (count,), generator=generator)
         u = torch.rand(count, generator=generator, dtype=torch.float64)
-        if compiled():
+        if compiles():
             _kernels().pick(column.numpy(), u.numpy(), self._table.numpy())
             return column
         share, other = unpacked(self._table.index_select(0, column))
@@ -238,17 +238,11 @@ def alias_table(weights: Tensor, total: float) -> tuple[Tensor, Tensor]:
 
 def packed_table(weights: Tensor, total: float) -> Tensor:
     """int64 (N,): the alias table in the form that is drawn from; in one walk and without temporaries if compiled."""
-    if not compiled():
+    if not compiles():
         return packed(*alias_table(weights, total))
     table = torch.empty(len(weights), dtype=torch.int64)
     _kernels().alias_table(weights.numpy(), len(weights) / total, table.numpy())
     return table
-
-
-@functools.cache
-def compiled() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 @functools.cache

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.errors import InputError
 from xclass.sampling.laws import Bins, Law, UniformLaw, WeightedLaw, gathered
 from xclass.sampling.seam import check_size
@@ -70,7 +70,7 @@ class LearnedLaw:
         if self.num_logged == 0:
             return before
         first = self.total - self.num_logged
-        if compiled():
+        if compiles():
             _kernels().logged(entry.numpy(), before.numpy(), self._log.numpy(), first)
             return before
         place = entry - first
@@ -182,7 +182,7 @@ def bin_of(counts: Tensor) -> Tensor:
 
 def count_labels(counts: Tensor, tally: Tally | None, labels: Tensor, change: int) -> None:
     """Every occurrence in ``labels`` changes its count by ``change``, in place; so does the tally. O(labels)."""
-    if compiled():
+    if compiles():
         number, mass = NO_TALLY if tally is None else (tally.number.numpy(), tally.mass.numpy())
         _kernels().count_labels(counts.numpy(), number, mass, labels.numpy(), change)
     elif tally is None:
@@ -199,12 +199,6 @@ def _plain_count(counts: Tensor, tally: Tally, labels: Tensor, change: int) -> N
         now = counts[distinct]
         tally.number.index_add_(0, bin_of(now), torch.full_like(now, sign))
         tally.mass.index_add_(0, bin_of(now), sign * now)
-
-
-@functools.cache
-def compiled() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 @functools.cache

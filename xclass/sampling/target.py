@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xclass.sampling.distinct import first_occurrences
 from xclass.sampling.seam import BaseSampler, check_size
 from xclass.types import Ragged
 
@@ -35,7 +36,7 @@ class TargetSampling(BaseSampler):
 
     def draw(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Tensor:
         """int64 (≤ K,): targets of the part, the batch's own first."""
-        return latest(torch.cat([positives.values, self._current, self._previous]), self.num_sampled)
+        return first_occurrences(torch.cat([positives.values, self._current, self._previous]), self.num_sampled)[0]
 
     def log_expected_count(self, ids: Tensor, positives: Ragged, query_ids: Tensor | None = None) -> Tensor:
         """0 for every id."""
@@ -43,7 +44,7 @@ class TargetSampling(BaseSampler):
 
     def learn(self, positives: Ragged) -> None:
         """The batch's targets join the part; a full part becomes the part before."""
-        self._current = latest(torch.cat([positives.values, self._current]), self.num_sampled)
+        self._current = first_occurrences(torch.cat([positives.values, self._current]), self.num_sampled)[0]
         if len(self._current) == self.num_sampled:
             self._current, self._previous = self._current[:0], self._current
 
@@ -54,15 +55,3 @@ class TargetSampling(BaseSampler):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
         self._current, self._previous = state["current"], state["previous"]
-
-
-def latest(ids: Tensor, limit: int) -> Tensor:
-    """The first ``limit`` different values, in order.
-
-    >>> latest(torch.tensor([4, 2, 4, 9, 2, 7]), 3).tolist()
-    [4, 2, 9]
-    """
-    ordered, order = torch.sort(ids, stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return ids[order[first].sort().values[:limit]]
