@@ -25,7 +25,7 @@ class TableOptions:
         init_std: rows start as N(0, init_std²), see :func:`xclass.tables.places.write_normal`; None: as zeros, to be
             written or loaded.
         seed: of the initial rows and of stochastic rounding.
-        dtype: of the rows: float32, or bfloat16, rounded stochastically after every push. Float64 is for tests.
+        dtype: of the rows: float32, or bfloat16, rounded stochastically in every push.
         weight_decay: every row is multiplied by 1 − lr·weight_decay in every push, touched or not.
         clip_norm: the largest norm of a row's gradient; 0 for no limit.
     """
