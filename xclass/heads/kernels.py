@@ -46,9 +46,7 @@ def chains(candidates: Any, first: Any, following: Any) -> Any:
     for column in range(len(candidates) - 1, -1, -1):
         item = candidates[column]
         marks[(item & (MARK_BITS - 1)) >> 3] |= np.uint8(1) << np.uint8(item & 7)
-        slot = slot_of(item, mask)
-        while first[slot] >= 0 and candidates[first[slot]] != item:
-            slot = (slot + 1) & mask
+        slot = slot_of(item, candidates, first, mask)
         following[column] = first[slot]
         first[slot] = column
     return marks
@@ -76,10 +74,7 @@ def find_hits(
             item = values[place]
             if not (marks[(item & (MARK_BITS - 1)) >> 3] >> (item & 7)) & 1:
                 continue
-            slot = slot_of(item, mask)
-            while first[slot] >= 0 and candidates[first[slot]] != item:
-                slot = (slot + 1) & mask
-            column = first[slot]
+            column = first[slot_of(item, candidates, first, mask)]
             while column >= 0:
                 if count < room:
                     found[0, count], found[1, count] = b, column
@@ -110,7 +105,10 @@ def sorted_distinct(values: Any) -> int:
     return kept
 
 
-@njit(inline="always")
-def slot_of(item: Any, mask: Any) -> Any:
-    """Where the search for an item begins."""
-    return np.int64((np.uint64(item) * GOLDEN) >> np.uint64(20)) & mask
+@njit(nogil=True, cache=True)
+def slot_of(item: Any, candidates: Any, first: Any, mask: Any) -> Any:
+    """The slot of an item, or the free one where it would go."""
+    slot = np.int64((np.uint64(item) * GOLDEN) >> np.uint64(20)) & mask
+    while first[slot] >= 0 and candidates[first[slot]] != item:
+        slot = (slot + 1) & mask
+    return slot
