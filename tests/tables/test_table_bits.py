@@ -1,4 +1,4 @@
-"""Stochastic rounding: unbiased, between neighbours, the same whatever computes it; and the compiled passes beside the plain."""
+"""The bits of rows: how they start, how they are rounded, and that neither threads nor places nor compilers change them."""
 
 import dataclasses
 import math
@@ -10,8 +10,10 @@ from xclass.errors import ArtefactError, InputError
 from xclass.optim import ROW_OPTIMIZERS, RowAdaGrad, RowSGD
 from xclass.rng import torch_generator
 from xclass.tables import TABLES, MemoryTable, Place, TableOptions, compiled, host, plain
+from xclass.tables.hashing import keys_of, mixed
 from xclass.tables.plain import Step, Stored
-from xclass.tables.rounding import mixed, round_stochastically, rounding_keys
+from xclass.tables.rounding import round_stochastically
+from xclass.tables.start import write_normal
 from xclass.workers import in_parts
 
 needs_numba = pytest.mark.skipif(not compiled.compiles(), reason="needs numba: pip install 'xclass[compiled]'")
@@ -27,7 +29,7 @@ def test_the_mean_of_many_roundings_is_the_number():
     low, high = 1.0, 1.0 + 2**-7
     shares = torch.linspace(0, 1, 17)[:-1]
     rows = (low + shares * (high - low)).repeat(20_000, 1)
-    rounded = round_stochastically(rows, torch.arange(20_000), rounding_keys(0, "push", 1)).float()
+    rounded = round_stochastically(rows, torch.arange(20_000), keys_of(0, "push", 1)).float()
     assert set(rounded.unique().tolist()) == {low, high}
     ups = (rounded == high).double().mean(0)
     error = 5 * (shares * (1 - shares) / 20_000).sqrt() + 2**-16
@@ -38,7 +40,7 @@ def test_the_mean_of_many_roundings_is_the_number():
 def test_neither_neighbouring_rows_nor_dimensions_nor_steps_share_their_noise():
     rows = torch.full((2000, 64), 1.0 + 2**-8)
     first, second = (
-        (round_stochastically(rows, torch.arange(2000), rounding_keys(0, "push", step)).float() > 1.0).double()
+        (round_stochastically(rows, torch.arange(2000), keys_of(0, "push", step)).float() > 1.0).double()
         for step in (1, 2)
     )
     assert abs(float(first.mean()) - 0.5) < 5 * 0.5 / math.sqrt(first.numel())
@@ -51,7 +53,7 @@ def test_special_numbers_stay_what_they_are():
     rows = torch.tensor([[math.inf, -math.inf, math.nan, 0.0, -0.0, 1.5, -(2.0**-140), 3e38]])
     nan_in_the_low_bits = torch.tensor([[0x7F800001, -1]], dtype=torch.int32).view(torch.float32)
     for step in range(50):
-        keys = rounding_keys(0, "push", step)
+        keys = keys_of(0, "push", step)
         got = round_stochastically(rows, torch.tensor([7]), keys).float()[0].tolist()
         assert got[:2] == [math.inf, -math.inf] and math.isnan(got[2]) and got[3:6] == [0.0, -0.0, 1.5]
         assert math.copysign(1, got[4]) == -1 and abs(got[7] / 3e38 - 1) < 2**-7
@@ -92,7 +94,7 @@ def test_compiled_and_plain_agree(name, options):
     for step in range(6):
         ids = torch.randperm(300, generator=torch_generator(step, "agree"))[:100].sort().values
         grads = some(100, 12, step) * 10.0 ** (step - 3)
-        how = Step(0.1, options.clip_norm, -0.7 * step, rounding_keys(0, "push", step))
+        how = Step(0.1, options.clip_norm, -0.7 * step, keys_of(0, "push", step))
         compiled.push(ours, optimizer, ids, grads, how)
         plain.push(theirs, optimizer, ids, grads, how)
         for name_ in ours.state:
@@ -115,7 +117,7 @@ def test_compiled_and_plain_rounding_are_the_same_bits_up_to_rows_beyond_32_bits
     from xclass.tables import kernels
 
     for first in (0, 2**31 - 2, 2**32 - 2, 2**40):
-        rows, keys = some(64, 33), rounding_keys(9, "settle", first)
+        rows, keys = some(64, 33), keys_of(9, "settle", first)
         table, until = torch.zeros(64, 33, dtype=torch.bfloat16), torch.ones(64, dtype=torch.float64)
         wanted = round_stochastically(rows.bfloat16().float() * math.exp(-1.5), torch.arange(first, first + 64), keys)
         table.copy_(rows)
@@ -210,11 +212,39 @@ def test_a_mapped_table_is_refused_before_the_disk_is_full(tmp_path, monkeypatch
     assert not (tmp_path / "item").exists()
 
 
-def test_initial_rows_do_not_depend_on_threads_or_on_where_they_begin():
-    from xclass.tables.places import write_normal
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [1, 4, 7])
+def test_initial_rows_depend_on_seed_and_number_only(dim, dtype, monkeypatch):
+    """Not on where drawing begins, on how many rows there are, on what draws them, or on threads."""
 
-    whole, part = torch.zeros(30_000, 3), torch.zeros(30_000, 3)
-    write_normal(whole, 0.5, 7)
-    write_normal(part, 0.5, 7, first=9_999)
-    assert torch.equal(whole[9_999:], part[9_999:]) and not bool(part[:9_999].any())
-    assert len(whole.unique()) > 80_000, "blocks repeat"
+    def drawn(rows, first=0, seed=7):
+        weight = torch.zeros(rows, dim, dtype=dtype)
+        write_normal(weight, 0.5, seed, first)
+        return weight
+
+    whole = drawn(70_001)
+    assert torch.equal(drawn(70_001, first=9_999)[9_999:], whole[9_999:])
+    assert not bool(drawn(10_000, first=9_999)[:9_999].any())
+    assert torch.equal(drawn(300), whole[:300]) and not torch.equal(drawn(300, seed=8), whole[:300])
+    monkeypatch.setattr(compiled, "in_parts", lambda work, rows, worth, device: in_parts(work, rows, 9, device, 3))
+    assert torch.equal(drawn(70_001), whole)
+    monkeypatch.setattr(compiled, "compiles", lambda: False)
+    assert torch.equal(drawn(70_001), whole)
+
+
+def test_initial_rows_are_independent_normal_numbers():
+    """Moments, the law's distribution function, and correlations between neighbours, all within five standard errors."""
+    rows = torch.zeros(60_000, 6)
+    write_normal(rows, 0.25, 11)
+    x = rows.double() / 0.25
+    n = x.numel()
+    assert abs(float(x.mean())) < 5 / math.sqrt(n) and abs(float(x.square().mean()) - 1) < 5 * math.sqrt(2 / n)
+    assert abs(float(x.pow(4).mean()) - 3) < 5 * math.sqrt(96 / n)
+    places = torch.linspace(-3, 3, 41).double()
+    for column in x.T:
+        share = torch.searchsorted(column.sort().values, places).double() / len(column)
+        wanted = torch.special.ndtr(places)
+        assert bool(((share - wanted).abs() < 5 * (wanted * (1 - wanted) / len(column)).sqrt()).all())
+    pairs = [(x[1:], x[:-1])] + [(x[:, i], x[:, j]) for i in range(6) for j in range(i)]
+    assert all(abs(float((a * b).mean())) < 5 / math.sqrt(a.numel()) for a, b in pairs)
+    assert len(rows.unique(dim=0)) == len(rows)
