@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xclass.errors import ArtefactError, InputError
 from xclass.manifest import require_space
-from xclass.memory import advise
+from xclass.memory import advise, will_read
 from xclass.tables.memory import MemoryTable
 from xclass.tables.places import NUMPY, as_tensor, in_memory
 
@@ -55,9 +55,11 @@ class HostTable(MemoryTable):
 class MappedTable(HostTable):
     """Rows and state in files of their own, mapped: for tables larger than memory.
 
-    The system keeps in memory what is touched often and writes back what changed. The files are working memory: they
-    are made anew by every process, need as much disk as the table has bytes (taken at the start: a disk that fills up
-    later takes nothing away), and go with the table. What survives is the checkpoint.
+    The system keeps in memory what is touched often and writes back what changed. Rows are read one by one, without
+    those around them; what is to be read in order says so first (:func:`xclass.memory.will_read`). The files are
+    working memory: they are made anew by every process, need as much disk as the table has bytes (taken at the start,
+    so that a disk which fills up later harms nothing), and go with the table. What survives is the checkpoint. A push
+    costs several times what it does in memory: the system notes every page that changes.
     """
 
     def _claim_place(self) -> None:
@@ -70,7 +72,7 @@ class MappedTable(HostTable):
 
     def read(self, start: int, stop: int) -> Tensor:
         """(stop − start, D) float32 rows on the device of the computation; the file is read ahead."""
-        advise(self.weight[start:stop], mmap.MADV_WILLNEED)
+        will_read(self.weight[start:stop])
         return super().read(start, stop)
 
     def _zeros(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

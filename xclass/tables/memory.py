@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.memory import will_read
 from xclass.tables import compiled, plain
 from xclass.tables.hashing import keys_of
 from xclass.tables.places import BLOCK_ROWS, blocks, in_memory
@@ -137,6 +138,7 @@ class MemoryTable:
             return
         decay, keys = float(self._decay), self._keys("settle")
         for start, stop in blocks(self.num_rows, BLOCK_ROWS):
+            will_read(self.weight[start:stop])
             part = Stored(self.weight[start:stop], {}, self._stored.decayed[start:stop])
             run = compiled.settle if compiled.fits(part, None) else plain.settle
             run(part, start, decay, keys)
