@@ -8,8 +8,8 @@ nn.Embedding(sparse=True) with SparseAdam and with Adagrad; FBGEMM's fused row-w
 (PYTHON: an interpreter with fbgemm-gpu-cpu). Each way runs in a process of its own, in turns, one table in memory at a
 time, with freed memory kept. Ids are uniform, distinct and rising, new in every step; gradients are given; 16 MB of
 other memory are written between pull and push. First every way must make the steps of its formula on a small table,
-beside float64. Medians over all steps of all rounds; ratios to xclass in float32. More than 20 million rows: only
-xclass in bfloat16 (100 million: 13 GiB).
+beside float64. Medians over all steps of all rounds, of the thread's own time with one thread and of the clock's with
+more; ratios to xclass in float32. More than 20 million rows: only xclass in bfloat16 (100 million: 13 GiB).
 """
 
 from __future__ import annotations
@@ -157,16 +157,17 @@ def measure(name: str, rows: int, touched: int, threads: int) -> dict[str, Any]:
     way, generator = WAYS[name](rows), torch.Generator().manual_seed(touched)
     made_s, other = time.perf_counter() - started, torch.zeros(4_000_000)
     times: dict[str, list[float]] = {"pull": [], "push": []}
+    clock = time.thread_time if threads == 1 else time.perf_counter
     for step in range(STEPS):
         ids = torch.randint(rows, (touched,), generator=generator).unique()
         grads = torch.randn(len(ids), DIM, generator=generator)
-        start = time.perf_counter()
+        start = clock()
         pulled = way.pull(ids)
-        middle = time.perf_counter()
+        middle = clock()
         other += 1
-        resumed = time.perf_counter()
+        resumed = clock()
         way.push(pulled, ids, grads)
-        end = time.perf_counter()
+        end = clock()
         if step >= WARM:
             times["pull"].append(1000 * (middle - start))
             times["push"].append(1000 * (end - resumed))
