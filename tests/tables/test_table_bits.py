@@ -197,6 +197,19 @@ def test_a_mapped_table_takes_over_no_old_file(tmp_path):
     assert not bool(table.weight.any())
 
 
+def test_a_table_that_goes_leaves_the_files_of_the_one_that_took_its_place(tmp_path):
+    old, new = (TABLES["mapped"](10, 4, None, TableOptions(0.5), Place("cpu", tmp_path / "item")) for _ in range(2))
+    assert torch.equal(old.weight, new.weight), "a mapped file lives as long as its table"
+    new.write(0, torch.ones(10, 4))
+    del old
+    assert (tmp_path / "item" / "weight.bin").exists() and bool((new.weight == 1).all())
+
+
+def test_a_table_that_does_not_fit_says_what_to_change():
+    with pytest.raises(InputError, match=r"does not fit[\s\S]*bfloat16"):
+        MemoryTable(1 << 44, 64, None)
+
+
 def test_a_mapped_table_is_refused_before_the_disk_is_full(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="directory of its own"):
         TABLES["mapped"](10, 4, None)
