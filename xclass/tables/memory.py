@@ -51,6 +51,15 @@ class MemoryTable:
         """D."""
         return self.weight.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Where computation is."""
+        return self.weight.device
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """(stop − start, D) float32 rows as pull gives them, to be read only: they may be the table's own memory."""
+        return self.weight[start:stop].float()
+
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) copy of the rows ``ids``. Cost O(U·D)."""
         return self.weight.index_select(0, ids)

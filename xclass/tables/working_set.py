@@ -26,6 +26,15 @@ class Table(Protocol):
         """D."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where computation is."""
+        ...
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """(stop − start, D) float32 rows as pull gives them, to be read only: they may be the table's own memory."""
+        ...
+
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) rows, a copy."""
         ...
