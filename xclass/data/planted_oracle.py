@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.joined import Joined
+from xclass.data.lists import Lists
 from xclass.data.planted_model import PlantedWorld
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError
@@ -92,7 +92,7 @@ def _next_chunk(queries: np.ndarray, low: int, seen_lengths: Tensor, k: int, wor
 
 
 def _recalls(
-    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Ragged | Joined, k: int
+    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Lists, k: int
 ) -> np.ndarray:
     """recall@k of each query of the chunk, float64 (B,)."""
     seen_rows, seen_items, longest = _model_lists(seen, chunk, numbers)
@@ -114,7 +114,7 @@ def _recalls(
     return hits / (positives.offsets[chunk + 1] - positives.offsets[chunk]).numpy()
 
 
-def _model_lists(lists: Ragged | Joined, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _model_lists(lists: Lists, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Row and model item of every value of the chunk's lists, and the longest list's length."""
     taken = lists.take(torch.from_numpy(chunk))
     return taken.rows().numpy(), numbers[taken.values.numpy()], int(taken.lengths().max())

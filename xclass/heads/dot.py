@@ -20,7 +20,6 @@ from xclass.types import Batch, Negatives, Ragged, Rows, Selection
 from xclass.workers import short_operations
 
 
-
 class DotPlan(NamedTuple):
     """The candidates of a batch and the cells to mask."""
 

@@ -90,4 +90,6 @@ def _check_finite(rows: Tensor, what: str, first: int = 0) -> None:
     bad = (~torch.isfinite(torch.linalg.vector_norm(rows, dim=1))).nonzero()
     if len(bad):
         got = "NaN, infinity or a square beyond float32"
-        raise InputError(f"{what} {first + int(bad[0])} is not finite", wanted="numbers whose squares fit float32", got=got)
+        raise InputError(
+            f"{what} {first + int(bad[0])} is not finite", wanted="numbers whose squares fit float32", got=got
+        )

@@ -117,9 +117,7 @@ def _write_vectors(path: Path, vectors: Vectors) -> None:
             file.write(block.cpu().contiguous().numpy().astype("<f4", copy=False).data)
 
 
-def _check_binding(
-    path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | Vectors | None
-) -> None:
+def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | Vectors | None) -> None:
     if binding is not None and manifest["binding"] != binding:
         raise ArtefactError(
             "this index belongs to another run",

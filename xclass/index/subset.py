@@ -31,9 +31,7 @@ class SubsetIndex:
     kind = "subset"
     queries_at_once = ExactIndex.queries_at_once
 
-    def __init__(
-        self, vectors: Tensor | Vectors, candidates: Tensor, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, vectors: Tensor | Vectors, candidates: Tensor, device: torch.device | str | None = None) -> None:
         if not len(candidates):
             raise InputError("the candidate list is empty", wanted="one item or more")
         self._candidates = torch.unique(candidates)
