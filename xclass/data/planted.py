@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from xclass.data import writing
-from xclass.data.arrays import ArrayWriter, rewrite_blocks
+from xclass.data.arrays import VALUES_PER_BLOCK, ArrayWriter, rewrite_blocks
 from xclass.data.ids import index_dtype
 from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
@@ -58,13 +58,13 @@ class PlantedModel(PlantedWorld):
         External ids are ``item-…`` and ``query-…`` with leading zeros; an item's digits tell nothing about how popular
         it is. ``items.parquet`` has the true ``topic`` beside. Every item is in the catalogue, drawn or not.
 
-        Cost: O(pairs) time; memory about 25 bytes per item and one block of queries, whatever the number of pairs.
+        Cost: O(pairs) time; memory about 30 bytes per item and one block of queries, whatever the number of pairs.
         """
         out = Path(out)
         with writing.dataset_directory(
             out, self.pairs * 8 + self.num_queries * 40 + self.num_items * 40 + (1 << 20)
         ) as folder:
-            drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int64))
+            drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int32))
             drawn.draw(folder, test_fraction, valid_fraction)
             facts = drawn.number_items(folder)
             say(f"write {out}")
@@ -107,16 +107,12 @@ class _Drawn:
 
     def number_items(self, folder: Path) -> dict[str, Any]:
         """Replace model items by item numbers on disk, write items.parquet, return the report."""
-        world = self.world
-        key = int(self.counts.max()) - self.counts
-        key *= world.num_items
-        key += external_number(np.arange(world.num_items), world.num_items)
-        key.sort()
-        key %= world.num_items
-        _write_items(folder, world, external=key, counts=self.counts)
+        world, num_warm = self.world, int(np.count_nonzero(self.counts))
+        external = self._in_order(folder)
         number = np.empty(world.num_items, dtype=index_dtype(world.num_items))
-        number[world_item(key, world.num_items)] = np.arange(world.num_items, dtype=number.dtype)
-        num_warm = int(np.count_nonzero(self.counts))
+        for low in range(0, world.num_items, VALUES_PER_BLOCK):
+            block = external[low : low + VALUES_PER_BLOCK]
+            number[world_item(block, world.num_items)] = np.arange(low, low + len(block), dtype=number.dtype)
         cold = {}
         for name, part in self.parts.items():
             there, cold_pairs = np.zeros(world.num_items, dtype=bool), 0
@@ -127,9 +123,26 @@ class _Drawn:
             part["items"] = int(np.count_nonzero(there))
             if name != "train":
                 cold_items = num_warm + np.flatnonzero(there[num_warm:])
-                names = [item_name(int(key[item]), world.num_items) for item in cold_items[:5]]
+                names = [item_name(int(external[item]), world.num_items) for item in cold_items[:5]]
                 cold[name] = {"items": len(cold_items), "pairs": cold_pairs, "samples": names}
         return self._report(cold)
+
+    def _in_order(self, folder: Path) -> np.ndarray:
+        """The number in the external id of every item number, int64 (N,); items.parquet is written on the way.
+
+        The keys most − count, then external number, sorted; counts are not needed after that.
+        """
+        num_items, most = self.world.num_items, int(self.counts.max())
+        key = np.empty(num_items, dtype=np.int64)
+        for low in range(0, num_items, VALUES_PER_BLOCK):
+            block = self.counts[low : low + VALUES_PER_BLOCK].astype(np.int64)
+            numbers = external_number(np.arange(low, low + len(block)), num_items)
+            key[low : low + len(block)] = (most - block) * num_items + numbers
+        self.counts = self.counts[:0]
+        key.sort()
+        _write_items(folder, self.world, key, most)
+        key %= num_items
+        return key
 
     def _labels(
         self, block: int, lengths: np.ndarray, items: np.ndarray, test_fraction: float, valid_fraction: float
@@ -240,17 +253,16 @@ def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
     return model.write_dataset(out, options.test_fraction, options.valid_share("random"))
 
 
-def _write_items(folder: Path, world: PlantedWorld, external: np.ndarray, counts: np.ndarray) -> None:
-    """Row by row in the order of item numbers; the strings are made while they stream to the file."""
-    model = world_item(external, world.num_items)
-    width = len(str(world.num_items - 1))
-    frame = pl.LazyFrame(
-        {"n": external, "train_count": counts[model], "topic": (model % world.num_topics).astype(np.int32)}
-    )
-    digits = pl.col("n").cast(pl.String).str.zfill(width)
-    frame.select(("item-" + digits).alias("item_id"), "train_count", "topic").sink_parquet(
-        folder / "items.parquet", engine="streaming"
-    )
+def _write_items(folder: Path, world: PlantedWorld, key: np.ndarray, most: int) -> None:
+    """Row by row in the order of item numbers; all columns are made from the keys while they stream to the file."""
+    keys, width = pl.col("key"), len(str(world.num_items - 1))
+    external = keys % world.num_items
+    digits = external.cast(pl.String).str.zfill(width)
+    pl.LazyFrame({"key": key}).select(
+        ("item-" + digits).alias("item_id"),
+        (most - keys // world.num_items).alias("train_count"),
+        (world_item(external, world.num_items) % world.num_topics).cast(pl.Int32).alias("topic"),
+    ).sink_parquet(folder / "items.parquet", engine="streaming")
 
 
 def _write_queries(folder: Path, num_queries: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import polars as pl
 import torch
@@ -15,6 +17,7 @@ from xclass.progress import Progress
 from xclass.rng import numpy_generator
 from xclass.types import Ragged
 
+Numbers = TypeVar("Numbers", np.ndarray, pl.Expr)
 QUERIES_PER_CHUNK = 4096
 CELLS_PER_CHUNK = 1 << 22
 
@@ -44,7 +47,7 @@ def external_number(items: np.ndarray, num_items: int) -> np.ndarray:
     return (items.astype(np.int64) * multiplier + shift) % num_items
 
 
-def world_item(external: np.ndarray, num_items: int) -> np.ndarray:
+def world_item(external: Numbers, num_items: int) -> Numbers:
     """The model item of the number in an external id; the inverse of :func:`external_number`."""
     multiplier, shift = _affine(num_items)
     return (external - shift) % num_items * pow(multiplier, -1, num_items) % num_items
