@@ -8,7 +8,8 @@ The parameters go into ``dataset.json``, so that :func:`best_recall` can be comp
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ __all__ = ["PlantedModel", "best_recall", "ingest_planted", "model_items", "plan
 
 PREFIX = "planted:"
 SPEC_KEYS = {"items": "num_items", "queries": "num_queries", "pairs": "pairs", "topics": "num_topics", "seed": "seed"}
+DECIMAL_KEYS = {"sharpness": "sharpness", "zipf": "zipf_exponent"}
+SPEC = "planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,12 @@ class PlantedModel(PlantedWorld):
             say(f"write {out}")
             _write_queries(folder, self.num_queries)
             options = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "seed": self.seed}
-            fields = {"split": "random", "planted": self.parameters(), "options": options, "report": facts}
+            notes = {"split": "random", "planted": self.parameters(), "options": options, "report": facts}
             types = {"query": "string", "item": "string"}
             splits = {
                 name: {"pairs": part["pairs"], "queries": part["queries"]} for name, part in facts["splits"].items()
             }
-            writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, fields)
+            writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, notes)
         return Dataset(out)
 
 
@@ -172,7 +175,9 @@ class _Drawn:
     def _report(self, cold: dict[str, Any]) -> dict[str, Any]:
         world = self.world
         none: dict[str, int] = {"pairs": 0, "queries": 0, "items": 0, "rounds": 0}
-        spec = ",".join(f"{key}={getattr(world, name)}" for key, name in SPEC_KEYS.items())
+        default = {field.name: field.default for field in fields(world)}
+        keys = SPEC_KEYS | {key: name for key, name in DECIMAL_KEYS.items() if getattr(world, name) != default[name]}
+        spec = ",".join(f"{key}={getattr(world, name)}" for key, name in keys.items())
         return {
             "source": PREFIX + spec,
             "formats": ["planted"],
@@ -197,35 +202,43 @@ def item_name(external: int, num_items: int) -> str:
     return f"item-{external:0{len(str(num_items - 1))}d}"
 
 
-def parse_planted(source: str) -> dict[str, int]:
-    """The parameters in ``planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]``.
+def parse_planted(source: str) -> dict[str, Any]:
+    """The parameters in ``planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]``.
 
-    >>> parse_planted("planted:items=2000,queries=5000,pairs=1e5")
-    {'num_items': 2000, 'num_queries': 5000, 'pairs': 100000}
+    ``topics`` and ``sharpness`` decide how far popularity falls behind the best ranking: the most popular items are the
+    first of every topic, and a sharp query wants few topics. ``zipf`` says how much the first items of a topic weigh.
+
+    >>> parse_planted("planted:items=2000,queries=5000,pairs=1e5,sharpness=7.5")
+    {'num_items': 2000, 'num_queries': 5000, 'pairs': 100000, 'sharpness': 7.5}
 
     Raises:
-        ConfigError: an unknown or missing key, or a value that is no whole number.
+        ConfigError: an unknown or missing key, or a value that is no number from 0, whole where it must be.
     """
-    wanted, values = "planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]", {}
+    known, values = SPEC_KEYS | DECIMAL_KEYS, {}
     for part in source.removeprefix(PREFIX).split(","):
-        key, sign, text = part.partition("=")
-        if key.strip() not in SPEC_KEYS:
-            raise ConfigError(
-                f'planted data has no "{key.strip()}"', where=source, wanted=wanted, do=nearest(key.strip(), SPEC_KEYS)
-            )
-        try:
-            number = float(text) if "e" in text.lower() else int(text)
-        except ValueError:
-            number = -1
-        if not sign or number != int(number) or number < 0:
-            raise ConfigError(
-                f"{key.strip()} is not a whole number from 0", where=source, wanted=wanted, got=text or "nothing"
-            )
-        values[SPEC_KEYS[key.strip()]] = int(number)
+        key, _, text = (piece.strip() for piece in part.partition("="))
+        if key not in known:
+            raise ConfigError(f'planted data has no "{key}"', where=source, wanted=SPEC, do=nearest(key, known))
+        number = _number(text, whole=key in SPEC_KEYS)
+        if number is None:
+            kind = "whole number" if key in SPEC_KEYS else "number"
+            raise ConfigError(f"{key} is not a {kind} from 0", where=source, wanted=SPEC, got=text or "nothing")
+        values[known[key]] = number
     missing = [key for key in ("items", "queries", "pairs") if SPEC_KEYS[key] not in values]
     if missing:
-        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=wanted)
+        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=SPEC)
     return values
+
+
+def _number(text: str, whole: bool) -> float | None:
+    """A finite number from 0 on; None for anything else."""
+    try:
+        number = int(text) if whole and "e" not in text.lower() else float(text)
+    except ValueError:
+        return None
+    if not 0 <= number < math.inf or (whole and number != int(number)):
+        return None
+    return int(number) if whole else number
 
 
 def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
