@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,7 @@ __all__ = ["PlantedModel", "best_recall", "ingest_planted", "model_items", "plan
 
 PREFIX = "planted:"
 SPEC_KEYS = {"items": "num_items", "queries": "num_queries", "pairs": "pairs", "topics": "num_topics", "seed": "seed"}
+DRAWING_THREADS = 4
 DECIMAL_KEYS = {"sharpness": "sharpness", "zipf": "zipf_exponent"}
 SPEC = "planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
 
@@ -101,12 +106,29 @@ class _Drawn:
                 writers[name] = offsets, stack.enter_context(ArrayWriter(folder / name / "values.npy", dtype))
                 self.parts[name] = {"pairs": 0, "queries": 0}
             with Progress("draw planted pairs", self.world.pairs, "pairs") as progress:
-                for block in range(self.world.num_blocks):
-                    lengths, items = self.world.sample_block(block)
-                    labels = self._labels(block, lengths, items, test_fraction, valid_fraction)
+                for lengths, items, labels in self._blocks(test_fraction, valid_fraction):
                     for name, (offsets, values) in writers.items():
                         self._append(name, lengths, items, labels == PART_CODES[name], offsets, values)
                     progress.advance(len(items))
+
+    def _blocks(
+        self, test_fraction: float, valid_fraction: float
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(lengths, items, labels) of every block, in order; the next ones are drawn meanwhile, a thread each."""
+
+        def make(block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            lengths, items = self.world.sample_block(block)
+            return lengths, items, self._labels(block, lengths, items, test_fraction, valid_fraction)
+
+        ahead = min(os.cpu_count() or 1, DRAWING_THREADS)
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]] = deque()
+        with ThreadPoolExecutor(ahead, "planted") as pool:
+            for block in range(self.world.num_blocks):
+                waiting.append(pool.submit(make, block))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def number_items(self, folder: Path) -> dict[str, Any]:
         """Replace model items by item numbers on disk, write items.parquet, return the report."""
