@@ -45,7 +45,9 @@ from xclass.manifest import (
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.training import Position, Trainer
+from xclass.training.board import require_tensorboard
 from xclass.training.checkpoint import load_tensors
+from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
@@ -66,7 +68,15 @@ def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: l
     return load_config(RunConfig, Path(config), changes)
 
 
-def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False, device: str = "auto") -> Path:
+def train_run(
+    dataset: Dataset,
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    on_validation: OnValidation | None = None,
+    check_memory: bool = True,
+) -> Path:
     """Train and write the run directory ``out``.
 
     Args:
@@ -75,8 +85,11 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         out: a new directory; with ``resume`` one that an interrupted training left, or a new one.
         resume: go on from the newest whole checkpoint. A finished run is left as it is.
         device: auto, cpu or cuda.
+        on_validation: called with the step and the metrics after each validation; True ends training.
+        check_memory: refuse what can't fit before anything is built.
 
     Raises:
+        XclassError: the run can't fit in memory or on the disk.
         ArtefactError: ``out`` exists and ``resume`` is false; or it was started with another dataset.
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
@@ -86,11 +99,13 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
         )
+    if config.train.tensorboard:
+        require_tensorboard()
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(out):
-            _train_in(out, dataset, config, resume, chosen)
+            _train_in(out, dataset, config, resume, chosen, on_validation)
     except XclassError:
         if new and not (out / "metrics.jsonl").exists():
             shutil.rmtree(out)
@@ -98,7 +113,14 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
     return out
 
 
-def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, device: torch.device) -> None:
+def _train_in(
+    out: Path,
+    dataset: Dataset,
+    config: RunConfig,
+    resume: bool,
+    device: torch.device,
+    on_validation: OnValidation | None,
+) -> None:
     """Train in a directory that is this process's alone."""
     _start(out, dataset, config)
     if (out / MANIFEST).exists():
@@ -114,7 +136,8 @@ def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, devi
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
     mine = make_miner(config.sampler, dataset.split("train"))
-    trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train), mine)
+    validate = make_validator(dataset, config.train)
+    trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
     _finish(out, dataset, trainer.state, trainer.run())
