@@ -22,7 +22,7 @@ def require_tensorboard() -> None:
             "TensorBoard is not installed",
             where="train.tensorboard",
             got=str(error),
-            do="pip install 'xclass[tensorboard]', or set train.tensorboard = false: metrics.jsonl has the figures, too",
+            do="pip install 'xclass[tensorboard]', or set train.tensorboard = false: metrics.jsonl has the same",
         ) from None
 
 
