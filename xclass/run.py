@@ -33,6 +33,7 @@ from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
+from xclass.estimate import check_fit
 from xclass.manifest import (
     atomic_file,
     read_json,
@@ -101,6 +102,8 @@ def train_run(
         )
     if config.train.tensorboard:
         require_tensorboard()
+    if check_memory and not (out / MANIFEST).exists():
+        check_fit(dataset, config, chosen, out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:

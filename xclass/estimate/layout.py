@@ -131,7 +131,9 @@ def held(owner: object, but: Iterable[Tensor] = ()) -> int:
         but: tensors that are somebody else's.
     """
     others = {tensor.untyped_storage().data_ptr() for tensor in but}
-    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(owner, set())}
+    sizes = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(owner, set())
+    }
     return sum(count for pointer, count in sizes.items() if pointer not in others)
 
 

@@ -80,7 +80,9 @@ def _left_in_groups() -> int:
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers == "":
-            left = min(left, _left_below(CGROUPS, name, "memory.max", "memory.current", ("active_file", "inactive_file")))
+            left = min(
+                left, _left_below(CGROUPS, name, "memory.max", "memory.current", ("active_file", "inactive_file"))
+            )
         elif "memory" in controllers.split(","):
             files = ("total_active_file", "total_inactive_file")
             left = min(

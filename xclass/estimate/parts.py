@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-PLACES = ("memory", "accelerator", "disk")
 Place = Literal["memory", "accelerator", "disk"]
+PLACES: tuple[Place, ...] = ("memory", "accelerator", "disk")
 
 
 @dataclass(frozen=True)
