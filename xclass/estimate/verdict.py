@@ -89,14 +89,14 @@ def changes(
     alone = [change for change, _ in singles(config) if change.saved_bytes > WORTH_NAMING * before][:LARGEST_NAMED]
     if any(change.then == FITS for change in alone):
         return alone
-    names, best, current = list[str](), 0, config
+    together, best, current = dict[str, str](), 0, config
     for _ in range(MOST_TOGETHER):
         change, current = next(iter(singles(current)), (None, current))
         if change is None or change.saved_bytes - best <= WORTH_NAMING * before:
             break
-        names, best = [*names, change.setting], change.saved_bytes
+        together[change.setting.split(" = ")[0]], best = change.setting, change.saved_bytes
         if change.then == FITS:
-            return [*alone, change._replace(setting=" and ".join(names))]
+            return [*alone, change._replace(setting=" and ".join(together.values()))]
     return alone
 
 
@@ -145,7 +145,7 @@ def _refusal(place: Place, parts: list[Part], there: Available, helps: list[Chan
     )
     names = {"memory": "into memory", "accelerator": "into the accelerator's memory", "disk": "onto the disk"}
     other = "free some space or choose another --out" if place == "disk" else "use a machine that has more"
-    settings = "".join(f"set {c.setting} (takes {readable(c.saved_bytes)} less: {c.then}), or " for c in helps)
+    settings = "".join(f"set {c.setting} ({readable(c.saved_bytes)} less: {c.then}), or " for c in helps)
     return XclassError(
         f"this run does not fit {names[place]}",
         wanted=f"{readable(total(parts, place, certain=True))} at least: {largest}",
