@@ -65,6 +65,11 @@ def short_operations() -> Iterator[None]:
         _kept.threads = None
 
 
+def background(name: str) -> ThreadPoolExecutor:
+    """One thread for work beside this one: its operations run on itself alone."""
+    return ThreadPoolExecutor(1, name, initializer=_one_thread, initargs=(num_threads(),))
+
+
 def _without_gradients(work: Callable[[int, int], Result]) -> Callable[[int, int], Result]:
     def run(start: int, stop: int) -> Result:
         with torch.no_grad():
