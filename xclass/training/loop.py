@@ -118,6 +118,7 @@ class Trainer:
             if self.validate is not None and not self.position.validations:
                 self._write_report(log, self._validate())
             self._choose_weights()
+            self.model.settle()
             log.write(self._last_record())
         return self.position
 
@@ -220,6 +221,7 @@ class Trainer:
         """Measure, keep the best weights, and see whether to stop; what the record of it holds."""
         assert self.validate is not None
         here, settings = self.position, self.config.validation
+        self.model.settle()
         metrics, collapse, warnings = self.validate(self.model)
         here.validations.append({"step": here.step, **metrics})
         say(f"epoch {here.epoch}, valid: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
