@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xclass.data.joined import Joined
 from xclass.errors import InputError
 from xclass.index.tuning import INDEX_RECALL, index_recall
 from xclass.metrics import (
@@ -59,7 +60,7 @@ def evaluate(
     *,
     through_index: Results | None = None,
     item_counts: Tensor | None = None,
-    seen: Ragged | None = None,
+    seen: Ragged | Joined | None = None,
     weights_N: Tensor | None = None,
     num_items: int | None = None,
     by_popularity: bool = False,
@@ -113,7 +114,7 @@ class _Evaluator:
         truth: Ragged,
         metrics: Sequence[MetricName],
         item_counts: Tensor | None,
-        seen: Ragged | None,
+        seen: Ragged | Joined | None,
         weights_N: Tensor | None,
         num_items: int | None,
         by_popularity: bool,

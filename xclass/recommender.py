@@ -27,6 +27,7 @@ from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
+from xclass.vectors import Vectors
 
 INDEX_FOLDER = "index"
 TUNING_QUERIES = 1000
@@ -68,8 +69,8 @@ class Recommender:
         return self.run.dataset(self._dataset_path)
 
     @functools.cached_property
-    def item_vectors(self) -> Tensor:
-        """float32 (N, D); InputError for a head that has none."""
+    def item_vectors(self) -> Vectors:
+        """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
         if vectors is None:
             raise InputError("this model has no item vectors to index", do="use its head's own search")
@@ -147,7 +148,7 @@ class Recommender:
         )
         return evaluate(
             self._numbered(queries, self.lists(queries, k, exact=True, label="exact search")),
-            self.dataset.split(split).long(),
+            self.dataset.split(split),
             metrics,
             through_index=indexed,
             item_counts=self.run.item_counts,
@@ -258,7 +259,7 @@ def index_run(
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
     vectors = recommender.item_vectors
-    say(f"indexing {len(vectors):,} vectors of {vectors.shape[1]} dimensions, {vectors.nbytes / 1e6:,.0f} MB")
+    say(f"indexing {len(vectors):,} vectors of {vectors.dim} dimensions, {vectors.nbytes / 1e6:,.0f} MB")
     queries, seen = _tuning_queries(recommender)
     report = tune(build_index(vectors, config), queries, k, target_recall, exclude=seen)
     if report.fell_back:
@@ -275,7 +276,7 @@ def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
     order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
     chosen = known[order[:TUNING_QUERIES]].sort().values
     vectors = [recommender.model.query_vectors(batch) for batch in inference_batches(history, chosen, TUNING_QUERIES)]
-    return torch.cat(vectors), Ragged(history.offsets, history.values).take(chosen).long()
+    return torch.cat(vectors), history.take(chosen).long()
 
 
 def _lists(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list[list[str]]:

@@ -138,7 +138,7 @@ def test_every_switch_trains(dataset, tmp_path, changes):
     run = train_run(dataset, settings, tmp_path / "run")
     untrained = train_run(dataset, config(train__epochs=0), tmp_path / "untrained")
     assert records(run)[-2]["valid"]["recall@20"] > 2 * records(untrained)[0]["valid"]["recall@20"]
-    assert RunDirectory(run).load_model().item_vectors().shape == (300, 16)
+    assert RunDirectory(run).load_model().item_vectors().tensor().shape == (300, 16)
 
 
 @pytest.mark.parametrize(

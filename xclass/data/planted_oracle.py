@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
+from xclass.data.joined import Joined
 from xclass.data.planted_model import PlantedWorld
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError
@@ -73,24 +75,24 @@ def best_recall(dataset: Dataset, k: int, split: str = "test", max_queries: int 
     queries = np.flatnonzero(positives.lengths().numpy() > 0)
     if max_queries is not None and len(queries) > max_queries:
         queries = np.sort(numpy_generator(seed, "best recall").choice(queries, max_queries, replace=False))
-    total, low = 0.0, 0
+    total, low, seen_lengths = 0.0, 0, seen.lengths()
     with Progress("best possible", len(queries), "queries") as progress:
         while low < len(queries):
-            chunk = _next_chunk(queries, low, seen, k, world)
+            chunk = _next_chunk(queries, low, seen_lengths, k, world)
             total += float(_recalls(world, numbers, chunk, positives, seen, k).sum())
             low += len(chunk)
             progress.advance(len(chunk))
     return total / max(len(queries), 1)
 
 
-def _next_chunk(queries: np.ndarray, low: int, seen: Ragged, k: int, world: PlantedWorld) -> np.ndarray:
+def _next_chunk(queries: np.ndarray, low: int, seen_lengths: Tensor, k: int, world: PlantedWorld) -> np.ndarray:
     chunk = queries[low : low + QUERIES_PER_CHUNK]
-    longest = int((seen.offsets[chunk + 1] - seen.offsets[chunk]).max())
+    longest = int(seen_lengths[chunk].max())
     return chunk[: max(1, CELLS_PER_CHUNK // (world.num_topics * (k + longest)))]
 
 
 def _recalls(
-    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Ragged, k: int
+    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Ragged | Joined, k: int
 ) -> np.ndarray:
     """recall@k of each query of the chunk, float64 (B,)."""
     seen_rows, seen_items, longest = _model_lists(seen, chunk, numbers)
@@ -112,7 +114,7 @@ def _recalls(
     return hits / (positives.offsets[chunk + 1] - positives.offsets[chunk]).numpy()
 
 
-def _model_lists(lists: Ragged, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _model_lists(lists: Ragged | Joined, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Row and model item of every value of the chunk's lists, and the longest list's length."""
     taken = lists.take(torch.from_numpy(chunk))
     return taken.rows().numpy(), numbers[taken.values.numpy()], int(taken.lengths().max())

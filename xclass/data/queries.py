@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.joined import Joined
 from xclass.data.lookup import IdMap, Unknown, unknown
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset
@@ -30,7 +31,7 @@ class Queries:
 
     ids: pl.Series
     numbers: Tensor
-    histories: Ragged
+    histories: Ragged | Joined
     rows: Tensor
     unknown_queries: Unknown = field(default=NOBODY)
     unknown_items: Unknown = field(default=NOBODY)
@@ -93,7 +94,7 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
     return QueryFile(pl.Series("query_id", range(len(lists)), dtype=pl.Int64), offsets_of(lengths), items)
 
 
-def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Ragged, missing: Unknown = NOBODY) -> Queries:
+def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Ragged | Joined, missing: Unknown = NOBODY) -> Queries:
     return Queries(dataset.queries["query_id"].gather(numbers.numpy()), numbers, seen, numbers, missing)
 
 

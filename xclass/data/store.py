@@ -19,9 +19,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.joined import Joined
 from xclass.errors import ArtefactError, nearest
 from xclass.manifest import read_manifest, verify_files
-from xclass.types import Ragged, concat_ragged
+from xclass.types import Ragged
 
 MANIFEST = "dataset.json"
 KIND = "dataset"
@@ -64,19 +65,16 @@ class Dataset:
             _memory_map(weights) if weights.exists() else None,
         )
 
-    def seen(self, split: str) -> Ragged:
+    def seen(self, split: str) -> Ragged | Joined:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
 
-        It is the query's history at that point, and what retrieval leaves out.
+        It is the query's history at that point, and what retrieval leaves out. Nothing is read before lists are taken.
         """
+        parts = [self.split("train")]
         if split == "test" and "valid" in self.splits:
-            return self._before_test
-        train = self.split("train")
-        return Ragged(train.offsets, train.values)
-
-    @functools.cached_property
-    def _before_test(self) -> Ragged:
-        return concat_ragged(self.split("train"), self.split("valid"))
+            parts.append(self.split("valid"))
+        plain = [Ragged(part.offsets, part.values) for part in parts]
+        return plain[0] if len(plain) == 1 else Joined(*plain)
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:

@@ -140,7 +140,8 @@ class Trial:
         """The tables, then the sampler, each timed."""
         started = time.perf_counter()
         plain = self.config.sampler.model_copy(update={"kind": "all"})
-        self.model = build_model(self.config.model_copy(update={"sampler": plain}), self.data, None, self.device)
+        config, folder = self.config.model_copy(update={"sampler": plain}), self.folder / "tables"
+        self.model = build_model(config, self.data, None, self.device, folder=folder)
         self.tables_s = time.perf_counter() - started
         self.table_bytes = sum(
             tensor.nbytes for table in self.model.tables.values() for tensor in table.tensors().values()

@@ -100,9 +100,8 @@ def _built(config: RunConfig, items: int, queries: int) -> tuple[Few, TwoTower]:
     changes: dict[str, Any] = {
         "model": config.model.model_copy(update={"init": "random"}),
         "sampler": _small(config.sampler),
+        "tables": config.tables.model_copy(update={"storage": "device"}),
     }
-    if hasattr(config, "tables"):
-        changes["tables"] = config.tables.model_copy(update={"storage": "device"})
     return few, build_model(config.model_copy(update=changes), few, None)
 
 

@@ -14,7 +14,7 @@ from xclass.data.store import Dataset
 from xclass.estimate.layout import Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.heads.blocks import BLOCK_BYTES
-from xclass.index.exact import BLOCK_SCORES
+from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.metrics import parse_metric
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
@@ -80,7 +80,7 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
 
 def storage_of(config: RunConfig) -> str:
     """Where rows lie: device, host or mapped."""
-    return getattr(getattr(config, "tables", None), "storage", "device")
+    return config.tables.storage
 
 
 def rows_of(name: str, job: Job) -> int:
@@ -148,7 +148,7 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
         settings = config.train.validation
         k = max(parse_metric(name).k for name in (settings.metric, *SHOWN))
         queries = min(settings.queries, job.valid_pairs, job.queries)
-        blocks = torch.get_num_threads() * BLOCK_SCORES * FLOAT
+        blocks = (torch.get_num_threads() * BLOCK_SCORES + SWEEP_ITEMS * dim) * FLOAT
         history = queries * (job.pairs / max(job.queries, 1)) * 3 * INT
         found = round(queries * (2 * dim * FLOAT + k * FOUND_BYTES) + history)
         yield Part("validation", place, blocks + found, "training", certain=False)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.types import TopK
+from xclass.vectors import Vectors
 
 SAMPLE = 1024  # vectors of each tower: bounds the cost of the spectrum, whatever D is
 LISTS = 10_000
@@ -145,10 +145,9 @@ class CollapseWatch:
         within = torch.rand(len(bounds) - 1, generator=torch_generator(seed, "collapse"), dtype=torch.float64)
         self.items = bounds[:-1] + (within * bounds.diff()).long()
 
-    @torch.no_grad()
-    def __call__(self, metrics: dict[str, float], model: TwoTower, query_vectors: Tensor, found: TopK) -> Validated:
-        """What a validation that found ``found`` for these queries has to say. Reads the sample's rows only."""
-        items = model.head.projection(model.tables["item"].pull(self.items.to(model.device)))  # type: ignore[attr-defined]
+    def __call__(self, metrics: dict[str, float], query_vectors: Tensor, vectors: Vectors, found: TopK) -> Validated:
+        """What a validation that found ``found`` for these queries has to say. Reads the sample's vectors only."""
+        items = vectors.take(self.items)
         figures = collapse_figures(query_vectors, items, found)
         return Validated(metrics, figures, warnings_of(figures, items.shape[1], len(found), len(items)))
 

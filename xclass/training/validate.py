@@ -16,7 +16,6 @@ from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
-from xclass.types import TopK
 
 BATCH = 1024
 SHOWN = ("recall@20", "ndcg@20")
@@ -27,7 +26,8 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
     """A function that measures a model on a fixed sample of the valid split; None when there is no such split.
 
     The sample depends on the seed only. A query's history is its train items, which are left out of its top-k.
-    Cost of one validation: 2 · queries · N · D operations; memory bounded by the blocks of the exact search.
+    Cost of one validation: 2 · queries · N · D operations in one sweep over the items. Memory: the queries' vectors and
+    histories, 36 · k bytes for each of them, and the blocks of the exact search; nothing of the catalogue's size.
 
     Raises:
         ConfigError: the metric does not exist or can't be measured here.
@@ -47,12 +47,10 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
         assert vectors is not None
         index = ExactIndex()
         index.build(vectors)
-        asked, lists = list[Tensor](), list[TopK]()
-        for batch in inference_batches(dataset.seen("valid"), queries, BATCH):
-            asked.append(model.query_vectors(batch))
-            lists.append(index.search(asked[-1], k, exclude=batch.history))
-        found = TopK.concat(lists)
-        return watch(average(compute(found, positives, metrics)), model, torch.cat(asked), found)
+        seen = dataset.seen("valid")
+        query_BD = torch.cat([model.query_vectors(batch) for batch in inference_batches(seen, queries, BATCH)])
+        found = index.search(query_BD, k, seen.take(queries))
+        return watch(average(compute(found, positives, metrics)), query_BD, vectors, found)
 
     return validate
 
