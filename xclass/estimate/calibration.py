@@ -71,7 +71,9 @@ class Rates(NamedTuple):
     calibration_s: float
 
 
-def calibrate(dataset: Dataset, config: RunConfig, device: torch.device, place: Path) -> Rates:
+def calibrate(
+    dataset: Dataset, config: RunConfig, device: torch.device, place: Path, base_bytes: int | None = None
+) -> Rates:
     """Train for some five seconds on folded data, with tables of 256 MiB at most; never the whole catalogue.
 
     Args:
@@ -79,15 +81,16 @@ def calibrate(dataset: Dataset, config: RunConfig, device: torch.device, place: 
         config: the run that is estimated. The first steps, which compile and fill caches, are dropped.
         device: where it would be computed.
         place: an existing directory on the disk that the run would be written to; what is written there is removed.
+        base_bytes: memory of this process that is accounted for; what it has now unless given.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), anonymous_bytes() if base_bytes is None else base_bytes
     with (
         Progress("calibration", 5, "parts") as progress,
         tempfile.TemporaryDirectory(prefix=".xclass-estimate-", dir=place) as folder,
     ):
         data = _cut(dataset, config)
         trial = Trial(data, _tame(config), device, Path(folder))
-        before, reserved = anonymous_bytes(), _reserved(device)
+        reserved = _reserved(device)
         trial.build()
         progress.advance(note="training")
         with PeakMemory() as peak:
@@ -96,6 +99,7 @@ def calibrate(dataset: Dataset, config: RunConfig, device: torch.device, place: 
             steps = int(min(max(TIMED_S / trial.quickest_step_s(), FEWEST_STEPS), MOST_STEPS))
             trial.train(steps, PIECE_S)
         in_memory, there = trial.model_bytes()
+        in_memory += held(data)
         progress.advance(note="validation")
         validation = trial.validation_s_per_pair()
         progress.advance(note="start")

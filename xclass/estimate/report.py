@@ -95,7 +95,7 @@ def estimate(
     rates = None
     if calibration and steps:
         say("calibrating on a small cut of the data; --no-calibrate leaves it out")
-        rates = calibrate(dataset, config, device, _existing(out))
+        rates = calibrate(dataset, config, device, _existing(out), base)
         parts = _measured(parts, rates, device)
     times = None if rates is None else _times(config, job, rates, parts, steps, len(batches), opening_s)
     answer = verdict(config, job, device, parts, there)
