@@ -50,6 +50,7 @@ class Rates(NamedTuple):
     validation_s_per_pair: a validation, by query and item; None without a valid split.
     write_bytes_per_s: a checkpoint, hashed and synced.
     batch_bytes: the most that training added to memory, beside tables and sampler; accelerator_batch_bytes: there.
+    saving_bytes: what writing a checkpoint of ``saved_bytes`` added to that.
     items, queries, pairs: of the small cut.
     calibration_s: what all this took.
     """
@@ -65,6 +66,8 @@ class Rates(NamedTuple):
     write_bytes_per_s: float
     batch_bytes: int
     accelerator_batch_bytes: int
+    saving_bytes: int
+    saved_bytes: int
     items: int
     queries: int
     pairs: int
@@ -93,13 +96,14 @@ def calibrate(
         reserved = _reserved(device)
         trial.build()
         progress.advance(note="training")
-        with PeakMemory() as peak:
+        with WatchedMemory() as watched:
             trial.train(WARM_STEPS, 1e-9)
             progress.advance()
             steps = int(min(max(TIMED_S / trial.quickest_step_s(), FEWEST_STEPS), MOST_STEPS))
             trial.train(steps, PIECE_S)
         in_memory, there = trial.model_bytes()
-        in_memory += held(data)
+        training = watched.peak(*trial.trained)
+        saving = watched.peak(trial.trained[1], trial.saved) - training
         progress.advance(note="validation")
         validation = trial.validation_s_per_pair()
         progress.advance(note="start")
@@ -115,8 +119,10 @@ def calibrate(
         spectral_s,
         validation,
         trial.written_bytes / max(trial.written_s, 1e-3),
-        max(peak.bytes - before - in_memory, 0),
+        max(training - before - in_memory - held(data), 0),
         max(_reserved(device) - reserved - there, 0),
+        max(saving, 0),
+        trial.written_bytes,
         data.num_items,
         data.num_queries,
         len(data.train.values),
@@ -138,6 +144,7 @@ class Trial:
         self.data, self.config, self.device, self.folder = data, config, device, folder
         self.model: TwoTower
         self.written_s, self.written_bytes = float("inf"), 0
+        self.trained, self.saved = (0.0, 0.0), 0.0  # readings of the clock: first and last step, checkpoint
         self._records: list[dict[str, Any]] = []
 
     def build(self) -> None:
@@ -173,7 +180,8 @@ class Trial:
                 position = trainer.run()
         except Interrupted:
             raise KeyboardInterrupt from None  # there is nothing to resume
-        self.written_s = min(self.written_s, time.perf_counter() - started - position.train_s)
+        self.trained, self.saved = (started, started + position.train_s), time.perf_counter()
+        self.written_s = min(self.written_s, self.saved - self.trained[1])
         checkpoints = [file.stat().st_size for file in (out / "checkpoints").rglob("*") if file.is_file()]
         self.written_bytes = sum(checkpoints)
         self._records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -208,13 +216,15 @@ class Trial:
         return (time.perf_counter() - started) / (queries * self.data.num_items)
 
 
-class PeakMemory:
-    """The most anonymous memory that this process has while the context is open, looked at a hundred times a second."""
+class WatchedMemory:
+    """Anonymous memory of this process while the context is open, looked at a hundred times a second."""
 
-    def __enter__(self) -> PeakMemory:
-        self.bytes = anonymous_bytes()
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> WatchedMemory:
         self._thread.start()
         return self
 
@@ -223,11 +233,16 @@ class PeakMemory:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self.bytes = max(self.bytes, anonymous_bytes())
+
+    def peak(self, start: float, stop: float) -> int:
+        """The most bytes at any moment between two readings of ``time.perf_counter``."""
+        return max([count for moment, count in self._seen if start <= moment <= stop], default=self._seen[-1][1])
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.01):
-            self.bytes = max(self.bytes, anonymous_bytes())
+        while True:
+            self._seen.append((time.perf_counter(), anonymous_bytes()))
+            if self._ended.wait(0.01):
+                return
 
 
 def _cut(dataset: Dataset, config: RunConfig) -> Shrunk:

@@ -20,6 +20,8 @@ from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
 from xclass.towers import QUERY_TOWERS
 
+COPY = 0.5  # of what is saved: writing that takes as much memory or more makes a copy
+
 
 class Estimate(NamedTuple):
     """What training would take.
@@ -111,6 +113,10 @@ def _measured(parts: list[Part], rates: Rates, device: torch.device) -> list[Par
     """What was guessed about batches is replaced by what they took."""
     kept = [part for part in parts if part.component not in (BATCH, LOADER)]
     kept.append(Part(BATCH, "memory", rates.batch_bytes, "training", certain=False))
+    whole = next(part.bytes for part in parts if part.component == "checkpoint")
+    copies = rates.saving_bytes > COPY * rates.saved_bytes  # else it goes through blocks
+    saving = whole * rates.saving_bytes // max(rates.saved_bytes, 1) if copies else rates.saving_bytes
+    kept.append(Part("writing a checkpoint", "memory", saving, "training", certain=False))
     if device.type == "cuda":
         kept.append(Part(BATCH, "accelerator", rates.accelerator_batch_bytes, "training", certain=False))
     return kept
