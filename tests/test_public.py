@@ -51,7 +51,7 @@ OPTIONS: dict[str, set[str]] = {
     "retrieve": {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--dataset", "--json",
     },
-    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--dataset", "--json"},
+    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},

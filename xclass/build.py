@@ -122,7 +122,7 @@ class Catalogue(Protocol):
 
     @property
     def item_counts(self) -> Tensor:
-        """int64 (N,), train pairs of each item."""
+        """(N,) integers, train pairs of each item; read when it is asked for."""
         ...
 
 
@@ -166,7 +166,7 @@ def build_model(
         _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
     tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
-    known = Known(catalogue.num_queries, catalogue.num_items, catalogue.item_counts, read_candidates)
+    known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     return TwoTower(tower, _head(config, sampler, catalogue, generator), tables).to(device)
 

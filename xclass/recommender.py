@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
+from xclass.data.lists import Some
 from xclass.data.lookup import IdMap, as_id_series, unknown
 from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
 from xclass.data.query_files import QueryFile
@@ -127,35 +129,43 @@ class Recommender:
         frames = [topk_frame(positions, found, queries.ids, self.run.item_ids) for positions, found in results]
         return pl.concat(frames)
 
-    def evaluate(self, k: Sequence[int] = (10, 20), split: str = "test") -> pl.DataFrame:
+    def evaluate(
+        self, k: Sequence[int] = (10, 20), split: str = "test", max_queries: int | None = None
+    ) -> pl.DataFrame:
         """The metrics of the run on a split as a table: exact, through the index if there is one, and popularity."""
-        return self.measure(metrics_at(list(k)), split).table()
+        return self.measure(metrics_at(list(k)), split, max_queries=max_queries).table()
 
     def measure(
-        self, metrics: Sequence[MetricName], split: str = "test", *, exact: bool = False, by_popularity: bool = False
+        self,
+        metrics: Sequence[MetricName],
+        split: str = "test",
+        *,
+        exact: bool = False,
+        by_popularity: bool = False,
+        max_queries: int | None = None,
     ) -> Evaluation:
         """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
 
         Model metrics come from exact search. With an index (and not ``exact``) the same queries also go through it, and
         ``index_recall@k`` says how much of the exact lists it finds.
+
+        Args:
+            max_queries: measure on a sample of so many queries with a positive, drawn by the run's seed.
         """
-        queries = dataset_queries(self.dataset, split, only_with_positives=True)
+        dataset, counts = self.dataset, self.run.item_counts
+        queries = dataset_queries(dataset, split, True, max_queries, self.run.config.train.seed)
         k = max(metric.k for metric in metrics)
-        indexed = (
-            None
-            if exact or self.index is None
-            else self._numbered(queries, self.lists(queries, k, label="through the index"))
-        )
-        return evaluate(
-            self._numbered(queries, self.lists(queries, k, exact=True, label="exact search")),
-            self.dataset.split(split),
+        result = evaluate(
+            self.lists(queries, k, exact=True, label="exact search"),
+            Some(dataset.split(split), queries.numbers),
             metrics,
-            through_index=indexed,
-            item_counts=self.run.item_counts,
-            seen=self.dataset.seen(split),
-            weights_N=self._propensity_weights(metrics),
+            through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
+            item_counts=counts,
+            seen=Some(dataset.seen(split), queries.numbers),
+            weights_N=self._propensity_weights(metrics, counts),
             by_popularity=by_popularity,
         )
+        return self._by_query_number(result, queries, dataset.split(split))
 
     def queries_of(self, file: QueryFile) -> Queries:
         """The queries that a file names by id, or gives by history."""
@@ -202,14 +212,20 @@ class Recommender:
             label=label,
         )
 
-    def _numbered(self, queries: Queries, results: Iterator[tuple[Tensor, TopK]]) -> Iterator[tuple[Tensor, TopK]]:
-        return ((queries.numbers[positions], found) for positions, found in results)
+    def _by_query_number(self, result: Evaluation, queries: Queries, truth: Ragged) -> Evaluation:
+        """Values of each query by its number in the dataset, and the queries without a positive counted as skipped."""
+        per_query = {}
+        for name, values in result.per_query.items():
+            per_query[name] = torch.full((len(truth),), torch.nan)
+            per_query[name][queries.numbers] = values
+        skipped = int((truth.lengths() == 0).sum())
+        return replace(result, per_query=per_query, num_skipped=result.num_skipped + skipped)
 
-    def _propensity_weights(self, metrics: Sequence[MetricName]) -> Tensor | None:
+    def _propensity_weights(self, metrics: Sequence[MetricName], item_counts: Tensor) -> Tensor | None:
         if not any(metric.name in PROPENSITY_METRICS for metric in metrics):
             return None
         train_queries = int((self.dataset.split("train").lengths() > 0).sum())
-        return inverse_propensities(self.run.item_counts, train_queries)
+        return inverse_propensities(item_counts, train_queries)
 
 
 def train(

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save_file
@@ -31,7 +30,7 @@ from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
-from xclass.data.store import Dataset, open_dataset
+from xclass.data.store import Dataset, open_dataset, read_item_counts
 from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.estimate import check_fit
 from xclass.manifest import (
@@ -235,11 +234,10 @@ class RunDirectory:
         """External id of every query number."""
         return pl.read_parquet(self.path / "queries.parquet", columns=["query_id"])["query_id"]
 
-    @functools.cached_property
+    @property
     def item_counts(self) -> Tensor:
-        """int64 (N,), train pairs of each item."""
-        counts = pl.read_parquet(self.path / "items.parquet", columns=["train_count"])["train_count"]
-        return torch.from_numpy(counts.to_numpy().astype(np.int64))
+        """int32 (N,), train pairs of each item. Read anew at every access."""
+        return read_item_counts(self.path / "items.parquet")
 
     @property
     def num_items(self) -> int:

@@ -1,7 +1,7 @@
 """Item vectors as a source that is read block by block: nobody has to hold all of them as one float32 matrix.
 
-What reads vectors (searching, indexing, writing) asks for some thousand rows at a time. A matrix in memory gives views of
-itself; bfloat16 rows are widened as they are read; a table behind a projection is projected as it is read.
+What reads vectors (searching, indexing, writing) asks for some thousand rows at a time. A matrix in memory gives views
+of itself; bfloat16 rows are widened as they are read; a table behind a projection is projected as it is read.
 """
 
 from __future__ import annotations

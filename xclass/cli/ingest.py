@@ -19,6 +19,7 @@ def ingest(
         str,
         typer.Argument(
             help="A file; a directory with train.*, test.* (and valid.*); or planted:items=…,queries=…,pairs=…"
+            "[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
         ),
     ],
     out: Annotated[Path, typer.Option(help="The dataset directory to write; it must not exist.")],

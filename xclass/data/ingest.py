@@ -29,7 +29,7 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
     parts then lose what train lost); the rest is split; items are numbered by falling train count, queries by id.
 
     Args:
-        source: a file, a directory, or ``planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]``.
+        source: a file, a directory, or ``planted:items=…,queries=…,pairs=…`` (:func:`parse_planted`).
         out: must not exist.
         options: see :class:`IngestOptions`.
 

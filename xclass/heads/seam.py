@@ -32,5 +32,8 @@ class Head(Protocol):
         ...
 
     def item_vectors(self, tables: dict[str, Table]) -> Vectors | None:
-        """(N, D) item vectors, read block by block, whose inner product with a query vector ranks items; None: not indexable."""
+        """(N, D) item vectors, read block by block: their inner product with a query vector ranks items.
+
+        None: not indexable.
+        """
         ...

@@ -27,12 +27,12 @@ LONG_SWEEP_SCORES = 1 << 34
 class ExactIndex:
     """Every item is scored, block by block; nothing of size queries × items exists.
 
-    Item blocks are the outer loop: vectors are read once a search (widened, projected, taken from a file: once), and all
-    of its queries meet them while they are in the cache. Only queries beyond about 1.4 M / k take another sweep.
+    Item blocks are the outer loop: vectors are read once a search (widened, projected, taken from a file: once), and
+    all of its queries meet them while they are in the cache. Queries beyond about 1.4 M / k take another sweep.
 
     Cost: 2·B·N·D operations. Memory: the vectors as they are stored, 32 Ki of them as float32, 1 Mi scores (4 MiB) for
-    each thread, and 36·k bytes for each query. Excluded items are masked inside the block. Scores are float32 products of
-    float32 vectors. Equal scores: lower item number first.
+    each thread, and 36·k bytes for each query. Excluded items are masked inside the block. Scores are float32 products
+    of float32 vectors. Equal scores: lower item number first.
 
     Args:
         device: where the search runs; where the vectors are unless given.
