@@ -45,10 +45,15 @@ def config(**changes):
     return build_config(RunConfig, values)
 
 
-def catalogue():
-    few = Few(JOB.items, JOB.queries)
-    few.counts = torch.arange(JOB.items, 0, -1)
-    return few
+class Catalogue(Few):
+    """As many rows as the job has."""
+
+    def __init__(self):
+        super().__init__(JOB.items, JOB.queries)
+
+    @property
+    def item_counts(self):
+        return torch.arange(JOB.items, 0, -1, dtype=torch.int32)
 
 
 def components(settings, place="memory", cache=False):
@@ -63,9 +68,8 @@ def test_tables_and_layers_are_those_of_a_model_that_is_built(optimizer, tower, 
         settings = config(
             optimizer=optimizer, tables=tables, model={"embedding_dim": 12, "query": tower, "item": {"hidden": [4]}}
         )
-        few = catalogue()
         folder = tmp_path / f"{dtype}-{decay}"
-        model = build_model(settings, few, None, folder=folder)
+        model = build_model(settings, Catalogue(), None, folder=folder)
         real = {
             f"table {name}: {key}": tensor.nbytes
             for name, table in model.tables.items()
@@ -87,7 +91,7 @@ def test_tables_and_layers_are_those_of_a_model_that_is_built(optimizer, tower, 
         assert saved - small <= components(settings, "disk")["checkpoint"] <= saved
         weights = dense + sum(table.weight.nbytes for table in model.tables.values())
         assert components(settings, "disk")["model"] == weights
-        tower_bytes = held(model.tower.sources, [few.counts])
+        tower_bytes = held(model.tower.sources)
         assert components(settings).get("history weights of the items", 0) == tower_bytes
 
 
@@ -95,17 +99,16 @@ def test_tables_and_layers_are_those_of_a_model_that_is_built(optimizer, tower, 
 def test_samplers_are_those_that_are_built(sampler):
     sampler = {"num_sampled": 64, **sampler}
     settings = config(sampler=sampler)
-    few = catalogue()
-    real = build_sampler(settings.sampler, Known(JOB.queries, JOB.items, few.item_counts))
-    assert components(settings).get("sampler", 0) == pytest.approx(
-        held(real, [few.counts]), abs=16
-    )  # a shard's last item
+    real = build_sampler(settings.sampler, Known(JOB.queries, JOB.items, Catalogue().item_counts))
+    assert components(settings).get("sampler", 0) == pytest.approx(held(real), abs=16)  # a shard's last item
 
 
 def test_train_counts_are_named_where_something_reads_them():
-    assert components(config(sampler={"kind": "fixed-unigram"}))["train counts of the items"] == 8 * JOB.items
+    assert components(config(sampler={"kind": "fixed-unigram"}))["train counts of the items"] == 4 * JOB.items
+    assert components(config(sampler={"kind": "in-batch"}))["sampler"] == 4 * JOB.items
+    assert "train counts of the items" not in components(config())
     degree = config(model={"query": {"kind": "history", "history_weights": "degree"}})
-    assert components(degree)["train counts of the items"] == 8 * JOB.items
+    assert components(degree)["train counts of the items"] == 4 * JOB.items
 
 
 @pytest.mark.parametrize(
@@ -120,15 +123,14 @@ def test_train_counts_are_named_where_something_reads_them():
 def test_what_a_sampler_learns_stays_below_what_is_named(sampler, labels):
     settings = config(sampler={"num_sampled": 64, **sampler}, train={"epochs": 1})
     job = JOB._replace(pairs=labels)
-    few = catalogue()
-    real = build_sampler(settings.sampler, Known(JOB.queries, JOB.items, few.item_counts))
-    before = held(real, [few.counts])
+    real = build_sampler(settings.sampler, Known(JOB.queries, JOB.items, Catalogue().item_counts))
+    before = held(real)
     one = torch.arange(2048) % JOB.items
     for start in range(0, labels, 2048):
         batch = one[: labels - start]
         real.learn(Ragged(torch.tensor([0, len(batch)]), batch))
     parts = by_component(parts_of(settings, job, CPU, 0), "memory")
-    grown = held(real, [few.counts]) - before
+    grown = held(real) - before
     assert grown <= 2 * parts["sampler: what it learns"] + 8192  # a log's capacity is twice its length at most
     assert parts["sampler: what it learns"] <= 3 * max(grown, before) + 8192
 

@@ -6,7 +6,7 @@ what they hold gives those bytes for every dtype, optimiser, tower and sampler w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +25,13 @@ class Few:
 
     def __init__(self, items: int, queries: int) -> None:
         self.num_items, self.num_queries = items, queries
-        self.counts = torch.ones(items, dtype=torch.int64)
         self.counted = False
 
     @property
     def item_counts(self) -> Tensor:
-        """int64 (items,)."""
+        """int32 (items,), anew at every access, as a dataset gives them."""
         self.counted = True
-        return self.counts
+        return torch.ones(self.num_items, dtype=torch.int32)
 
 
 class Grows(NamedTuple):
@@ -53,7 +52,7 @@ class Layout(NamedTuple):
     tables: table → name of a stored tensor → bytes a row.
     tower: what the query tower knows of items.
     sampler: what it is built from; what it learns comes on top.
-    counts: bytes an item of the train counts, 0 where nothing needs them.
+    counts: bytes an item of the train counts, which are read at the start; 0 where nothing asks for them.
     dense: parameters of the towers; trained: parameters and what Adam keeps of them.
     """
 
@@ -76,9 +75,9 @@ def layout_of(config: RunConfig) -> Layout:
     }
     return Layout(
         tables,
-        Grows(*_growth([held(model.tower.sources, [few.counts]) for few, model in (plain, items, queries)])),
-        Grows(*_growth([held(_sampler(model), [few.counts]) for few, model in (plain, items, queries)])),
-        plain[0].counts.element_size() if plain[0].counted else 0,
+        Grows(*_growth([held(model.tower.sources) for _, model in (plain, items, queries)])),
+        Grows(*_growth([held(_sampler(model)) for _, model in (plain, items, queries)])),
+        plain[0].item_counts.element_size() if plain[0].counted else 0,
         sum(parameter.nbytes for parameter in model.parameters()),
         sum(tensor.nbytes for name, tensor in state.tensors().items() if name.startswith(("dense.", "adam."))),
     )
@@ -122,18 +121,10 @@ def _sampler(model: TwoTower) -> object:
     return getattr(model.head, "sampler", None)
 
 
-def held(owner: object, but: Iterable[Tensor] = ()) -> int:
-    """Bytes of all tensors that an object holds, directly or through what it holds; each memory once.
-
-    Args:
-        owner: an object, a list, a mapping.
-        but: tensors that are somebody else's.
-    """
-    others = {tensor.untyped_storage().data_ptr() for tensor in but}
-    sizes = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(owner, set())
-    }
-    return sum(count for pointer, count in sizes.items() if pointer not in others)
+def held(owner: object) -> int:
+    """Bytes of all tensors that an object, a list or a mapping holds, directly or through what it holds; each once."""
+    memories = [tensor.untyped_storage() for tensor in _tensors(owner, set())]
+    return sum({memory.data_ptr(): memory.nbytes() for memory in memories}.values())
 
 
 def _tensors(owner: object, visited: set[int]) -> Iterator[Tensor]:

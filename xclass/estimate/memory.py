@@ -103,7 +103,7 @@ def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -
 def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
     place: Place = "accelerator" if device.type == "cuda" else "memory"
     yield Part("dense layers, their gradients and Adam", place, layout.trained + layout.dense)
-    yield Part("train counts of the items", "memory", layout.counts * job.items)
+    yield Part("train counts of the items", "memory", layout.counts * job.items, "start", certain=False)
     yield Part("history weights of the items", place, layout.tower.at(job.items, job.queries))
     yield Part("sampler", "memory", layout.sampler.at(job.items, job.queries))
 
