@@ -1,12 +1,13 @@
 """`xclass estimate` beside the training that it speaks of.
 
-    python benchmarks/bench_estimate.py [--jobs tiny gowalla 10m] [--work DIR]
+    python benchmarks/bench_estimate.py [--jobs tiny gowalla 10m] [--runs 3] [--work DIR]
 
 For each job: a planted dataset is made (once), `xclass estimate --json` is run, then `xclass train` with the same
 configuration, each in a process of its own. Compared are the memory that must fit (the peak of anonymous resident
 memory, looked at fifty times a second), the peak resident memory with the pages of files (the kernel's own figure), the
 size of the finished directory, positives/s, and the seconds from start to end. The training must be as long as the
-estimate says and the estimate must have said that it fits, before anything is compared. Ratios: estimated / measured.
+estimate says and the estimate must have said that it fits, before anything is compared. Estimate and training take turns; medians; ratios are
+estimated / measured.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -108,6 +110,7 @@ def measure(name: str, work: Path) -> dict[str, tuple[float, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", nargs="*", choices=list(JOBS), default=["tiny", "gowalla"])
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, help="datasets are kept here")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
@@ -116,7 +119,9 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         for name in arguments.jobs:
             print(f"\n{name}: {JOBS[name].source}")
-            for figure, (estimated, measured) in measure(name, work).items():
+            runs = [measure(name, work) for _ in range(arguments.runs)]
+            for figure in runs[0]:
+                estimated, measured = (statistics.median(run[figure][side] for run in runs) for side in (0, 1))
                 ratio = "" if figure.startswith("the estimate") else f"{estimated / measured:8.2f}"
                 print(f"  {figure:28} estimated {estimated:12,.1f}   measured {measured:12,.1f}   {ratio}")
 

@@ -203,7 +203,8 @@ def _positives_per_epoch(config: RunConfig, job: Job) -> int:
 
 
 def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
-    """At most so much at a time. One checkpoint, the best weights and the model are certain."""
+    """At most so much at a time. One checkpoint, the best weights and the model are certain. What is read back from a
+    file is mapped."""
     weights = layout.dense + sum(rows_of(name, job) * tensors["weight"] for name, tensors in layout.tables.items())
     tables = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in layout.tables.items())
     checkpoint = layout.trained + tables
@@ -212,6 +213,7 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     yield Part("checkpoints: older ones kept, one being written", "disk", KEEP * checkpoint, certain=False)
     if config.train.validation.keep_best and job.valid_pairs:
         yield Part("best weights", "disk", checkpoint, certain=trains)
+        yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)
     yield Part("model", "disk", weights)
     yield Part(
         "ids and small files", "disk", job.bytes_of("items.parquet") + job.bytes_of("queries.parquet") + SMALL_FILES

@@ -91,7 +91,7 @@ def estimate(
     opening_s = time.perf_counter() - started
     whole = config.train.epochs * len(batches)
     steps = whole if config.train.steps is None else min(whole, config.train.steps)
-    positives = round(steps / max(len(batches), 1) * batches.positives_per_epoch())
+    positives = _positives(config, batches, steps)
     parts = parts_of(config, job, device, base)
     parts.append(Part("libraries, mapped files", "memory", resident_bytes() - base, certain=False, cache=True))
     rates = None
@@ -102,6 +102,14 @@ def estimate(
     times = None if rates is None else _times(config, job, rates, parts, steps, len(batches), opening_s)
     answer = verdict(config, job, device, parts, there)
     return Estimate(config, job, device, steps, positives, parts, there, answer, rates, times)
+
+
+def _positives(config: RunConfig, batches: TrainBatches, steps: int) -> int:
+    """Targets of so many steps; of a part of an epoch by query, about."""
+    epochs, rest = divmod(steps, max(len(batches), 1))
+    by_pair = config.train.batch.by == "pair"
+    part = rest * config.train.batch.size if by_pair else rest / max(len(batches), 1) * batches.positives_per_epoch()
+    return epochs * batches.positives_per_epoch() + round(part)
 
 
 def check_fit(dataset: Dataset, config: RunConfig, device: torch.device, out: Path) -> None:
