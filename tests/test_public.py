@@ -43,7 +43,8 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split", "--test-fraction",
         "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed", "--json",
     },
-    "train": {"--config", "--out", "--set", "--resume", "--device", "--json"},
+    "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
+    "train": {"--config", "--out", "--set", "--resume", "--device", "--memory-check", "--no-memory-check", "--json"},
     "index": {
         "--kind", "--factory", "--target-recall", "-k", "--metric", "--deterministic", "--replace", "--dataset", "--json",
     },

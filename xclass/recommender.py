@@ -27,6 +27,7 @@ from xclass.progress import say
 from xclass.retrieve import restricted, retrieve, topk_frame
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
@@ -235,6 +236,8 @@ def train(
     overrides: Sequence[str] = (),
     resume: bool = False,
     device: str = "auto",
+    on_validation: OnValidation | None = None,
+    check_memory: bool = True,
 ) -> Recommender:
     """Train a model and open the finished run.
 
@@ -245,12 +248,16 @@ def train(
         overrides: changes to the configuration, ``"section.key=value"`` each.
         resume: go on from the newest whole checkpoint.
         device: auto, cpu or cuda.
+        on_validation: called with the step and the metrics after each validation of this process; when it returns True,
+            training ends there as if it were the last epoch. What it raises ends training; the run can be resumed.
+        check_memory: refuse a run that can't fit in this machine's memory or disk before anything is built.
 
     Raises:
-        ConfigError, ArtefactError, Interrupted: see :func:`xclass.run.train_run`.
+        ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.run.train_run`.
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Recommender.load(train_run(opened, resolve_config(config, list(overrides)), Path(out), resume, device))
+    settings = resolve_config(config, list(overrides))
+    return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))
 
 
 def index_run(

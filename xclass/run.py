@@ -33,6 +33,7 @@ from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset, read_item_counts
 from xclass.errors import ArtefactError, ConfigError, InputError, XclassError
+from xclass.estimate import check_fit
 from xclass.manifest import (
     atomic_file,
     read_json,
@@ -45,7 +46,9 @@ from xclass.manifest import (
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.training import Position, Trainer
+from xclass.training.board import require_tensorboard
 from xclass.training.checkpoint import load_tensors
+from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
@@ -67,7 +70,15 @@ def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: l
     return load_config(RunConfig, Path(config), changes)
 
 
-def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False, device: str = "auto") -> Path:
+def train_run(
+    dataset: Dataset,
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    on_validation: OnValidation | None = None,
+    check_memory: bool = True,
+) -> Path:
     """Train and write the run directory ``out``.
 
     Args:
@@ -76,8 +87,11 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         out: a new directory; with ``resume`` one that an interrupted training left, or a new one.
         resume: go on from the newest whole checkpoint. A finished run is left as it is.
         device: auto, cpu or cuda.
+        on_validation: called with the step and the metrics after each validation; True ends training.
+        check_memory: refuse what can't fit before anything is built.
 
     Raises:
+        XclassError: the run can't fit in memory or on the disk.
         ArtefactError: ``out`` exists and ``resume`` is false; or it was started with another dataset.
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
@@ -87,11 +101,15 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
         )
+    if config.train.tensorboard:
+        require_tensorboard()
+    if check_memory and not (out / MANIFEST).exists():
+        check_fit(dataset, config, chosen, out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(out):
-            _train_in(out, dataset, config, resume, chosen)
+            _train_in(out, dataset, config, resume, chosen, on_validation)
     except XclassError:
         if new and not (out / "metrics.jsonl").exists():
             shutil.rmtree(out)
@@ -99,7 +117,14 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
     return out
 
 
-def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, device: torch.device) -> None:
+def _train_in(
+    out: Path,
+    dataset: Dataset,
+    config: RunConfig,
+    resume: bool,
+    device: torch.device,
+    on_validation: OnValidation | None,
+) -> None:
     """Train in a directory that is this process's alone."""
     _start(out, dataset, config)
     if (out / MANIFEST).exists():
@@ -117,7 +142,8 @@ def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, devi
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
     mine = make_miner(config.sampler, dataset.split("train"))
-    trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train), mine)
+    validate = make_validator(dataset, config.train)
+    trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
     _finish(out, dataset, trainer.state, trainer.run())

@@ -74,7 +74,7 @@ def test_records_and_manifest(dataset, tmp_path):
     *steps, end = records(run)
     assert [record["epoch"] for record in steps] == [1, 2, 3, 4]
     for record in steps:
-        assert set(record) == {"step", "epoch", "loss", "positives_per_s", "phase_ms", "rss_bytes", "valid"}
+        assert {"step", "epoch", "loss", "positives_per_s", "phase_ms", "rss_bytes", "valid"} <= set(record)
         assert list(record["phase_ms"]) == ["load", "sample", "pull", "loss", "push"]
     assert end["event"] == "end" and end["step"] == steps[-1]["step"] == 4 * 16
     assert end["positives"] == RunDirectory(run).manifest["result"]["positives"] > 0

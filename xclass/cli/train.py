@@ -20,6 +20,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in RUN, if there is one.")
     ] = False,
     device: Device = "auto",
+    memory_check: Annotated[
+        bool, typer.Option(help="Refuse a run that can't fit in memory or on the disk, before anything is built.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Train a two-tower model; checkpoints and metrics.jsonl are written into RUN as it goes."""
@@ -28,7 +31,8 @@ def train(
     from xclass.data.store import open_dataset
     from xclass.run import RunDirectory, resolve_config, train_run
 
-    path = train_run(open_dataset(dataset), resolve_config(config, overrides), out, resume, device)
+    settings = resolve_config(config, overrides)
+    path = train_run(open_dataset(dataset), settings, out, resume, device, check_memory=memory_check)
     run = RunDirectory(path)
     summary = {"run": str(path), **run.manifest["result"]}
     if as_json:
