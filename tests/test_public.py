@@ -40,8 +40,9 @@ PUBLIC: dict[str, set[str]] = {
 
 OPTIONS: dict[str, set[str]] = {
     "ingest": {
-        "--out", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split", "--test-fraction",
-        "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed", "--json",
+        "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
+        "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
+        "--json",
     },
     "train": {"--config", "--out", "--set", "--resume", "--device", "--json"},
     "index": {

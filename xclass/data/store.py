@@ -38,6 +38,7 @@ class Dataset:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._opened = _identity(self.path / MANIFEST)
         self.manifest: dict[str, Any] = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
         self.num_queries: int = self.manifest["num_queries"]
         self.num_items: int = self.manifest["num_items"]
@@ -58,11 +59,19 @@ class Dataset:
             raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
         folder = self.path / name
         weights = folder / "weights.npy"
-        return Ragged(
+        found = Ragged(
             _memory_map(folder / "offsets.npy"),
             _memory_map(folder / "values.npy"),
             _memory_map(weights) if weights.exists() else None,
         )
+        self.check_unchanged()
+        return found
+
+    def check_unchanged(self) -> None:
+        """ArtefactError when another dataset has taken the place of this one (``ingest --append``) since it was opened:
+        its numbers of items and queries are others. Arrays that were mapped before stay readable."""
+        if _identity(self.path / MANIFEST) != self._opened:
+            raise ArtefactError("this dataset was replaced while it was open", where=self.path, do="open it again")
 
     def seen(self, split: str) -> Ragged:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
@@ -81,22 +90,36 @@ class Dataset:
     @functools.cached_property
     def items(self) -> pl.DataFrame:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
-        return pl.read_parquet(self.path / "items.parquet")
+        return self._read("items.parquet")
 
     @functools.cached_property
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
-        return pl.read_parquet(self.path / "queries.parquet")
+        return self._read("queries.parquet")
 
     @functools.cached_property
     def item_counts(self) -> Tensor:
         """int64 (N,), train pairs of each item; never rises."""
-        counts = pl.read_parquet(self.path / "items.parquet", columns=["train_count"])["train_count"]
+        counts = self._read("items.parquet", ["train_count"])["train_count"]
         return torch.from_numpy(counts.to_numpy().astype(np.int64))
+
+    def _read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+        found = pl.read_parquet(self.path / name, columns=columns)
+        self.check_unchanged()
+        return found
 
     def verify(self) -> None:
         """Check the SHA-256 of every file; ArtefactError names the first that differs."""
         verify_files(self.path, self.manifest)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells a file from another that took its name."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def open_dataset(path: Path | str) -> Dataset:
