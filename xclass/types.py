@@ -120,6 +120,31 @@ class Ragged:
         return [values[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Some lists of a Ragged, not copied: list ``b`` is list ``rows[b]`` of ``source``.
+
+    Args:
+        source: Ragged, maybe memory-mapped.
+        rows: int64 (B,), repeats allowed.
+    """
+
+    source: Ragged
+    rows: Tensor
+
+    def __len__(self) -> int:
+        """Number of lists, B."""
+        return len(self.rows)
+
+    def take(self, rows: Tensor) -> Selection:
+        """The lists ``rows`` of these."""
+        return Selection(self.source, self.rows[rows])
+
+    def ragged(self) -> Ragged:
+        """A copy with int64 values. O(values taken)."""
+        return self.source.take(self.rows).long()
+
+
 def offsets_of(lengths: Tensor) -> Tensor:
     """int64 (B+1,) running totals of (B,) lengths, starting at 0.
 
@@ -224,16 +249,17 @@ class Batch:
     """One batch of training or of inference.
 
     query_ids: int64 (B,) query numbers; -1 for a query the model has never seen.
-    history: Ragged (B), what the query tower may look at (in training: known less the targets).
+    history: Ragged (B), what the query tower may look at (in training: known less the targets; empty lists for a tower
+        that looks at none).
     positives: Ragged (B), the targets of this batch with optional weights; None at inference.
-    known: Ragged (B), every training positive of each query, never used as a negative; None at inference.
+    known: every training positive of each query, never used as a negative; None at inference.
     weights: (B,) floating, weight of each query's loss in the batch's mean; None for 1.
     """
 
     query_ids: Tensor
     history: Ragged
     positives: Ragged | None = None
-    known: Ragged | None = None
+    known: Ragged | Selection | None = None
     weights: Tensor | None = None
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ def test_targets_are_left_out_of_their_own_history(by):
             batch.query_ids.tolist(),
             batch.positives.to_lists(),
             batch.history.to_lists(),
-            batch.known.to_lists(),
+            batch.known.ragged().to_lists(),
             strict=True,
         )
         for query, targets, history, known in lists:

@@ -17,7 +17,7 @@ from xclass.rng import torch_generator
 from xclass.sampling import AllItems, Uniform
 from xclass.towers import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, offsets_of
-from xclass.workers import in_parts, on_one_thread
+from xclass.workers import in_parts, num_threads, short_operations
 
 
 def plain_mask(excluded, candidates):
@@ -129,15 +129,20 @@ def test_the_blocked_pass_equals_plain_autograd(
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
-def test_work_on_one_thread_leaves_torch_as_it_was():
+def test_short_operations_run_on_one_thread_and_parts_on_all():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert on_one_thread(torch.get_num_threads) == 1
-        assert on_one_thread(torch.is_grad_enabled) is False
+        with short_operations():
+            assert torch.get_num_threads() == 1 and num_threads() == 2
+            assert len(in_parts(lambda low, high: (low, high), 10, 2, torch.device("cpu"))) == 2
+            with short_operations():
+                assert num_threads() == 2
+            assert num_threads() == 2
+        assert torch.get_num_threads() == num_threads() == 2
+        with pytest.raises(InputError), short_operations():
+            Uniform(0, 1)
         assert torch.get_num_threads() == 2
-        with pytest.raises(InputError):
-            on_one_thread(lambda: Uniform(0, 1))
     finally:
         torch.set_num_threads(before)
 

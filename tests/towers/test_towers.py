@@ -6,7 +6,7 @@ import torch
 from xclass.errors import InputError
 from xclass.rng import torch_generator
 from xclass.tables import plan_rows
-from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower
+from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, unit
 from xclass.types import Batch, Ragged, Rows
 
 HISTORY = Ragged.from_lists([[3, 1], [], [3, 3, 0]])
@@ -79,3 +79,32 @@ def test_a_tower_of_ids_refuses_new_queries():
     with pytest.raises(InputError, match="by id only"):
         tower.check_new_queries()
     QueryTower([HistorySource("item")], Projection(2, (), False, torch_generator(0, "test"))).check_new_queries()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 37, 9000])
+def test_unit_rows_and_their_gradient(monkeypatch, rows, compiled):
+    monkeypatch.setattr(unit, "compiles", lambda: compiled)
+    generator = torch_generator(0, "unit")
+    vectors = torch.randn(rows, 32, generator=generator)
+    vectors[3::7] = 0.0
+    upstream = torch.randn(32, rows, generator=generator).T
+    upstream[3::7] = 0.0
+    leaf, wide = vectors.clone().requires_grad_(), vectors.double().requires_grad_()
+    ours, plain = unit.unit_rows(leaf), wide / wide.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=1e-7)
+    (got,) = torch.autograd.grad(ours, leaf, upstream)
+    (expected,) = torch.autograd.grad(plain, wide, upstream.double())
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_unit_rows_by_numerical_gradient():
+    vectors = torch.randn(5, 3, dtype=torch.float64, generator=torch_generator(1, "unit"), requires_grad=True)
+    assert torch.autograd.gradcheck(unit.unit_rows, vectors)
+    eps, x, g = 1e-2, vectors.detach().float(), torch.randn(5, 3, generator=torch_generator(2, "unit"))
+    leaf = x.clone().requires_grad_()
+    (got,) = torch.autograd.grad(unit.unit_rows(leaf), leaf, g)
+    for cell in range(15):
+        step = torch.zeros(15).scatter_(0, torch.tensor(cell), eps).view(5, 3)
+        up, down = ((unit.unit_rows(x + sign * step) * g).sum() for sign in (1, -1))
+        assert float((up - down) / (2 * eps)) == pytest.approx(float(got.flatten()[cell]), abs=2e-3)

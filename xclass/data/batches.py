@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pydantic
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.config import Config
+from xclass.data.shuffle import Shuffle
 from xclass.rng import torch_generator
-from xclass.types import Batch, Ragged
+from xclass.types import Batch, Ragged, Selection, offsets_of
+
+ROWS_PER_BLOCK = 1 << 10
+PASS_ROWS = 1 << 20
 
 
 class BatchConfig(Config):
@@ -36,7 +41,7 @@ class BatchConfig(Config):
 
 
 class TrainBatches:
-    """The train split as batches.
+    """The train split as batches, read from its memory-mapped arrays.
 
     By query, the weights of the pairs weigh a query's positives against each other. By pair, they weigh the pairs: a
     pair of twice the mean weight counts twice in the mean of the batch.
@@ -46,16 +51,17 @@ class TrainBatches:
         config: how to cut it.
         seed: the order of epoch e depends on (seed, e) only, so training can resume anywhere.
         hold_out: the tower looks at histories, so targets are left out of them. By query, at most half of a query's
-            positives (rounded down, at least one) are then targets, so that something is left to look at.
+            positives (rounded down, at least one) are then targets, so that something is left to look at. Without it
+            histories are empty.
+
+    Memory: one window of :class:`Shuffle`, whatever the size of the split.
     """
 
     def __init__(self, train: Ragged, config: BatchConfig, seed: int, hold_out: bool) -> None:
         self.train, self.config, self.seed, self.hold_out = train, config, seed, hold_out
-        lengths = train.lengths()
-        self._mean_weight = 1.0 if train.weights is None else float(train.weights.double().mean())
-        self._queries = lengths.nonzero().squeeze(1) if config.by == "query" else None
-        self.num_rows = len(train.values) if self._queries is None else len(self._queries)
-        self._mean_power = self._powered(self._num_targets(lengths[lengths > 0])).mean() if self.num_rows else 1.0
+        self._facts = self._look_through()
+        self._shuffle = Shuffle(self._block_rows(), seed)
+        self.num_rows = self._shuffle.num_rows
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -63,38 +69,51 @@ class TrainBatches:
 
     def positives_per_epoch(self) -> int:
         """Targets of a whole epoch."""
-        if self._queries is None:
-            return self.num_rows
-        return int(self._num_targets(self.train.lengths()[self._queries]).sum())
+        return self.num_rows if self.config.by == "pair" else self._facts.targets
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``first`` on."""
-        order = torch.randperm(self.num_rows, generator=torch_generator(self.seed, "order", epoch))
-        for number in range(first, len(self)):
-            rows = order[number * self.config.size : (number + 1) * self.config.size]
-            if self._queries is None:
-                yield self._by_pair(rows)
+        by_pair, size = self.config.by == "pair", self.config.size
+        rows = self._shuffle.batches(epoch, size, first, self._pairs_of if by_pair else self._queries_of)
+        for number, columns in enumerate(rows, first):
+            if by_pair:
+                yield self._by_pair(*columns)
             else:
-                yield self._by_query(self._queries[rows], torch_generator(self.seed, "targets", epoch, number))
+                yield self._by_query(columns[0], torch_generator(self.seed, "targets", epoch, number))
 
-    def _by_pair(self, pairs: Tensor) -> Batch:
-        queries = torch.searchsorted(self.train.offsets, pairs, right=True) - 1
-        known = self.train.take(queries).long()
-        weights = None if self.train.weights is None else self.train.weights[pairs] / self._mean_weight
-        positives = Ragged(torch.arange(len(pairs) + 1), self.train.values[pairs].long())
-        if not self.hold_out:
-            return Batch(queries, known, positives, known, weights)
-        others = torch.ones(len(known.values), dtype=torch.bool)
-        others[known.offsets[:-1] + pairs - self.train.offsets[queries]] = False
-        return Batch(queries, known.filter(others), positives, known, weights)
+    def _pairs_of(self, blocks: Tensor) -> tuple[Tensor, ...]:
+        """(query, place in values, item) of every pair of these blocks."""
+        places = _spread(blocks * ROWS_PER_BLOCK, (blocks + 1) * ROWS_PER_BLOCK, len(self.train.values))
+        ends = self.train.offsets[1:]
+        first = torch.searchsorted(ends, blocks * ROWS_PER_BLOCK, right=True)
+        last = torch.searchsorted(ends, ((blocks + 1) * ROWS_PER_BLOCK).clamp(max=len(self.train.values)))
+        queries = _spread(first, last + 1, len(self.train))
+        lists = torch.repeat_interleave(torch.arange(len(blocks)), last + 1 - first)
+        low = torch.maximum(self.train.offsets[queries], (blocks * ROWS_PER_BLOCK)[lists])
+        high = torch.minimum(ends[queries], ((blocks + 1) * ROWS_PER_BLOCK)[lists])
+        return torch.repeat_interleave(queries, high - low, output_size=len(places)), places, self.train.values[places]
+
+    def _queries_of(self, blocks: Tensor) -> tuple[Tensor, ...]:
+        """The queries of these blocks that have a pair."""
+        queries = _spread(blocks * ROWS_PER_BLOCK, (blocks + 1) * ROWS_PER_BLOCK, len(self.train))
+        return (queries[self.train.offsets[queries + 1] > self.train.offsets[queries]],)
+
+    def _by_pair(self, queries: Tensor, places: Tensor, items: Tensor) -> Batch:
+        weights = None if self.train.weights is None else self.train.weights[places] / self._facts.mean_weight
+        positives = Ragged(torch.arange(len(items) + 1), items.long())
+        history = take_lists(self.train, queries, places) if self.hold_out else _empty_lists(len(queries))
+        return Batch(queries, history, positives, Selection(self.train, queries), weights)
 
     def _by_query(self, queries: Tensor, generator: torch.Generator) -> Batch:
-        known = self.train.take(queries).long()
-        target = _choose(known, self._num_targets(known.lengths()), generator)
-        history = known.filter(~target) if self.hold_out else known
-        positives = known.filter(target)
-        weights = self._powered(positives.lengths()) / self._mean_power if self.config.weight_power else None
-        return Batch(queries, history, positives, known, weights)
+        known = self.train.take(queries).long() if self.train.weights is not None else take_lists(self.train, queries)
+        wanted = self._num_targets(known.lengths())
+        positives, history = known, _empty_lists(len(queries))
+        if self.hold_out or self.config.positives_per_query:
+            target = _choose(known, wanted, generator)
+            positives = known.filter(target)
+            history = known.filter(~target) if self.hold_out else history
+        weights = self._powered(wanted) / self._facts.mean_power if self.config.weight_power else None
+        return Batch(queries, history, positives, Selection(self.train, queries), weights)
 
     def _powered(self, lengths: Tensor) -> Tensor:
         return lengths.float().pow(self.config.weight_power)
@@ -104,6 +123,86 @@ class TrainBatches:
         wanted = (lengths // 2).clamp(min=1) if self.hold_out else lengths
         most = self.config.positives_per_query
         return wanted.clamp(max=most) if most else wanted
+
+    def _block_rows(self) -> Tensor:
+        """int64: rows of each block of pairs, or queries with a pair of each block of queries."""
+        if self.config.by == "query":
+            return self._facts.queries
+        pairs = len(self.train.values)
+        rows = torch.full((math.ceil(pairs / ROWS_PER_BLOCK),), ROWS_PER_BLOCK)
+        if pairs % ROWS_PER_BLOCK:
+            rows[-1] = pairs % ROWS_PER_BLOCK
+        return rows
+
+    def _look_through(self) -> _Facts:
+        """One pass over the offsets and weights, a million at a time."""
+        queries, targets, powered = [torch.zeros(0, dtype=torch.int64)], 0, 0.0
+        for start in range(0, len(self.train), PASS_ROWS):
+            ends = self.train.offsets[start : start + PASS_ROWS + 1]
+            lengths = ends.diff()
+            queries.append(_counts_by_block(lengths > 0))
+            wanted = self._num_targets(lengths[lengths > 0])
+            targets += int(wanted.sum())
+            powered += float(self._powered(wanted).double().sum())
+        each = torch.cat(queries)
+        return _Facts(each, targets, powered / max(int(each.sum()), 1) or 1.0, _mean(self.train.weights))
+
+
+class _Facts(NamedTuple):
+    """Of the whole split: queries with a pair by block, targets of an epoch by query, two means."""
+
+    queries: Tensor
+    targets: int
+    mean_power: float
+    mean_weight: float
+
+
+def take_lists(source: Ragged, rows: Tensor, without: Tensor | None = None) -> Ragged:
+    """int64 copies of the lists ``rows``, each less the value at place ``without_b`` where given. Weights are dropped.
+
+    >>> take_lists(Ragged.from_lists([[1], [2, 3]]), torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1])).to_lists()
+    [[2], [], [3]]
+    """
+    if not compiles():
+        lists = Ragged(source.offsets, source.values).take(rows).long()
+        if without is None:
+            return lists
+        keep = torch.ones(len(lists.values), dtype=torch.bool)
+        keep[lists.offsets[:-1] + without - source.offsets[rows]] = False
+        return lists.filter(keep)
+    from xclass.data import kernels
+
+    lengths = source.offsets[rows + 1] - source.offsets[rows]
+    offsets = offsets_of(lengths if without is None else lengths - 1)
+    taken = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    left_out = torch.full_like(rows, -1) if without is None else without
+    arrays = source.offsets, source.values, rows, left_out, offsets, taken
+    kernels.take_lists(*(array.numpy() for array in arrays))
+    return Ragged(offsets, taken)
+
+
+def _spread(starts: Tensor, stops: Tensor, end: int) -> Tensor:
+    """The numbers of all ranges start_b … stop_b − 1, none of them above ``end`` − 1."""
+    offsets = offsets_of(stops.clamp(max=end) - starts)
+    flat = torch.arange(int(offsets[-1]))
+    return flat + torch.repeat_interleave(starts - offsets[:-1], offsets.diff(), output_size=len(flat))
+
+
+def _counts_by_block(there: Tensor) -> Tensor:
+    """int64: how many are true in each block."""
+    blocks = torch.zeros(math.ceil(len(there) / ROWS_PER_BLOCK) * ROWS_PER_BLOCK, dtype=torch.bool)
+    blocks[: len(there)] = there
+    return blocks.view(-1, ROWS_PER_BLOCK).sum(1)
+
+
+def _mean(weights: Tensor | None) -> float:
+    if weights is None or len(weights) == 0:
+        return 1.0
+    return sum(float(part.double().sum()) for part in weights.split(PASS_ROWS)) / len(weights)
+
+
+def _empty_lists(number: int) -> Ragged:
+    return Ragged(torch.zeros(number + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
 
 
 def _choose(lists: Ragged, wanted: Tensor, generator: torch.Generator) -> Tensor:

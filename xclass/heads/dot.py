@@ -15,8 +15,8 @@ from xclass.losses import Loss
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
 from xclass.towers.projection import Projection
-from xclass.types import Batch, Negatives, Ragged, Rows
-from xclass.workers import on_one_thread
+from xclass.types import Batch, Negatives, Ragged, Rows, Selection
+from xclass.workers import short_operations
 
 VECTOR_BLOCK_ROWS = 1 << 16
 
@@ -79,16 +79,14 @@ class DotHead(nn.Module):
 
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
-        return on_one_thread(lambda: self._plan(batch, generator))
-
-    def _plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
-        positives = _targets(batch)
-        negatives = self.sampler.sample(positives, generator, batch.query_ids)
-        return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
+        with short_operations():
+            positives = _targets(batch)
+            negatives = self.sampler.sample(positives, generator, batch.query_ids)
+            return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
 
     def _hits(self, batch: Batch, positives: Ragged, ids: Tensor) -> Hits:
         """Cells of (B, K), or of (P, K) when rows are pairs."""
-        excluded = Ragged(torch.zeros_like(positives.offsets), positives.values[:0])
+        excluded: Ragged | Selection = Ragged(torch.zeros_like(positives.offsets), positives.values[:0])
         if self.remove_known_positives and batch.known is not None:
             excluded = batch.known
         elif self.remove_accidental_hits:

@@ -1,4 +1,4 @@
-"""What numba compiles for the blocked pass. Imported only where numba is installed, by :mod:`xclass.heads.pairs`."""
+"""What numba compiles for the heads. Imported only where numba is installed, inside functions."""
 
 from __future__ import annotations
 
@@ -26,3 +26,89 @@ def add_rows(target: Any, target_rows: Any, source: Any, source_rows: Any, facto
         left, right, by = target[target_rows[i]], source[source_rows[i]], factor[i]
         for d in range(len(left)):
             left[d] += by * right[d]
+
+
+MARK_BITS = 1 << 16
+VALUES_PER_LINE = 8
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@njit(nogil=True, cache=True)
+def chains(candidates: Any, first: Any, following: Any) -> Any:
+    """A hash table of the candidates, copies chained in rising order; returns a bit for every hash of a candidate.
+
+    first: int32 (a power of two ≥ 2 K,), the first column of the item in each slot, −1 for none.
+    following: int32 (K,), the next column with the same item, −1 for none.
+    """
+    marks = np.zeros(MARK_BITS // 8, np.uint8)
+    first[:] = -1
+    mask = len(first) - 1
+    for column in range(len(candidates) - 1, -1, -1):
+        item = candidates[column]
+        marks[(item & (MARK_BITS - 1)) >> 3] |= np.uint8(1) << np.uint8(item & 7)
+        slot = slot_of(item, candidates, first, mask)
+        following[column] = first[slot]
+        first[slot] = column
+    return marks
+
+
+@njit(nogil=True, cache=True)
+def find_hits(
+    offsets: Any, values: Any, rows: Any, candidates: Any, marks: Any, first: Any, following: Any, found: Any
+) -> int:
+    """(row, column) of every candidate that is in the row's list, rows and columns rising, each cell once.
+
+    Fills ``found`` (2, room) and returns how many there are; more than ``room`` are counted and not written.
+    """
+    count, mask, room = 0, len(first) - 1, found.shape[1]
+    starts, stops = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    for b in range(len(rows)):
+        starts[b], stops[b] = offsets[rows[b]], offsets[rows[b] + 1]
+    fetched = 0
+    for b in range(len(rows)):  # lists lie anywhere: asked for together, they come from memory together
+        for place in range(starts[b], stops[b], VALUES_PER_LINE):
+            fetched ^= values[place]
+    for b in range(len(rows)):
+        begin = count
+        for place in range(starts[b], stops[b]):
+            item = values[place]
+            if not (marks[(item & (MARK_BITS - 1)) >> 3] >> (item & 7)) & 1:
+                continue
+            column = first[slot_of(item, candidates, first, mask)]
+            while column >= 0:
+                if count < room:
+                    found[0, count], found[1, count] = b, column
+                count += 1
+                column = following[column]
+        if begin + 1 < count <= room:
+            count = begin + sorted_distinct(found[1, begin:count])
+    return count if fetched >= 0 else -1  # item numbers are not negative
+
+
+@njit(nogil=True, cache=True)
+def sorted_distinct(values: Any) -> int:
+    """Sorts in place, the different ones first; returns how many those are."""
+    if len(values) > 32:
+        values.sort()
+    else:
+        for place in range(1, len(values)):
+            value, to = values[place], place
+            while to > 0 and values[to - 1] > value:
+                values[to] = values[to - 1]
+                to -= 1
+            values[to] = value
+    kept = 1
+    for place in range(1, len(values)):
+        if values[place] != values[place - 1]:
+            values[kept] = values[place]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def slot_of(item: Any, candidates: Any, first: Any, mask: Any) -> Any:
+    """The slot of an item, or the free one where it would go."""
+    slot = np.int64((np.uint64(item) * GOLDEN) >> np.uint64(20)) & mask
+    while first[slot] >= 0 and candidates[first[slot]] != item:
+        slot = (slot + 1) & mask
+    return slot

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.types import Ragged
+from xclass.compiling import compiles
+from xclass.types import Ragged, Selection
 
 HASH_MASK = (1 << 16) - 1
+FIRST_ROOM = 1 << 16  # hits; more make a second look necessary
 
 
 class Hits(NamedTuple):
@@ -19,22 +22,49 @@ class Hits(NamedTuple):
     columns: Tensor
 
 
-def find_hits(excluded: Ragged, candidates: Tensor) -> Hits:
+def find_hits(excluded: Ragged | Selection, candidates: Tensor) -> Hits:
     """Every (query, column) whose candidate is among the query's excluded items; all copies of a candidate count.
 
     Args:
-        excluded: Ragged (B) of item numbers.
+        excluded: lists of item numbers, B of them.
         candidates: int64 (K,) shared by the queries, repeats allowed; or (B, K), where −1 is no candidate and a hit.
 
-    Cost O(M + K + hits) for M excluded items: a small table of hashed candidates drops nearly all of the M, one of
-    those that are left nearly all of the K, before anything is sorted. No B × K anything.
+    Cost O(M + K + hits log hits) for M excluded items: a small table of hashed candidates drops nearly all of the M,
+    before anything is looked up or sorted. No B × K anything; compiled, a selection's lists are read where they lie.
     For (B, K): O((M + B·K) log M).
 
     >>> find_hits(Ragged.from_lists([[4], [], [7, 4]]), torch.tensor([4, 9, 4])).columns.tolist()
     [0, 2, 0, 2]
     """
-    if candidates.dim() == 2:
-        return _own_hits(excluded, candidates)
+    if candidates.dim() == 1 and candidates.device.type == "cpu" and compiles():
+        return _compiled_hits(excluded, candidates)
+    plain = excluded.ragged() if isinstance(excluded, Selection) else excluded
+    return _own_hits(plain, candidates) if candidates.dim() == 2 else _shared_hits(plain, candidates)
+
+
+def _compiled_hits(excluded: Ragged | Selection, candidates: Tensor) -> Hits:
+    from xclass.heads import kernels
+
+    source, rows = (
+        (excluded.source, excluded.rows) if isinstance(excluded, Selection) else (excluded, torch.arange(len(excluded)))
+    )
+    first, following = (
+        np.empty(1 << max((2 * len(candidates)).bit_length(), 4), np.int32),
+        np.empty(len(candidates), np.int32),
+    )
+    wanted = candidates.numpy()
+    marks = kernels.chains(wanted, first, following)
+    room = FIRST_ROOM
+    while True:
+        found = np.empty((2, room), np.int64)
+        lists = source.offsets.numpy(), source.values.numpy(), rows.numpy()
+        needed = kernels.find_hits(*lists, wanted, marks, first, following, found)
+        if needed <= room:
+            return Hits(*torch.from_numpy(found[:, :needed]))
+        room = needed
+
+
+def _shared_hits(excluded: Ragged, candidates: Tensor) -> Hits:
     maybe = _hashed_match(excluded.values, candidates)
     values = excluded.values[maybe]
     wanted = _hashed_match(candidates, values)

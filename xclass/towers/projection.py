@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from xclass.towers.unit import unit_rows
 
 
 class Projection(nn.Module):
@@ -36,7 +37,7 @@ class Projection(nn.Module):
         """(B, D) → (B, D)."""
         if self.mlp is not None:
             vectors = vectors + self.mlp(vectors)
-        return functional.normalize(vectors, dim=1) if self.normalize else vectors
+        return unit_rows(vectors) if self.normalize else vectors
 
 
 def _mlp(dim: int, hidden: Sequence[int], generator: torch.Generator) -> nn.Sequential:

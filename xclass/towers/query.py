@@ -41,7 +41,8 @@ class IdSource:
 
     def __call__(self, batch: Batch, rows: Rows) -> Tensor:
         """(B, D) rows of the queries."""
-        return rows.of(self.request) * (batch.query_ids >= 0).unsqueeze(1)
+        vectors, unseen = rows.of(self.request), batch.query_ids < 0
+        return vectors * ~unseen.unsqueeze(1) if bool(unseen.any()) else vectors
 
 
 class HistorySource:

@@ -25,15 +25,22 @@ class PhaseClock:
         """A step begins: time from now on belongs to the phase that is marked next."""
         self._started = self._last = time.perf_counter()
 
-    def mark(self, phase: str) -> None:
-        """The time since the last mark was spent on ``phase``."""
+    def mark(self, phase: str | None) -> None:
+        """The time since the last mark was spent on ``phase``; None: on waiting."""
         now = time.perf_counter()
-        self.seconds[phase] += now - self._last
+        if phase is not None:
+            self.seconds[phase] += now - self._last
         self._last = now
 
+    def add(self, phase: str, seconds: float) -> None:
+        """So much was spent on ``phase`` in another thread."""
+        self.seconds[phase] += seconds
+
     def lap_s(self) -> float:
-        """Seconds from the start of the step to its last mark."""
-        return self._last - self._started
+        """Seconds since the start, or since the lap before."""
+        now = time.perf_counter()
+        spent, self._started = now - self._started, now
+        return spent
 
 
 class Report:
@@ -42,14 +49,17 @@ class Report:
     def __init__(self) -> None:
         self.clock = PhaseClock()
         self.steps = self.rows = self.positives = 0
-        self.loss_sum = 0.0
+        self.loss_sum = self.wall_s = 0.0
 
-    def add(self, loss_sum: float, rows: int, positives: int) -> None:
-        """Count one step in."""
+    def add(self, loss_sum: float, rows: int, positives: int) -> float:
+        """Count one step in; returns the seconds since the one before."""
+        spent_s = self.clock.lap_s()
         self.steps += 1
+        self.wall_s += spent_s
         self.loss_sum += loss_sum
         self.rows += rows
         self.positives += positives
+        return spent_s
 
     def mean_loss(self) -> float:
         """Mean over the queries since the last record."""
@@ -57,13 +67,12 @@ class Report:
 
     def record(self, step: int, epoch: int) -> dict[str, Any]:
         """One line of metrics.jsonl."""
-        spent_s = sum(self.clock.seconds.values())
         per_step = {phase: round(1000 * s / max(self.steps, 1), 4) for phase, s in self.clock.seconds.items()}
         return {
             "step": step,
             "epoch": epoch,
             "loss": self.mean_loss() if self.rows else None,
-            "positives_per_s": round(self.positives / spent_s, 1) if spent_s else None,
+            "positives_per_s": round(self.positives / self.wall_s, 1) if self.wall_s else None,
             "phase_ms": per_step,
             "rss_bytes": rss_bytes(),
         }

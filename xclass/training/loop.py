@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from xclass.data.batches import TrainBatches
 from xclass.errors import Interrupted, XclassError
 from xclass.memory import keep_freed_memory
-from xclass.model import TwoTower
+from xclass.model import Prepared, TwoTower
 from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
 from xclass.rng import torch_generator
+from xclass.training.ahead import Ahead, Ready
 from xclass.training.checkpoint import (
     TENSORS,
     CheckpointStore,
@@ -29,6 +31,7 @@ from xclass.training.log import MetricsLog, Report, peak_rss_bytes
 from xclass.training.signals import StopSignal
 from xclass.training.state import SAMPLER, ModelState
 from xclass.types import Batch
+from xclass.workers import short_operations
 
 Mine = Callable[[TwoTower, int], None]
 Validate = Callable[[TwoTower], dict[str, float]]
@@ -116,34 +119,57 @@ class Trainer:
         here = self.position
         if self.mine is not None and here.batch == 0:
             self.mine(self.model, here.epoch)
-        reported_s = time.monotonic()
-        self._report.clock.start()
-        for batch in self.batches.epoch(here.epoch, here.batch):
-            progress.advance(self._step(batch), f"loss {self._report.mean_loss():.4f}")
-            now = time.monotonic()
-            if now - reported_s >= self.config.report_every_s:
-                self._write_report(log)
-                reported_s = now
-            if stop.received:
-                self._checkpoint()
-                raise Interrupted(
-                    f"stopped by a signal at step {here.step:,}; a checkpoint was written",
-                    "run the same command with --resume",
-                )
-            if 0 < self.config.checkpoint_every_s <= now - self._saved_s:
-                self._checkpoint()
-            if here.step >= self.total_steps:
-                break
-            self._report.clock.start()
+        with Ahead(self.batches.epoch(here.epoch, here.batch), self._prepare, here.step) as ahead, self._threads():
+            self._steps(ahead, log, progress, stop)
         self._end_epoch(log)
 
-    def _step(self, batch: Batch) -> int:
+    def _steps(self, ahead: Ahead, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
+        """The steps of an epoch. The next batch is prepared beside, but for one that comes after a checkpoint."""
+        here, reported_s = self.position, time.monotonic()
+        self._report.clock.start()
+        while (ready := ahead.take()) is not None:
+            last, due = here.step + 1 >= self.total_steps, self._is_checkpoint_due()
+            pause = last or due or bool(stop.received)
+            if not pause:
+                ahead.ask()
+            progress.advance(self._step(ready), f"loss {self._report.mean_loss():.4f}")
+            if time.monotonic() - reported_s >= self.config.report_every_s:
+                self._write_report(log)
+                reported_s = time.monotonic()
+            if pause:
+                self._pause(stop, due)
+                self._report.clock.start()
+            if last:
+                break
+
+    def _is_checkpoint_due(self) -> bool:
+        return 0 < self.config.checkpoint_every_s <= time.monotonic() - self._saved_s
+
+    def _pause(self, stop: StopSignal, due: bool) -> None:
+        """A checkpoint, when it is time for one or a signal came."""
+        if due or stop.received:
+            self._checkpoint()
+        if stop.received:
+            raise Interrupted(
+                f"stopped by a signal at step {self.position.step:,}; a checkpoint was written",
+                "run the same command with --resume",
+            )
+
+    def _prepare(self, batch: Batch, step: int) -> Prepared:
+        return self.model.prepare(batch, torch_generator(self.config.seed, "sample", step))
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Short operations run on one thread; the products of dense layers are long ones."""
+        return nullcontext() if any(True for _ in self.model.parameters()) else short_operations()
+
+    def _step(self, ready: Ready) -> int:
         """One step; returns its number of positives."""
+        here, clock, model, prepared = self.position, self._report.clock, self.model, ready.prepared
+        batch = prepared.batch
         assert batch.positives is not None
-        here, clock, model = self.position, self._report.clock, self.model
-        clock.mark("load")
-        prepared = model.prepare(batch, torch_generator(self.config.seed, "sample", here.step))
-        clock.mark("sample")
+        clock.mark(None)
+        clock.add("load", ready.load_s)
+        clock.add("sample", ready.sample_s)
         rows = model.pull(prepared.row_plans, requires_grad=True)
         clock.mark("pull")
         loss = model.loss(prepared, rows)
@@ -153,11 +179,10 @@ class Trainer:
         model.push(prepared.row_plans, rows, self.config.learning_rate * rate)
         self.state.dense_step(self.config.dense_learning_rate * rate)
         clock.mark("push")
-        positives = len(batch.positives.values)
-        self._check_loss(float(loss.detach().sum()))
-        self._report.add(float(loss.detach().sum()), len(batch), positives)
+        positives, loss_sum = len(batch.positives.values), float(loss.detach().sum())
+        self._check_loss(loss_sum)
+        here.train_s += self._report.add(loss_sum, len(batch), positives)
         here.step, here.batch, here.positives = here.step + 1, here.batch + 1, here.positives + positives
-        here.train_s += clock.lap_s()
         return positives
 
     def _check_loss(self, loss: float) -> None:

@@ -1,0 +1,33 @@
+"""What numba compiles for the towers. Imported only where numba is installed, inside functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def unit_rows(vectors: Any, smallest: Any, unit: Any, lengths: Any) -> None:
+    """unit_b = x_b / max(|x_b|, smallest); lengths_b is that divisor."""
+    for b in range(len(vectors)):
+        total = np.float32(0.0)
+        for d in range(vectors.shape[1]):
+            total += vectors[b, d] * vectors[b, d]
+        length = max(np.sqrt(total), smallest)
+        lengths[b] = length
+        for d in range(vectors.shape[1]):
+            unit[b, d] = vectors[b, d] / length
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def unit_rows_back(unit: Any, lengths: Any, smallest: Any, upstream: Any, gradient: Any) -> None:
+    """gradient_b = (g_b − y_b ⟨y_b, g_b⟩) / |x_b|; without the second part where |x_b| ≤ smallest."""
+    for b in range(len(unit)):
+        along = np.float32(0.0)
+        if lengths[b] > smallest:
+            for d in range(unit.shape[1]):
+                along += unit[b, d] * upstream[b, d]
+        for d in range(unit.shape[1]):
+            gradient[b, d] = (upstream[b, d] - unit[b, d] * along) / lengths[b]
