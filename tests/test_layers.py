@@ -42,6 +42,7 @@ COMPILED = {
     "heads/kernels.py",
     "losses/kernels.py",
     "sampling/kernels.py",
+    "tables/kernels.py",
     "tables/plan_kernels.py",
     "towers/kernels.py",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, Protocol
 
 import pydantic
@@ -15,16 +16,17 @@ from xclass.heads import DotHead, TopWeights
 from xclass.losses import LOSSES, LossConfig, build_loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import torch_generator
+from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
 from xclass.spectral import SpectralConfig, spectral_factors
-from xclass.tables import TABLES, MemoryTable, Table
+from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
 from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
+SPECTRAL_BLOCK_ROWS = 1 << 16
 DEVICES = ("auto", "cpu", "cuda")
-PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class QueryTowerConfig(Config):
@@ -87,6 +89,8 @@ class RunConfig(Config):
     """What is minimised."""
     optimizer: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adagrad"
     """Row-wise optimiser of the tables."""
+    tables: TableConfig = TableConfig()
+    """The tables of vectors."""
     product_dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
     train: TrainingConfig = TrainingConfig()
@@ -98,6 +102,8 @@ class RunConfig(Config):
             raise ValueError(f'loss.kind = "{self.loss.kind}" needs sampler.kind = "all"')
         if self.loss.calibration > 0 and self.sampler.kind != "uniform":
             raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
+        if self.train.learning_rate * self.tables.weight_decay >= 1:
+            raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
         return self
 
 
@@ -139,6 +145,8 @@ def build_model(
     device: torch.device | str = "cpu",
     read_candidates: Callable[[str], Ragged] | None = None,
     untrained: bool = True,
+    folder: Path | None = None,
+    start: bool = True,
 ) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
@@ -148,10 +156,13 @@ def build_model(
         train: the train split, from which a spectral start is computed; None when stored rows will be loaded.
         device: where tables and dense layers live and the loss is computed. Batches are drawn on the CPU.
         read_candidates: reads the file of sampler.kind = "given" as lists by query number.
-        untrained: false for a finished run, which draws no negatives: its sampler is not built.
+        untrained: false for a finished run, which is only read: its rows are in the memory of ``device``, without an
+            optimiser's state, and its sampler is not built.
+        folder: where mapped tables may put their files.
+        start: false when stored rows will be loaded: they are not drawn first.
     """
-    tables = _tables(config, catalogue, device)
-    if train is not None and config.model.init == "spectral":
+    tables = _tables(config, catalogue, Place(device, folder), untrained, start)
+    if start and train is not None and config.model.init == "spectral":
         _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
     tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
@@ -160,19 +171,33 @@ def build_model(
     return TwoTower(tower, _head(config, sampler, catalogue, generator), tables).to(device)
 
 
-def _tables(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> dict[str, Table]:
+def _tables(config: RunConfig, catalogue: Catalogue, place: Place, untrained: bool, start: bool) -> dict[str, Table]:
     sizes = {"item": catalogue.num_items}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
-    return {name: _table(config, name, rows, device) for name, rows in sizes.items()}
+    make = _table if untrained else _finished_table
+    drawn = start and untrained and config.model.init == "random"
+    return {name: make(config, name, rows, place, drawn) for name, rows in sizes.items()}
 
 
-def _table(config: RunConfig, name: str, rows: int, device: torch.device | str) -> MemoryTable:
-    optimizer = ROW_OPTIMIZERS[config.optimizer]()
-    generator = torch_generator(config.train.seed, f"table.{name}")
-    return TABLES["memory"](rows, config.model.embedding_dim, optimizer, config.model.init_std, generator, device)
+def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
+    chosen = config.tables
+    options = TableOptions(
+        config.model.init_std if drawn else None,
+        derive_seed(config.train.seed, f"table.{name}"),
+        TABLE_DTYPES[chosen.dtype],
+        chosen.weight_decay,
+        chosen.clip_norm,
+    )
+    own = Place(place.device, place.folder and place.folder / name)
+    return TABLES[chosen.storage](rows, config.model.embedding_dim, ROW_OPTIMIZERS[config.optimizer](), options, own)
+
+
+def _finished_table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
+    options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype])
+    return TABLES["device"](rows, config.model.embedding_dim, None, options, place)
 
 
 def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> list[Source]:
@@ -219,12 +244,13 @@ def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tabl
         settings.iterations,
         settings.oversampling,
     )
-    degree = catalogue.item_counts.clamp(min=1).float()
-    history = factors.vectors * factors.values.pow(settings.value_power)
-    if config.model.query.history_weights == "mean":
-        history *= degree.pow(-settings.degree_power).unsqueeze(1)
-    tables["history"].weight.copy_(history)
-    tables["item"].weight.copy_(factors.vectors * degree.pow(settings.degree_power).unsqueeze(1))
+    degree = catalogue.item_counts.clamp(min=1).float().pow(settings.degree_power).unsqueeze(1)
+    scale = factors.values.pow(settings.value_power)
+    by_mean = config.model.query.history_weights == "mean"
+    for start in range(0, catalogue.num_items, SPECTRAL_BLOCK_ROWS):
+        vectors, degrees = (tensor[start : start + SPECTRAL_BLOCK_ROWS] for tensor in (factors.vectors, degree))
+        tables["history"].write(start, vectors * scale / degrees if by_mean else vectors * scale)
+        tables["item"].write(start, vectors * degrees)
 
 
 def reference() -> str:

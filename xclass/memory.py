@@ -1,9 +1,12 @@
-"""How the C library's allocator treats freed memory."""
+"""How the C library's allocator treats freed memory, and how the system treats a table's pages."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
+
+from torch import Tensor
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_FROM_HEAP = 32 << 20  # what the GNU C library allows
@@ -25,3 +28,21 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((M_MMAP_THRESHOLD, LARGEST_FROM_HEAP), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, 16 << 20))
     return all(mallopt(option, value) == 1 for option, value in settings)
+
+
+def advise(tensor: Tensor, advice: int) -> bool:
+    """Tell the system about the whole pages of a tensor in main memory (``madvise``); true where it took it.
+
+    ``mmap.MADV_HUGEPAGE`` before the memory is first touched: pages of 2 MiB instead of 4 KiB, for tables whose rows
+    are read in no order. ``mmap.MADV_WILLNEED``: a mapped file's part will be read next, in order.
+    """
+    page = mmap.PAGESIZE
+    start = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.nbytes - start) // page * page
+    if length <= 0 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return False
+    try:
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return False
+    return bool(madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(advice)) == 0)

@@ -40,8 +40,8 @@ class TwoTower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the tables are, and so the computation."""
-        return self.tables["item"].weight.device
+        """Where the computation is."""
+        return self.tables["item"].device
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Prepared:
         """Sample and plan the working set of a training step. No vector is read."""
@@ -65,11 +65,16 @@ class TwoTower(nn.Module):
         return self.head.loss(query_BD, prepared.batch, prepared.plan, rows)
 
     def push(self, plans: dict[str, RowPlan], rows: dict[str, Rows], lr: float) -> None:
-        """One summed update of every touched row."""
+        """One summed update of every touched row; for weight decay a table without a gradient has a step, too."""
         for name, plan in plans.items():
             grad = rows[name].values.grad
-            if grad is not None:
-                self.tables[name].push(plan.unique, grad, lr)
+            ids = plan.unique if grad is not None else plan.unique[:0]
+            self.tables[name].push(ids, rows[name].values.detach()[:0] if grad is None else grad, lr)
+
+    def settle(self) -> None:
+        """Write weight decay that is due into every row of every table."""
+        for table in self.tables.values():
+            table.settle()
 
     @torch.no_grad()
     def query_vectors(self, batch: Batch) -> Tensor:

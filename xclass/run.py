@@ -111,6 +111,8 @@ def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, devi
         dataset.split("train") if fresh else None,
         device,
         functools.partial(read_candidates, dataset=dataset),
+        folder=out / "tables",
+        start=fresh,
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
     mine = make_miner(config.sampler, dataset.split("train"))

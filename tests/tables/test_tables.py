@@ -5,13 +5,12 @@ import torch
 
 from xclass.errors import InputError
 from xclass.optim import RowAdaGrad, RowSGD
-from xclass.rng import torch_generator
-from xclass.tables import TABLES, MemoryTable, plan_rows
+from xclass.tables import TABLES, MemoryTable, Place, TableOptions, plan_rows
 from xclass.types import Rows
 
 
 def make(rows=50, dim=4, optimizer=None):
-    return MemoryTable(rows, dim, optimizer or RowAdaGrad(), 0.1, torch_generator(0, "test"))
+    return MemoryTable(rows, dim, optimizer or RowAdaGrad(), TableOptions(0.1))
 
 
 def test_the_plan_finds_each_row_once():
@@ -24,8 +23,8 @@ def test_the_plan_finds_each_row_once():
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_untouched_rows_stay_bit_identical(name):
-    table = TABLES[name](50, 4, RowAdaGrad(), 0.1, torch_generator(0, "test"))
+def test_untouched_rows_stay_bit_identical(name, tmp_path):
+    table = TABLES[name](50, 4, RowAdaGrad(), TableOptions(0.1), Place("cpu", tmp_path / "table"))
     before = {key: value.clone() for key, value in table.tensors().items()}
     ids = torch.tensor([3, 17, 49])
     for _ in range(3):
@@ -58,9 +57,9 @@ def test_rows_asked_for_twice_get_one_summed_gradient():
 
 
 def test_initial_rows_depend_on_the_generator_only_and_not_on_the_size():
-    small = MemoryTable(70_000, 2, RowSGD(), 0.5, torch_generator(1, "test")).weight
-    large = MemoryTable(140_000, 2, RowSGD(), 0.5, torch_generator(1, "test")).weight
-    assert torch.equal(small[: 1 << 16], large[: 1 << 16])
+    small = MemoryTable(70_001, 2, RowSGD(), TableOptions(0.5, seed=1)).weight
+    large = MemoryTable(140_000, 2, RowSGD(), TableOptions(0.5, seed=1)).weight
+    assert torch.equal(small, large[:70_001])
     assert float(large.std()) == pytest.approx(0.5, rel=0.01) and abs(float(large.mean())) < 0.01
 
 

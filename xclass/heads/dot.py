@@ -126,10 +126,10 @@ class DotHead(nn.Module):
         """(N, D) item vectors; the table's own memory when the projection changes nothing."""
         table = tables["item"]
         if self.projection.is_identity:
-            return table.weight
-        vectors = torch.empty(table.num_rows, table.dim, device=table.weight.device)
+            return table.read(0, table.num_rows)
+        vectors = torch.empty(table.num_rows, table.dim, device=table.device)
         for start in range(0, table.num_rows, VECTOR_BLOCK_ROWS):
-            block = table.weight[start : start + VECTOR_BLOCK_ROWS]
+            block = table.read(start, min(start + VECTOR_BLOCK_ROWS, table.num_rows))
             vectors[start : start + len(block)] = self.projection(block)
         return vectors
 

@@ -1,7 +1,7 @@
 """Row-wise optimisers for tables, and learning-rate schedules.
 
-A row optimiser sees the touched rows only. ``state_shapes`` says what it keeps per row; ``update`` changes rows and
-state in place. Rows that are not named stay as they are, bit for bit.
+A row optimiser sees the touched rows only. ``state_shapes`` says what it keeps per row; ``step`` changes gathered rows
+and their state in place. Tables bring rows and optimiser together.
 """
 
 from xclass.optim.rows import RowAdaGrad, RowAdam, RowRMSProp, RowSGD

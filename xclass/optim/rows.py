@@ -1,6 +1,8 @@
-"""Optimisers that update only the rows that a step touched.
+"""Optimisers of the rows that a step touched, as functions of those rows.
 
-Their contract, ``RowOptimizer``, is the table's: a table holds the rows and the state, an optimiser changes them.
+Their contract, ``RowOptimizer``, is the table's: a table holds all rows and their state, gathers the touched ones and
+writes them back. ``step`` is the plain form, for any float dtype and device; ``compiled`` names the same formula in the
+table's compiled pass, with β₁, β₂ and eps.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ class RowAdaGrad:
         """One number a row."""
         return {"sum_of_squares": ()}
 
-    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
-        """One step on the rows ``ids``."""
-        sums = state["sum_of_squares"]
-        new = sums[ids] + torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])
-        sums[ids] = new
-        weight.index_add_(0, ids, grads * (-lr / (new.sqrt_() + self.eps)).unsqueeze(1))
+    def step(self, rows: Tensor, state: dict[str, Tensor], grads: Tensor, lr: float) -> None:
+        """One step on the gathered ``rows`` and ``state``, in place."""
+        sums = state["sum_of_squares"].add_(_mean_of_squares(grads))
+        rows.addcmul_(grads, (-lr / (sums.sqrt() + self.eps)).unsqueeze(1))
+
+    def compiled(self) -> tuple[str, float, float, float]:
+        """Its name in the compiled pass, β₁, β₂, eps."""
+        return "adagrad", 0.0, 0.0, self.eps
 
 
 class RowRMSProp:
@@ -50,14 +54,16 @@ class RowRMSProp:
         """Two numbers a row."""
         return {"mean_of_squares": (), "updates": ()}
 
-    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
-        """One step on the rows ``ids``."""
-        updates = state["updates"][ids] + 1
-        squares = torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])
-        means = state["mean_of_squares"][ids].mul_(self.beta).add_(squares, alpha=1 - self.beta)
-        state["updates"][ids], state["mean_of_squares"][ids] = updates, means
+    def step(self, rows: Tensor, state: dict[str, Tensor], grads: Tensor, lr: float) -> None:
+        """One step on the gathered ``rows`` and ``state``, in place."""
+        updates = state["updates"].add_(1)
+        means = state["mean_of_squares"].mul_(self.beta).add_(_mean_of_squares(grads), alpha=1 - self.beta)
         corrected = means / (1 - self.beta**updates)
-        weight.index_add_(0, ids, grads * (-lr / (corrected.sqrt_() + self.eps)).unsqueeze(1))
+        rows.addcmul_(grads, (-lr / (corrected.sqrt_() + self.eps)).unsqueeze(1))
+
+    def compiled(self) -> tuple[str, float, float, float]:
+        """Its name in the compiled pass, β₁, β₂, eps."""
+        return "rmsprop", 0.0, self.beta, self.eps
 
 
 class RowAdam:
@@ -79,16 +85,17 @@ class RowAdam:
         """A vector and two numbers a row."""
         return {"mean": (dim,), "mean_of_squares": (), "updates": ()}
 
-    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
-        """One step on the rows ``ids``."""
-        updates = state["updates"][ids] + 1
-        squares = torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])
-        squares = state["mean_of_squares"][ids].mul_(self.beta2).add_(squares, alpha=1 - self.beta2)
-        means = state["mean"].index_select(0, ids).mul_(self.beta1).add_(grads, alpha=1 - self.beta1)
-        state["updates"][ids], state["mean_of_squares"][ids] = updates, squares
-        state["mean"].index_copy_(0, ids, means)
+    def step(self, rows: Tensor, state: dict[str, Tensor], grads: Tensor, lr: float) -> None:
+        """One step on the gathered ``rows`` and ``state``, in place."""
+        updates = state["updates"].add_(1)
+        squares = state["mean_of_squares"].mul_(self.beta2).add_(_mean_of_squares(grads), alpha=1 - self.beta2)
+        means = state["mean"].mul_(self.beta1).add_(grads, alpha=1 - self.beta1)
         root = (squares / (1 - self.beta2**updates)).sqrt_().add_(self.eps)
-        weight.index_add_(0, ids, means * (-lr / (root * (1 - self.beta1**updates))).unsqueeze(1))
+        rows.addcmul_(means, (-lr / (root * (1 - self.beta1**updates))).unsqueeze(1))
+
+    def compiled(self) -> tuple[str, float, float, float]:
+        """Its name in the compiled pass, β₁, β₂, eps."""
+        return "adam", self.beta1, self.beta2, self.eps
 
 
 class RowSGD:
@@ -98,6 +105,14 @@ class RowSGD:
         """Nothing."""
         return {}
 
-    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
-        """One step on the rows ``ids``."""
-        weight.index_add_(0, ids, grads, alpha=-lr)
+    def step(self, rows: Tensor, state: dict[str, Tensor], grads: Tensor, lr: float) -> None:
+        """One step on the gathered ``rows`` and ``state``, in place."""
+        rows.add_(grads, alpha=-lr)
+
+    def compiled(self) -> tuple[str, float, float, float]:
+        """Its name in the compiled pass, β₁, β₂, eps."""
+        return "sgd", 0.0, 0.0, 0.0
+
+
+def _mean_of_squares(grads: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(grads, dim=1).square_().div_(grads.shape[1])

@@ -12,9 +12,10 @@ from xclass.compiling import compiles
 
 
 class Table(Protocol):
-    """Rows that can be pulled and pushed; only the table knows where they live."""
+    """Rows that can be pulled and pushed; only the table knows where they live and in which type."""
 
     weight: Tensor
+    """(num_rows, D) as stored, float32 or bfloat16. What pull gives may differ by weight decay that is still due."""
 
     @property
     def num_rows(self) -> int:
@@ -26,36 +27,62 @@ class Table(Protocol):
         """D."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where computation is: pull and read give there, push takes from there. The rows may live elsewhere."""
+        ...
+
     def pull(self, ids: Tensor) -> Tensor:
-        """(U, D) rows, a copy."""
+        """(U, D) float32 rows, a copy."""
         ...
 
     def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
-        """One summed gradient (U, D) for each of the distinct ``ids``."""
+        """One summed gradient (U, D) for each of ``ids``, which are distinct and rising; none at all is a step too."""
+        ...
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """(stop − start, D) float32 rows as pull gives them, to be read only: they may be the table's own memory."""
+        ...
+
+    def write(self, start: int, rows: Tensor) -> None:
+        """Rows from ``start`` on get these values, rounded to nearest; no decay is due on them."""
+        ...
+
+    def settle(self) -> None:
+        """Write weight decay that is due into every row, block by block. ``weight`` is then what pull gives."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the weight and the optimiser's state, by name."""
+        """What a checkpoint holds, the tensors themselves: the weight and the optimiser's state, by name.
+
+        One whose first size is num_rows holds rows, which push changes at its ids only; every other one is small.
+        """
         ...
 
 
 class RowOptimizer(Protocol):
-    """Updates named rows of a table in place; keeps float32 state per row, 0 at the start."""
+    """The update of gathered rows; a table gathers, decays, clips, rounds and scatters around it.
+
+    State is float32, per row, 0 at the start.
+    """
 
     def state_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
         """What it keeps for a row of ``dim`` numbers: the shape of each named state, () for one number."""
         ...
 
-    def update(self, weight: Tensor, state: dict[str, Tensor], ids: Tensor, grads: Tensor, lr: float) -> None:
-        """Apply one summed gradient per row.
+    def step(self, rows: Tensor, state: dict[str, Tensor], grads: Tensor, lr: float) -> None:
+        """One step on U rows, in place.
 
         Args:
-            weight: (N, D), changed at ``ids`` only.
-            state: float32 (N, *shape) for each of ``state_shapes(D)``, changed at ``ids`` only.
-            ids: int64 (U,), distinct.
+            rows: (U, D), changed.
+            state: (U, *shape) for each of ``state_shapes(D)``, changed.
             grads: (U, D).
             lr: learning rate of this step.
         """
+        ...
+
+    def compiled(self) -> tuple[str, float, float, float] | None:
+        """What the compiled pass needs of it: its kind there, β₁, β₂ and eps; None to go without one."""
         ...
 
 

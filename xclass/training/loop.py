@@ -112,6 +112,7 @@ class Trainer:
             if self.validate is not None and not self.position.validations:
                 self._write_report(log, self._validate())
             self._choose_weights()
+            self.model.settle()
             log.write(self._last_record())
         return self.position
 
@@ -208,6 +209,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         assert self.validate is not None
         here, settings = self.position, self.config.validation
+        self.model.settle()
         metrics = self.validate(self.model)
         here.validations.append({"step": here.step, **metrics})
         say(f"epoch {here.epoch}, valid: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
