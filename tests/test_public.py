@@ -44,7 +44,7 @@ OPTIONS: dict[str, set[str]] = {
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
         "--json",
     },
-    "train": {"--config", "--out", "--set", "--resume", "--device", "--json"},
+    "train": {"--config", "--out", "--set", "--resume", "--grow-vocab", "--device", "--json"},
     "index": {
         "--kind", "--factory", "--target-recall", "-k", "--metric", "--deterministic", "--replace", "--dataset", "--json",
     },

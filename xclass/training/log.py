@@ -11,6 +11,7 @@ from typing import Any
 
 from xclass.manifest import atomic_file
 
+GROWN = "grown"
 PHASES = ("load", "sample", "pull", "loss", "push")
 
 
@@ -82,7 +83,7 @@ class MetricsLog:
     """Appends records to a file of JSON lines, each flushed. What was written beyond ``first_step`` is dropped."""
 
     def __init__(self, path: Path, first_step: int) -> None:
-        _cut_after(path, first_step)
+        cut_after(path, first_step)
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsLog:
@@ -99,20 +100,27 @@ class MetricsLog:
         self._file.flush()
 
 
-def _cut_after(path: Path, first_step: int) -> None:
+def cut_after(path: Path, first_step: int) -> None:
     """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and half-written lines."""
     if not path.exists():
         return
-    kept = []
+    kept = list[str]()
+    before = 0  # lines before the run was last grown: its steps are counted anew from there
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if "event" not in record and record["step"] <= first_step:
-            kept.append(line + "\n")
+        if record.get("event") == GROWN:
+            before = len(kept) + 1
+        kept.append(line + "\n")
+    kept[before:] = [line for line in kept[before:] if _is_before(json.loads(line), first_step)]
     with atomic_file(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _is_before(record: dict[str, Any], first_step: int) -> bool:
+    return "event" not in record and record["step"] <= first_step
 
 
 def rss_bytes() -> int:
