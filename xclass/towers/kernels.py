@@ -25,9 +25,10 @@ def unit_rows(vectors: Any, smallest: Any, unit: Any, lengths: Any) -> None:
 def unit_rows_back(unit: Any, lengths: Any, smallest: Any, upstream: Any, gradient: Any) -> None:
     """gradient_b = (g_b − y_b ⟨y_b, g_b⟩) / |x_b|; without the second part where |x_b| ≤ smallest."""
     for b in range(len(unit)):
-        along = np.float32(0.0)
-        if lengths[b] > smallest:
-            for d in range(unit.shape[1]):
-                along += unit[b, d] * upstream[b, d]
-        for d in range(unit.shape[1]):
-            gradient[b, d] = (upstream[b, d] - unit[b, d] * along) / lengths[b]
+        y, g, out = unit[b], upstream[b], gradient[b]
+        along, inverse = np.float32(0.0), np.float32(1.0) / lengths[b]
+        for d in range(len(y)):
+            along += y[d] * g[d]
+        along = along * inverse if lengths[b] > smallest else np.float32(0.0)
+        for d in range(len(y)):
+            out[d] = g[d] * inverse - y[d] * along
