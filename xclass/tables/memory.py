@@ -11,9 +11,10 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.tables import compiled, plain
-from xclass.tables.places import BLOCK_ROWS, blocks, in_memory, write_normal
+from xclass.tables.hashing import keys_of
+from xclass.tables.places import BLOCK_ROWS, blocks, in_memory
 from xclass.tables.plain import Step, Stored
-from xclass.tables.rounding import rounding_keys
+from xclass.tables.start import write_normal
 from xclass.tables.working_set import RowOptimizer
 
 
@@ -22,10 +23,10 @@ class TableOptions:
     """How rows are stored and changed.
 
     Args:
-        init_std: rows start as N(0, init_std²), see :func:`xclass.tables.places.write_normal`; None: as zeros, to be
+        init_std: rows start as N(0, init_std²), see :func:`xclass.tables.start.write_normal`; None: as zeros, to be
             written or loaded.
         seed: of the initial rows and of stochastic rounding.
-        dtype: of the rows: float32, or bfloat16, rounded stochastically after every push. Float64 is for tests.
+        dtype: of the rows: float32, or bfloat16, rounded stochastically in every push.
         weight_decay: every row is multiplied by 1 − lr·weight_decay in every push, touched or not.
         clip_norm: the largest norm of a row's gradient; 0 for no limit.
     """
@@ -165,7 +166,7 @@ class MemoryTable:
     def _keys(self, purpose: str) -> tuple[int, int]:
         if self.weight.dtype != torch.bfloat16:
             return 0, 0
-        return rounding_keys(self.options.seed, purpose, int(self._pushes))
+        return keys_of(self.options.seed, f"round.{purpose}", int(self._pushes))
 
     def _claim_place(self) -> None:
         """Before the first tensor is made."""
