@@ -24,7 +24,7 @@ from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
 from xclass.data.planted import PlantedModel
 from xclass.data.store import Dataset
-from xclass.errors import ArtefactError, ConfigError, Interrupted, XclassError
+from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.growth import grow_run
 from xclass.recommender import Recommender, train
 from xclass.run import RunDirectory, resolve_config, train_run
@@ -104,7 +104,7 @@ def ids(dataset: Dataset, table: str) -> list[str]:
 
 
 def raw(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    return tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
 
 OPTIMIZERS = ["adagrad", "adam", "rmsprop", "sgd"]
@@ -149,10 +149,8 @@ def test_old_rows_and_states_keep_their_bits(
             assert not fresh.any()
     for name in before.keys() - set(rows):
         if not name.startswith("sampler."):
-            assert raw(before[name].reshape(-1)) == raw(after[name].reshape(-1)), name
-    assert (
-        not torch.equal(before["dense.tower.projection.0.weight"], torch.zeros(1)) if "dense.tower" in before else True
-    )
+            assert raw(before[name]) == raw(after[name]), name
+    assert any(name.startswith("adam.") and before[name].any() for name in before)
 
 
 def test_the_finished_run_is_of_the_new_dataset_and_says_what_grew(
@@ -203,7 +201,7 @@ def test_another_sampler_begins_anew(
 
 
 def weights_of(run: Path) -> dict[str, bytes]:
-    return {name: raw(tensor.reshape(-1)) for name, tensor in load_file(run / "model.safetensors").items()}
+    return {name: raw(tensor) for name, tensor in load_file(run / "model.safetensors").items()}
 
 
 class Killed(BaseException):
@@ -318,7 +316,7 @@ def test_an_interrupted_run_grows_from_its_checkpoint(
     grow_run(new, config(), run)
     report = RunDirectory(run).manifest["grown"][0]
     assert not report["from"]["finished"] and report["from"]["step"] > 0
-    assert [record["step"] for record in records(run) if "loss" in record][0] <= report["from"]["step"]
+    assert next(record["step"] for record in records(run) if "loss" in record) <= report["from"]["step"]
 
 
 def test_a_dataset_that_grows_while_a_run_trains_does_not_change_its_ids(tmp_path: Path, halves: Any) -> None:
@@ -485,4 +483,3 @@ def test_from_python_and_from_the_shell(
     assert weights_of(run) == weights_of(shell)
     with pytest.raises(XclassError, match="grow_vocab goes with resume"):
         train(datasets[1], config(), run, grow_vocab=True)
-    assert Interrupted is not None

@@ -38,6 +38,7 @@ class Dataset:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._mapped: dict[str, Ragged] = {}
         self._opened = _identity(self.path / MANIFEST)
         self.manifest: dict[str, Any] = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
         self.num_queries: int = self.manifest["num_queries"]
@@ -54,7 +55,12 @@ class Dataset:
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     def split(self, name: str) -> Ragged:
-        """The pairs of a split, Ragged by query (num_queries lists), memory-mapped; items in time or file order."""
+        """The pairs of a split, Ragged by query (num_queries lists), memory-mapped; items in time or file order.
+
+        A split stays mapped once it was asked for, so that it can be read on when the dataset is replaced.
+        """
+        if name in self._mapped:
+            return self._mapped[name]
         if name not in self.splits:
             raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
         folder = self.path / name
@@ -65,6 +71,7 @@ class Dataset:
             _memory_map(weights) if weights.exists() else None,
         )
         self.check_unchanged()
+        self._mapped[name] = found
         return found
 
     def check_unchanged(self) -> None:

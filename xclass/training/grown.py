@@ -16,9 +16,11 @@ from xclass.data.lookup import IdMap, unknown
 from xclass.errors import ArtefactError
 from xclass.model import TwoTower
 from xclass.progress import Progress, say
-from xclass.rng import torch_generator
+from xclass.rng import derive_seed
 from xclass.sampling.renumbering import renumbered
 from xclass.tables import Table
+from xclass.tables.places import blocks
+from xclass.tables.start import write_normal
 from xclass.training.state import SAMPLER, ModelState
 
 # The ids that a table has a row of.
@@ -108,8 +110,8 @@ def grow_tensors(
     for name, table in model.tables.items():
         numbers = maps[SPACES[name]]
         spreads[name] = _spread(path, f"table.{name}.weight") if new_rows.std is None else new_rows.std
-        generator = torch_generator(new_rows.seed, f"grown.{name}", new_rows.number)
-        _draw_new(table, numbers.old_of_new, spreads[name], generator)
+        seed = derive_seed(new_rows.seed, f"grown.{name}", new_rows.number)
+        _draw_new(table, numbers.old_of_new, spreads[name], seed)
         for key in [key for key in rows if key.startswith(f"table.{name}.")]:
             _move_rows(path, key, rows[key], numbers.old_of_new)
     return spreads
@@ -121,24 +123,22 @@ def _spread(path: Path, name: str) -> float:
         return float(stored.index_select(0, some).float().square().mean(1).sqrt().median())
 
 
-def _draw_new(table: Table, old_of_new: Tensor, spread: float, generator: torch.Generator) -> None:
+def _draw_new(table: Table, old_of_new: Tensor, spread: float, seed: int) -> None:
     """Every block of rows that has a new one is drawn, old rows too: these are overwritten. No decay is due on it."""
-    for start in range(0, table.num_rows, BLOCK_ROWS):
-        new = old_of_new[start : start + BLOCK_ROWS] < 0
-        if bool(new.any()):
-            block = torch.zeros(len(new), table.dim)
-            block[new] = torch.empty(int(new.sum()), table.dim).normal_(0.0, spread, generator=generator)
-            table.write(start, block)
+    for start, stop in blocks(table.num_rows, BLOCK_ROWS):
+        if bool((old_of_new[start:stop] < 0).any()):
+            write_normal(table.weight[:stop], spread, seed, first=start)
+            table.write(start, table.weight[start:stop])
 
 
 def _move_rows(path: Path, name: str, target: Tensor, old_of_new: Tensor) -> None:
     """Old rows to their new places, block by block, bit for bit; other rows stay as they are."""
     with Progress(f"move {name.removeprefix('table.')}", len(target), "rows") as progress:
-        for start in range(0, len(target), BLOCK_ROWS):
-            old = old_of_new[start : start + BLOCK_ROWS]
+        for start, stop in blocks(len(target), BLOCK_ROWS):
+            old = old_of_new[start:stop]
             known = (old >= 0).nonzero().squeeze(1)
             with _stored(path, name) as stored:
-                target[start : start + BLOCK_ROWS].index_copy_(0, known, stored.index_select(0, old[known]))
+                target[start:stop].index_copy_(0, known, stored.index_select(0, old[known]))
             progress.advance(len(old))
 
 
