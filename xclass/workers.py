@@ -6,7 +6,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -36,7 +36,14 @@ def in_parts(
     if count == 1:
         return [work(0, rows)]
     bounds = [rows * part // count for part in range(count + 1)]
-    return list(_pool(count).map(_without_gradients(work), *zip(*itertools.pairwise(bounds), strict=True)))
+    run, cuts = _without_gradients(work), list(itertools.pairwise(bounds))
+    here = 1 if torch.get_num_threads() == 1 else 0  # this thread takes a part too when its operations keep to it
+    others = [_pool(num_threads()).submit(run, *cut) for cut in cuts[here:]]
+    try:
+        first = [run(*cut) for cut in cuts[:here]]
+    finally:
+        wait(others)
+    return first + [other.result() for other in others]
 
 
 def num_threads() -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xclass.heads.compiled import Rows, fits
 from xclass.heads.masks import Hits
 from xclass.heads.pairs import add_rows, pair_scores
 from xclass.heads.top_weights import TopWeights, top_weights
@@ -21,6 +22,7 @@ from xclass.losses.seam import mask_value, positive_rows
 from xclass.workers import in_parts, scratch
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
+COMPILED_BLOCK_BYTES = 1 << 20
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it
 
 
@@ -89,10 +91,15 @@ def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradie
     negatives = (problem.items.index_select(0, problem.neg_rows) if shared else problem.items).to(problem.product_dtype)
     hits_by_row = torch.bincount(problem.hits.rows, minlength=rows)
     shape = Shape(hits_by_row, torch.cat([hits_by_row.new_zeros(1), hits_by_row.cumsum(0)]))
+    compiled = Rows(problem, shape.first_hit, negatives, weights, out) if fits(problem) else None
     totals = in_parts(
-        lambda low, high: _part(problem, shape, negatives, weights, out, low, high),
+        lambda low, high: (
+            _compiled_part(compiled, negatives, out, low, high)
+            if compiled
+            else _part(problem, shape, negatives, weights, out, low, high)
+        ),
         rows,
-        rows * columns // PART_CELLS,
+        (rows * columns + len(problem.pos_rows) * problem.query.shape[1]) // PART_CELLS,
         problem.query.device,
     )
     return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), _item_gradient(problem, out, totals))
@@ -109,6 +116,17 @@ def _item_gradient(problem: Problem, out: Outputs, totals: list[Tensor]) -> Tens
     owners = positive_rows(problem.offsets, len(problem.pos_rows))
     add_rows(items, problem.pos_rows, problem.query, owners, out.pos_grad)
     return items
+
+
+def _compiled_part(rows: Rows, negatives: Tensor, out: Outputs, start: int, stop: int) -> Tensor:
+    """The same as :func:`_part`."""
+    columns = len(negatives)
+    step = max(16, COMPILED_BLOCK_BYTES // (columns * negatives.element_size()))
+    total = torch.zeros(negatives.shape, dtype=out.loss.dtype)
+    buffer = scratch(min(step, stop - start) * columns, negatives).view(-1, columns)
+    for low in range(start, stop, step):
+        total += rows.block(low, buffer[: min(step, stop - low)])
+    return total
 
 
 def _part(

@@ -7,13 +7,17 @@ One thread, no Python lock held: the blocked kernel runs several at once. e^x is
 from __future__ import annotations
 
 import functools
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
+from xclass.losses.logistic import finish_logistic
+from xclass.losses.seam import Loss
+from xclass.losses.softmax import finish_sampled_softmax
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -27,6 +31,30 @@ def fits(logits: Tensor, log_q: Tensor | None) -> bool:
         and (log_q is None or log_q.dtype == torch.float32)
         and compiles()
     )
+
+
+class RowSwitches(NamedTuple):
+    """What a compiled loop over whole rows must know of a loss whose positives stand alone.
+
+    kind: 0 softmax, 1 logistic. power: of the denominator. switches: positive in the denominator, corrected, β.
+    """
+
+    kind: int
+    power: float
+    switches: tuple[float, float, float]
+
+
+def row_switches(loss: Loss) -> RowSwitches | None:
+    """The switches of a loss as a compiled loop takes them; None for one that it can't do."""
+    finish, given = (loss.finish.func, loss.finish.keywords) if isinstance(loss.finish, partial) else (loss.finish, {})
+    if loss.per_pair or given.get("positives", "separate") != "separate":
+        return None
+    if finish is finish_sampled_softmax:
+        switches = float(given.get("positive_in_denominator", True)), float(given.get("corrected", False)), 1.0
+        return RowSwitches(0, float(given.get("denominator_power", 1.0)), switches)
+    if finish is finish_logistic:
+        return RowSwitches(1, 1.0, (1.0, 0.0, float(given.get("positive_power", 1.0))))
+    return None
 
 
 def softmax_rows(logits: Tensor, log_q: Tensor | None) -> tuple[Tensor, Tensor]:
