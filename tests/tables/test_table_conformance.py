@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.tables import TABLES, Place, compiled
+from xclass.tables import TABLES, Place, TableOptions, compiled
 from xclass.testing import check_table
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def maker(kind, tmp_path):
+def maker(kind, tmp_path, device="cpu"):
     numbers = itertools.count()
     return lambda rows, dim, optimizer, options: TABLES[kind](
-        rows, dim, optimizer, options, Place("cpu", tmp_path / str(next(numbers)))
+        rows, dim, optimizer, options, Place(device, tmp_path / str(next(numbers)))
     )
 
 
@@ -31,3 +31,13 @@ def test_every_table_keeps_the_contract(kind, name, dtype, tmp_path):
 def test_so_does_the_plain_form(name, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "compiles", lambda: False)
     check_table(maker("device", tmp_path), ROW_OPTIMIZERS[name](), dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("kind", TABLES)
+def test_so_does_every_table_beside_an_accelerator(kind, name, dtype, tmp_path):
+    make = maker(kind, tmp_path, "cuda")
+    check_table(make, ROW_OPTIMIZERS[name](), dtype)
+    assert make(5, 2, None, TableOptions()).device.type == "cuda"

@@ -58,10 +58,10 @@ def check_start(made: Callable[[], Table], options: TableOptions) -> None:
     assert table.weight.shape == (ROWS, DIM) and table.weight.dtype == options.dtype, "weight is (num_rows, D)"
     rows = _all(table)
     assert rows.dtype == torch.float32 and rows.shape == (ROWS, DIM), "pull gives float32 (U, D)"
-    assert torch.equal(table.read(7, 31), rows[7:31]), "read gives what pull gives"
+    assert torch.equal(table.read(7, 31).cpu(), rows[7:31]), "read gives what pull gives"
     assert 0.3 < float(rows.std()) < 0.7, "rows start with the standard deviation asked for"
     before = _bits(table)
-    _all(table).zero_()
+    table.pull(torch.arange(ROWS, device=table.device)).zero_()
     assert _same(before, _bits(table)), "a pulled row is the table's own memory"
     assert table.tensors()["weight"] is table.weight, "tensors() has the weight by its name"
     for name, tensor in table.tensors().items():
@@ -74,15 +74,17 @@ def check_each_push(made: Callable[[], Table], optimizer: RowOptimizer, options:
     table = made()
     state = _zero_state(optimizer)
     for ids, grads, lr in _steps(seed=1):
-        expected = table.pull(ids).double() * (1 - lr * options.weight_decay)
+        expected = _pull(table, ids).double() * (1 - lr * options.weight_decay)
         touched = {name: values[ids] for name, values in state.items()}
         optimizer.step(expected, touched, _clipped(grads.double(), options.clip_norm), lr)
         for name, values in touched.items():
             state[name][ids] = values
-        table.push(ids, grads, lr)
-        _near(table.pull(ids), expected, options.dtype, "a push does not follow the formula")
+        _push(table, ids, grads, lr)
+        _near(_pull(table, ids), expected, options.dtype, "a push does not follow the formula")
         for name, values in touched.items():
-            _near(table.tensors()[name][ids], values, torch.float32, f"the optimiser's {name} is not the formula's")
+            _near(
+                table.tensors()[name].cpu()[ids], values, torch.float32, f"the optimiser's {name} is not the formula's"
+            )
 
 
 def check_many_pushes(made: Callable[[], Table], optimizer: RowOptimizer, options: TableOptions) -> None:
@@ -97,7 +99,7 @@ def check_many_pushes(made: Callable[[], Table], optimizer: RowOptimizer, option
         dense[ids] = rows
         for name, values in touched.items():
             state[name][ids] = values
-        table.push(ids, grads, lr)
+        _push(table, ids, grads, lr)
         largest = torch.maximum(largest, dense.abs())
     _near(_all(table), dense, options.dtype, "many pushes drift from the dense reference", STEPS * largest)
 
@@ -107,12 +109,12 @@ def check_untouched_rows(made: Callable[[], Table]) -> None:
     table = made()
     for ids, grads, lr in _steps(seed=4):
         before = _bits(table)
-        table.push(ids, grads, lr)
+        _push(table, ids, grads, lr)
         rest = torch.ones(ROWS, dtype=torch.bool).index_fill(0, ids, False)
         for name, tensor in _bits(table).items():
             if tensor.dim() > 0 and len(tensor) == ROWS:
                 assert torch.equal(tensor[rest], before[name][rest]), f"{name} changes in rows that were not touched"
-        assert not torch.equal(table.weight[ids], before["weight"][ids]), "a push changes nothing"
+        assert not torch.equal(table.weight.cpu()[ids], before["weight"][ids]), "a push changes nothing"
 
 
 def check_empty_push(made: Callable[[], Table], options: TableOptions) -> None:
@@ -120,8 +122,8 @@ def check_empty_push(made: Callable[[], Table], options: TableOptions) -> None:
     table = made()
     before, rows = _bits(table), _all(table)
     for lr in (0.5, 0.1):
-        table.push(torch.zeros(0, dtype=torch.int64), torch.zeros(0, DIM), lr)
-    assert torch.equal(table.weight, before["weight"]), "an empty push changes rows"
+        _push(table, torch.zeros(0, dtype=torch.int64), torch.zeros(0, DIM), lr)
+    assert torch.equal(table.weight.cpu(), before["weight"]), "an empty push changes rows"
     factor = (1 - 0.5 * options.weight_decay) * (1 - 0.1 * options.weight_decay)
     torch.testing.assert_close(
         _all(table), rows * factor, rtol=1e-6, atol=0, msg="decay over a gap is not (1−lr·wd)^gap"
@@ -132,11 +134,11 @@ def check_settling(made: Callable[[], Table], options: TableOptions) -> None:
     """Settling changes no row that pull gives, but by rounding; then the weight is what pull gives; again: nothing."""
     table = made()
     for ids, grads, lr in _steps(seed=5):
-        table.push(ids, grads, lr)
+        _push(table, ids, grads, lr)
     rows = _all(table)
     table.settle()
     _near(_all(table), rows.double(), options.dtype, "settling changes rows")
-    assert torch.equal(table.weight.float(), _all(table)), "decay is still due after settling"
+    assert torch.equal(table.weight.cpu().float(), _all(table)), "decay is still due after settling"
     before = _bits(table)
     table.settle()
     assert _same(before, _bits(table)), "settling twice changes something"
@@ -146,10 +148,10 @@ def check_writing(made: Callable[[], Table], options: TableOptions) -> None:
     """Written rows are read back, rounded to nearest; earlier decay is not due on them."""
     table = made()
     for ids, grads, lr in _steps(seed=6):
-        table.push(ids, grads, lr)
+        _push(table, ids, grads, lr)
     rows = torch.linspace(-3, 3, 4 * DIM).view(4, DIM)
     before = _all(table)
-    table.write(10, rows)
+    table.write(10, rows.to(table.device))
     before[10:14] = rows.to(options.dtype).float()
     assert torch.equal(_all(table), before), "written rows are not what is read"
 
@@ -159,8 +161,8 @@ def check_same_again(made: Callable[[], Table]) -> None:
     first, second = made(), made()
     assert _same(_bits(first), _bits(second)), "two tables of one seed start differently"
     for ids, grads, lr in _steps(seed=7):
-        first.push(ids, grads, lr)
-        second.push(ids, grads, lr)
+        _push(first, ids, grads, lr)
+        _push(second, ids, grads, lr)
     assert _same(_bits(first), _bits(second)), "the same pushes give other bits"
 
 
@@ -169,12 +171,12 @@ def check_save_and_load(made: Callable[[], Table]) -> None:
     first, second = made(), made()
     steps = _steps(seed=8)
     for ids, grads, lr in steps[:5]:
-        first.push(ids, grads, lr)
+        _push(first, ids, grads, lr)
     for name, tensor in second.tensors().items():
         tensor.copy_(first.tensors()[name].clone())
     for ids, grads, lr in steps[5:]:
-        first.push(ids, grads, lr)
-        second.push(ids, grads, lr)
+        _push(first, ids, grads, lr)
+        _push(second, ids, grads, lr)
     for table in (first, second):
         table.settle()
     assert _same(_bits(first), _bits(second)), "tensors() leaves out what a resume needs"
@@ -183,9 +185,9 @@ def check_save_and_load(made: Callable[[], Table]) -> None:
 def check_one_row(make: MakeTable, optimizer: RowOptimizer, options: TableOptions) -> None:
     """A table of one row and one dimension."""
     table = make(1, 1, optimizer, options)
-    before = table.pull(torch.tensor([0]))
-    table.push(torch.tensor([0]), torch.tensor([[2.0]]), 0.25)
-    assert float(table.pull(torch.tensor([0]))) < float(before), "one row does not go downhill"
+    before = _pull(table, torch.tensor([0]))
+    _push(table, torch.tensor([0]), torch.tensor([[2.0]]), 0.25)
+    assert float(_pull(table, torch.tensor([0]))) < float(before), "one row does not go downhill"
 
 
 def check_clipping(make: MakeTable, options: TableOptions, optimizer: RowOptimizer) -> None:
@@ -195,8 +197,8 @@ def check_clipping(make: MakeTable, options: TableOptions, optimizer: RowOptimiz
     long = torch.tensor([[30.0, 40.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.2, 0.0, 0.0], [0.0, -1e5, 0.0, 0.0, 0.0]])
     short = torch.tensor([[0.42, 0.56, 0.0, 0.0, 0.0], [0.1, 0.0, 0.2, 0.0, 0.0], [0.0, -0.7, 0.0, 0.0, 0.0]])
     for table, grads in zip(tables, (long, short), strict=True):
-        table.push(ids, grads, lr)
-    got, wanted = (table.pull(ids) for table in tables)
+        _push(table, ids, grads, lr)
+    got, wanted = (_pull(table, ids) for table in tables)
     _near(got, wanted.double(), options.dtype, "a long gradient is not scaled to the limit")
 
 
@@ -205,9 +207,9 @@ def check_refusals(make: MakeTable, optimizer: RowOptimizer, options: TableOptio
     table = make(ROWS, DIM, optimizer, options)
     ids, grads = torch.tensor([1, 2]), torch.ones(2, DIM)
     before = _bits(table)
-    _refuses("leaves nothing", lambda: table.push(ids, grads, 1.0 / options.weight_decay))
+    _refuses("leaves nothing", lambda: _push(table, ids, grads, 1.0 / options.weight_decay))
     assert _same(before, _bits(table)), "a refused push changes something"
-    _refuses("only read", lambda: make(ROWS, DIM, None, options).push(ids, grads, 0.1))
+    _refuses("only read", lambda: _push(make(ROWS, DIM, None, options), ids, grads, 0.1))
     _refuses("empty", lambda: make(0, DIM, optimizer, options))
 
 
@@ -234,12 +236,21 @@ def _clipped(grads: Tensor, clip: float) -> Tensor:
     return torch.stack([row * min(1.0, clip / max(math.sqrt(float(row @ row)), 1e-30)) for row in grads])
 
 
+def _push(table: Table, ids: Tensor, grads: Tensor, lr: float) -> None:
+    table.push(ids.to(table.device), grads.to(table.device), lr)
+
+
+def _pull(table: Table, ids: Tensor) -> Tensor:
+    return table.pull(ids.to(table.device)).cpu()
+
+
 def _all(table: Table) -> Tensor:
-    return table.pull(torch.arange(table.num_rows))
+    return _pull(table, torch.arange(table.num_rows))
 
 
 def _bits(table: Table) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in table.tensors().items()}
+    """A copy on the CPU of everything that a checkpoint holds."""
+    return {name: tensor.cpu().clone() for name, tensor in table.tensors().items()}
 
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
