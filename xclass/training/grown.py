@@ -12,7 +12,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.data.lookup import IdMap, unknown
+from xclass.data.lookup import match_ids, unknown
 from xclass.errors import ArtefactError
 from xclass.model import TwoTower
 from xclass.progress import Progress, say
@@ -46,7 +46,7 @@ class Numbers(NamedTuple):
             raise ArtefactError(
                 f"the {what} are of another type than the run's", where=where, wanted=old.dtype, got=new.dtype
             )
-        new_of_old = IdMap(new).numbers(old)
+        new_of_old = match_ids(old, new)
         gone = unknown(old, new_of_old)
         if gone.count:
             raise ArtefactError(
