@@ -4,8 +4,8 @@
 
 Four fifths of a stream of pairs are ingested and trained on, then the last fifth, with items and queries of its own, is
 appended and the run is grown. Checked before anything is printed: the appended dataset has the same files, byte for
-byte, as one ingest of everything (split by time); every old row of the grown run's first checkpoint has the bits, weight
-and optimiser state, that it had; after kill −9 at any moment the same command ends with the same bytes. Every command
+byte, as one ingest of everything (split by time); every old row of the grown run's first checkpoint has the bits
+that it had, weight and state; after kill −9 at any moment the same command ends with the same bytes. Every command
 runs in a process of its own, so that its peak memory is its own. The last line is JSON.
 """
 
