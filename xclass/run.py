@@ -7,6 +7,7 @@ model.safetensors     tables and dense layers, no optimiser state
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
 checkpoints/          what a resume needs
+growing/              while it is carried over to a larger dataset: the run that will take its place
 index/                what `xclass index` adds; it names the model file's hash
 """
 
@@ -57,6 +58,8 @@ MANIFEST = "run.json"
 KIND = "run"
 TABLE = "table."
 FORMAT_VERSION = 1
+IDS = ("items.parquet", "queries.parquet")
+GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", "model.safetensors", "queries.parquet", "started.json"]
 
 
@@ -108,7 +111,7 @@ def train_run(
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(out):
+        with locked(out):
             _train_in(out, dataset, config, resume, chosen, on_validation)
     except XclassError:
         if new and not (out / "metrics.jsonl").exists():
@@ -154,8 +157,15 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
     started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
     if not (out / "started.json").exists():
         _write_text(out / "config.toml", to_toml(config))
+        keep_ids(out, dataset)
         write_json(out / "started.json", started)
         return
+    if (out / GROWING / MANIFEST).exists():
+        raise ArtefactError(
+            "a grown run is being put in the place of this one",
+            where=out,
+            do="pass --resume --grow-vocab and the dataset that it has grown to",
+        )
     made_from = read_json(out / "started.json")
     if made_from.get("fingerprint") != dataset.fingerprint:
         raise ArtefactError(
@@ -163,7 +173,8 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, or choose another --out",
+            do="resume with the dataset it was started with, choose another --out, or, if this one has all of "
+            "its items and queries, pass --resume --grow-vocab",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     if stored != config:
@@ -175,6 +186,16 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             got="other values for " + ", ".join(changed),
             do=f"resume with --config {out / 'config.toml'}, or choose another --out",
         )
+    if not all((out / name).exists() for name in IDS):
+        keep_ids(out, dataset)
+
+
+def keep_ids(out: Path, dataset: Dataset) -> None:
+    """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
+    for name in IDS:
+        with atomic_file(out / name) as temporary:
+            shutil.copyfile(dataset.path / name, temporary)
+    dataset.check_unchanged()
 
 
 def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) -> None:
@@ -183,11 +204,10 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) ->
     require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
     with atomic_file(out / "model.safetensors") as temporary:
         save_file(tensors, temporary)
-    for name in ("items.parquet", "queries.parquet"):
-        with atomic_file(out / name) as temporary:
-            shutil.copyfile(dataset.path / name, temporary)
+    started = read_json(out / "started.json")
+    grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
-        "dataset": read_json(out / "started.json"),
+        "dataset": started,
         "num_queries": dataset.num_queries,
         "num_items": dataset.num_items,
         "result": {
@@ -198,9 +218,11 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) ->
             "best": result.best,
             "best_step": result.best_step,
         },
+        **grown,
     }
     write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES)
-    shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
+    if result.best_step == result.step:
+        shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
 
 
 class RunDirectory:
@@ -213,8 +235,9 @@ class RunDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if (self.path / "started.json").exists() and not (self.path / MANIFEST).exists():
+            grow = " --grow-vocab" if (self.path / GROWING / MANIFEST).exists() else ""
             raise ArtefactError(
-                "this run is not finished", where=self.path, do="finish it with: xclass train … --resume"
+                "this run is not finished", where=self.path, do=f"finish it with: xclass train … --resume{grow}"
             )
         self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
         verify_files(self.path, self.manifest)
@@ -301,7 +324,7 @@ def _mapped_rows(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One process at a time in a run directory; the lock goes with the process, however it ends."""
     with (out / ".lock").open("w") as file:
         try:
