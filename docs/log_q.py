@@ -112,7 +112,7 @@ def train(world: World, setting: str, seed: int, steps: int, rate: float = 0.3) 
 def scores_of(model: TwoTower, world: World) -> Tensor:
     """⟨query, item⟩ of all of them."""
     lists = Ragged.from_lists([[]] * world.num_queries)
-    queries, items = model.query_vectors(Batch(torch.arange(world.num_queries), lists)), model.item_vectors()
+    queries, items = model.query_vectors(Batch(torch.arange(world.num_queries), lists)), model.item_vectors().tensor()
     assert items is not None
     return (queries @ items.T).double()
 

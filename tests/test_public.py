@@ -40,17 +40,21 @@ PUBLIC: dict[str, set[str]] = {
 
 OPTIONS: dict[str, set[str]] = {
     "ingest": {
-        "--out", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split", "--test-fraction",
-        "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed", "--json",
+        "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
+        "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
+        "--json",
     },
-    "train": {"--config", "--out", "--set", "--resume", "--device", "--json"},
+    "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
+    "train": {
+        "--config", "--out", "--set", "--resume", "--grow-vocab", "--device", "--memory-check", "--no-memory-check", "--json",
+    },
     "index": {
         "--kind", "--factory", "--target-recall", "-k", "--metric", "--deterministic", "--replace", "--dataset", "--json",
     },
     "retrieve": {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--dataset", "--json",
     },
-    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--dataset", "--json"},
+    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},

@@ -52,7 +52,7 @@ def test_lists_by_id_equal_the_plain_ranking(recommender):
     queries = recommender.dataset.queries["query_id"].to_list()[5:8]
     table = recommender.retrieve(query_ids=queries, k=7)
     assert table.columns == ["query_id", "rank", "item_id", "score"]
-    vectors = recommender.item_vectors.double()
+    vectors = recommender.item_vectors.tensor().double()
     for query in queries:
         rows = table.filter(pl.col("query_id") == query)
         seen = set(known(recommender, query))

@@ -180,6 +180,7 @@ def test_no_query_gives_an_empty_table(tmp_path: Path) -> None:
 
 def test_only_a_part_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are made when they are needed: when part n is written, batch n+1 has not been asked for."""
+    monkeypatch.setattr(ExactIndex, "queries_at_once", 1)
     monkeypatch.setattr(retrieve_module, "PART_ROWS", 3)
     asked, parts = 0, []
     original = pl.DataFrame.write_parquet

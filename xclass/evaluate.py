@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xclass.data.lists import Lists
 from xclass.errors import InputError
 from xclass.index.tuning import INDEX_RECALL, index_recall
 from xclass.metrics import (
@@ -31,6 +32,7 @@ from xclass.metrics import (
     Mean,
     MetricName,
     Values,
+    check_falling,
     match,
     popular_topk,
     popularity_bands,
@@ -54,26 +56,26 @@ def metrics_at(cut_offs: Sequence[int], names: Sequence[str] = DEFAULT_METRICS) 
 
 def evaluate(
     results: Results,
-    truth: Ragged,
+    truth: Lists,
     metrics: Sequence[MetricName],
     *,
     through_index: Results | None = None,
     item_counts: Tensor | None = None,
-    seen: Ragged | None = None,
+    seen: Lists | None = None,
     weights_N: Tensor | None = None,
     num_items: int | None = None,
     by_popularity: bool = False,
 ) -> Evaluation:
     """Measure lists against the truth, one batch after the other.
 
-    Memory: 4 bytes × queries of the truth × metrics, and one batch.
+    Memory: 4 bytes × queries of the truth × metrics, ``item_counts``, and one batch.
 
     Args:
         results: (query numbers, lists): the model's own lists, from an exact search. As long as the largest cut-off.
         truth: Ragged, list q holds the positives of query number q.
         metrics: from ``metrics_at`` or ``parse_metrics``.
         through_index: the same queries in the same batches, searched through the index.
-        item_counts: int64 (N,), train pairs of each item, never rising: gives the popularity baseline and the bands.
+        item_counts: (N,) integers, train pairs of each item, never rising: gives the popularity baseline and the bands.
         seen: Ragged, list q holds what query q has seen: left out of the baseline, as it is of the lists.
         weights_N: float64 (N,), 1/propensity of each item, for psp and psndcg.
         num_items: N, for coverage; known from ``item_counts`` if those are given.
@@ -110,10 +112,10 @@ class _Column:
 class _Evaluator:
     def __init__(
         self,
-        truth: Ragged,
+        truth: Lists,
         metrics: Sequence[MetricName],
         item_counts: Tensor | None,
-        seen: Ragged | None,
+        seen: Lists | None,
         weights_N: Tensor | None,
         num_items: int | None,
         by_popularity: bool,
@@ -121,6 +123,8 @@ class _Evaluator:
         self.truth, self.metrics, self.item_counts = truth, list(metrics), item_counts
         self.seen, self.weights_N = seen, weights_N
         self.cut_offs = sorted({metric.k for metric in metrics})
+        if item_counts is not None:
+            check_falling(item_counts)
         self.model, self.index, self.popularity = (_Column(metrics) for _ in range(3))
         self.index_recall = {k: Mean() for k in self.cut_offs}
         size = len(item_counts) if item_counts is not None else num_items
@@ -195,7 +199,7 @@ class _Evaluator:
         seen = Ragged(torch.zeros(len(numbers) + 1, dtype=torch.int64), numbers[:0])
         if self.seen is not None:
             seen = self.seen.take(numbers).long()
-        popular = popular_topk(seen, self.cut_offs[-1], self.item_counts)
+        popular = popular_topk(seen, self.cut_offs[-1], self.item_counts, checked=True)
         self.popularity.add(self._values(match(popular, truth)))
         self.num_cold += int((self.item_counts[matches.truth.values] == 0).sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -39,6 +40,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; on success it becomes ``path``, else it is removed.
 
+    With ``replace`` both change places in one step where the system can (Linux): there is no moment without ``path``.
+
     Raises:
         ArtefactError: ``path`` is there already and ``replace`` is false.
     """
@@ -62,10 +65,19 @@ def _swap_in(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
         return
+    if _exchange(temporary, path):
+        return  # the old one now has the temporary name, and goes with it
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
     os.rename(path, old / "old")
     os.rename(temporary, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Two paths change places in one step: Linux's ``renameat2``. False where that is not to be had."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def write_json(path: Path, value: Any) -> None:

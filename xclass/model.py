@@ -11,6 +11,7 @@ from xclass.heads.seam import Head
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
 from xclass.types import Batch, Rows
+from xclass.vectors import Vectors
 
 
 class Prepared(NamedTuple):
@@ -83,7 +84,6 @@ class TwoTower(nn.Module):
         vectors: Tensor = self.tower(batch.to(self.device), self.pull(plans))
         return vectors
 
-    @torch.no_grad()
-    def item_vectors(self) -> Tensor | None:
-        """(N, D) item vectors, or None when the head is not indexable."""
+    def item_vectors(self) -> Vectors | None:
+        """(N, D) item vectors as they are at the time of reading, or None when the head is not indexable."""
         return self.head.item_vectors(self.tables)

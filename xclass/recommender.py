@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,23 @@ from torch import Tensor
 
 from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
+from xclass.data.lists import Some
 from xclass.data.lookup import IdMap, as_id_series, unknown
 from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
+from xclass.growth import grow_run
 from xclass.index import Index, IndexConfig, IndexReport, build_index, load_index, save_index, tune
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.progress import say
 from xclass.retrieve import restricted, retrieve, topk_frame
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
+from xclass.vectors import Vectors
 
 INDEX_FOLDER = "index"
 TUNING_QUERIES = 1000
@@ -67,8 +72,8 @@ class Recommender:
         return self.run.dataset(self._dataset_path)
 
     @functools.cached_property
-    def item_vectors(self) -> Tensor:
-        """float32 (N, D); InputError for a head that has none."""
+    def item_vectors(self) -> Vectors:
+        """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
         if vectors is None:
             raise InputError("this model has no item vectors to index", do="use its head's own search")
@@ -125,35 +130,43 @@ class Recommender:
         frames = [topk_frame(positions, found, queries.ids, self.run.item_ids) for positions, found in results]
         return pl.concat(frames)
 
-    def evaluate(self, k: Sequence[int] = (10, 20), split: str = "test") -> pl.DataFrame:
+    def evaluate(
+        self, k: Sequence[int] = (10, 20), split: str = "test", max_queries: int | None = None
+    ) -> pl.DataFrame:
         """The metrics of the run on a split as a table: exact, through the index if there is one, and popularity."""
-        return self.measure(metrics_at(list(k)), split).table()
+        return self.measure(metrics_at(list(k)), split, max_queries=max_queries).table()
 
     def measure(
-        self, metrics: Sequence[MetricName], split: str = "test", *, exact: bool = False, by_popularity: bool = False
+        self,
+        metrics: Sequence[MetricName],
+        split: str = "test",
+        *,
+        exact: bool = False,
+        by_popularity: bool = False,
+        max_queries: int | None = None,
     ) -> Evaluation:
         """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
 
         Model metrics come from exact search. With an index (and not ``exact``) the same queries also go through it, and
         ``index_recall@k`` says how much of the exact lists it finds.
+
+        Args:
+            max_queries: measure on a sample of so many queries with a positive, drawn by the run's seed.
         """
-        queries = dataset_queries(self.dataset, split, only_with_positives=True)
+        dataset, counts = self.dataset, self.run.item_counts
+        queries = dataset_queries(dataset, split, True, max_queries, self.run.config.train.seed)
         k = max(metric.k for metric in metrics)
-        indexed = (
-            None
-            if exact or self.index is None
-            else self._numbered(queries, self.lists(queries, k, label="through the index"))
-        )
-        return evaluate(
-            self._numbered(queries, self.lists(queries, k, exact=True, label="exact search")),
-            self.dataset.split(split).long(),
+        result = evaluate(
+            self.lists(queries, k, exact=True, label="exact search"),
+            Some(dataset.split(split), queries.numbers),
             metrics,
-            through_index=indexed,
-            item_counts=self.run.item_counts,
-            seen=self.dataset.seen(split),
-            weights_N=self._propensity_weights(metrics),
+            through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
+            item_counts=counts,
+            seen=Some(dataset.seen(split), queries.numbers),
+            weights_N=self._propensity_weights(metrics, counts),
             by_popularity=by_popularity,
         )
+        return self._by_query_number(result, queries, dataset.split(split))
 
     def queries_of(self, file: QueryFile) -> Queries:
         """The queries that a file names by id, or gives by history."""
@@ -200,14 +213,20 @@ class Recommender:
             label=label,
         )
 
-    def _numbered(self, queries: Queries, results: Iterator[tuple[Tensor, TopK]]) -> Iterator[tuple[Tensor, TopK]]:
-        return ((queries.numbers[positions], found) for positions, found in results)
+    def _by_query_number(self, result: Evaluation, queries: Queries, truth: Ragged) -> Evaluation:
+        """Values of each query by its number in the dataset, and the queries without a positive counted as skipped."""
+        per_query = {}
+        for name, values in result.per_query.items():
+            per_query[name] = torch.full((len(truth),), torch.nan)
+            per_query[name][queries.numbers] = values
+        skipped = int((truth.lengths() == 0).sum())
+        return replace(result, per_query=per_query, num_skipped=result.num_skipped + skipped)
 
-    def _propensity_weights(self, metrics: Sequence[MetricName]) -> Tensor | None:
+    def _propensity_weights(self, metrics: Sequence[MetricName], item_counts: Tensor) -> Tensor | None:
         if not any(metric.name in PROPENSITY_METRICS for metric in metrics):
             return None
         train_queries = int((self.dataset.split("train").lengths() > 0).sum())
-        return inverse_propensities(self.run.item_counts, train_queries)
+        return inverse_propensities(item_counts, train_queries)
 
 
 def train(
@@ -217,7 +236,10 @@ def train(
     *,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    grow_vocab: bool = False,
     device: str = "auto",
+    on_validation: OnValidation | None = None,
+    check_memory: bool = True,
 ) -> Recommender:
     """Train a model and open the finished run.
 
@@ -227,13 +249,23 @@ def train(
         out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
         overrides: changes to the configuration, ``"section.key=value"`` each.
         resume: go on from the newest whole checkpoint.
+        grow_vocab: with ``resume``, carry the run over to this dataset, which holds all of its items and queries; see
+            :func:`xclass.growth.grow_run`.
         device: auto, cpu or cuda.
+        on_validation: called with the step and the metrics after each validation of this process; when it returns True,
+            training ends there as if it were the last epoch. What it raises ends training; the run can be resumed.
+        check_memory: refuse a run that can't fit in this machine's memory or disk before anything is built.
 
     Raises:
-        ConfigError, ArtefactError, Interrupted: see :func:`xclass.run.train_run`.
+        ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.run.train_run`.
     """
+    if grow_vocab and not resume:
+        raise InputError("grow_vocab goes with resume", wanted="resume=True")
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Recommender.load(train_run(opened, resolve_config(config, list(overrides)), Path(out), resume, device))
+    settings = resolve_config(config, list(overrides))
+    if grow_vocab:
+        return Recommender.load(grow_run(opened, settings, Path(out), device, on_validation, check_memory))
+    return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))
 
 
 def index_run(
@@ -251,7 +283,7 @@ def index_run(
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
     vectors = recommender.item_vectors
-    say(f"indexing {len(vectors):,} vectors of {vectors.shape[1]} dimensions, {vectors.nbytes / 1e6:,.0f} MB")
+    say(f"indexing {len(vectors):,} vectors of {vectors.dim} dimensions, {vectors.nbytes / 1e6:,.0f} MB")
     queries, seen = _tuning_queries(recommender)
     report = tune(build_index(vectors, config), queries, k, target_recall, exclude=seen)
     if report.fell_back:
@@ -268,7 +300,7 @@ def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
     order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
     chosen = known[order[:TUNING_QUERIES]].sort().values
     vectors = [recommender.model.query_vectors(batch) for batch in inference_batches(history, chosen, TUNING_QUERIES)]
-    return torch.cat(vectors), Ragged(history.offsets, history.values).take(chosen).long()
+    return torch.cat(vectors), history.take(chosen).long()
 
 
 def _lists(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list[list[str]]:

@@ -26,7 +26,7 @@ from xclass.index.kinds import Index
 from xclass.index.subset import SubsetIndex
 from xclass.manifest import atomic_file
 from xclass.progress import Progress
-from xclass.types import Batch, Ragged, TopK, concat_ragged
+from xclass.types import Batch, Ragged, TopK, concat_ragged, offsets_of
 
 PART_ROWS = 1 << 20
 LONG_DENY_LIST = 1000
@@ -53,6 +53,8 @@ def retrieve(
     label: str = "retrieve",
 ) -> Iterator[tuple[Tensor, TopK]]:
     """The top k of each query, batch by batch: (positions, lists).
+
+    Batches are searched together, as many queries as the index takes best at once.
 
     Args:
         batches: (positions, batch), as ``Queries.batches()`` gives them; positions come back with the lists.
@@ -150,13 +152,48 @@ def _retrieve(
     progress: Progress,
 ) -> Iterator[tuple[Tensor, TopK]]:
     with progress:
-        for positions, batch in batches:
-            with torch.inference_mode():
-                query_BD = model.query_vectors(batch)
-            if len(query_BD) != len(batch):
-                raise InputError("the model gives another number of vectors", wanted=len(batch), got=len(query_BD))
-            yield positions, index.search(query_BD, k, _hidden(batch, include_seen, exclude))
-            progress.advance(len(batch))
+        for group in _groups(batches, index.queries_at_once):
+            query_BD = torch.cat([_vectors(model, batch) for _, batch in group])
+            found = index.search(query_BD, k, _together([_hidden(batch, include_seen, exclude) for _, batch in group]))
+            first = 0
+            for positions, batch in group:
+                yield positions, _lists(found, first, first + len(batch))
+                progress.advance(len(batch))
+                first += len(batch)
+
+
+def _groups(batches: Iterable[tuple[Tensor, Batch]], least: int) -> Iterator[list[tuple[Tensor, Batch]]]:
+    """Consecutive batches with ``least`` queries together, or what is left at the end."""
+    group: list[tuple[Tensor, Batch]] = []
+    for positions, batch in batches:
+        group.append((positions, batch))
+        if sum(len(other) for _, other in group) >= least:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _vectors(model: RetrievalModel, batch: Batch) -> Tensor:
+    with torch.inference_mode():
+        query_BD = model.query_vectors(batch)
+    if len(query_BD) != len(batch):
+        raise InputError("the model gives another number of vectors", wanted=len(batch), got=len(query_BD))
+    return query_BD
+
+
+def _together(parts: list[Ragged | None]) -> Ragged | None:
+    """The lists of several batches, in order; all of them are None, or none is."""
+    held = [part.long() for part in parts if part is not None]
+    if not held:
+        return None
+    return Ragged(offsets_of(torch.cat([part.lengths() for part in held])), torch.cat([part.values for part in held]))
+
+
+def _lists(found: TopK, start: int, stop: int) -> TopK:
+    """The lists ``start … stop − 1``."""
+    low, high = int(found.offsets[start]), int(found.offsets[stop])
+    return TopK(found.offsets[start : stop + 1] - low, found.ids[low:high], found.scores[low:high])
 
 
 def _hidden(batch: Batch, include_seen: bool, exclude: Tensor | None) -> Ragged | None:

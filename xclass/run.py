@@ -7,6 +7,7 @@ model.safetensors     tables and dense layers, no optimiser state
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
 checkpoints/          what a resume needs
+growing/              while it is carried over to a larger dataset: the run that will take its place
 index/                what `xclass index` adds; it names the model file's hash
 """
 
@@ -21,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
+import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,8 +32,9 @@ from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
-from xclass.data.store import Dataset, open_dataset
-from xclass.errors import ArtefactError, ConfigError, XclassError
+from xclass.data.store import Dataset, open_dataset, read_item_counts
+from xclass.errors import ArtefactError, ConfigError, InputError, XclassError
+from xclass.estimate import check_fit
 from xclass.manifest import (
     atomic_file,
     read_json,
@@ -45,14 +47,19 @@ from xclass.manifest import (
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.training import Position, Trainer
+from xclass.training.board import require_tensorboard
 from xclass.training.checkpoint import load_tensors
+from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
 
 MANIFEST = "run.json"
 KIND = "run"
+TABLE = "table."
 FORMAT_VERSION = 1
+IDS = ("items.parquet", "queries.parquet")
+GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", "model.safetensors", "queries.parquet", "started.json"]
 
 
@@ -66,7 +73,15 @@ def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: l
     return load_config(RunConfig, Path(config), changes)
 
 
-def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = False, device: str = "auto") -> Path:
+def train_run(
+    dataset: Dataset,
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    on_validation: OnValidation | None = None,
+    check_memory: bool = True,
+) -> Path:
     """Train and write the run directory ``out``.
 
     Args:
@@ -75,8 +90,11 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         out: a new directory; with ``resume`` one that an interrupted training left, or a new one.
         resume: go on from the newest whole checkpoint. A finished run is left as it is.
         device: auto, cpu or cuda.
+        on_validation: called with the step and the metrics after each validation; True ends training.
+        check_memory: refuse what can't fit before anything is built.
 
     Raises:
+        XclassError: the run can't fit in memory or on the disk.
         ArtefactError: ``out`` exists and ``resume`` is false; or it was started with another dataset.
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
@@ -86,11 +104,15 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
         )
+    if config.train.tensorboard:
+        require_tensorboard()
+    if check_memory and not (out / MANIFEST).exists():
+        check_fit(dataset, config, chosen, out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(out):
-            _train_in(out, dataset, config, resume, chosen)
+        with locked(out):
+            _train_in(out, dataset, config, resume, chosen, on_validation)
     except XclassError:
         if new and not (out / "metrics.jsonl").exists():
             shutil.rmtree(out)
@@ -98,7 +120,14 @@ def train_run(dataset: Dataset, config: RunConfig, out: Path, resume: bool = Fal
     return out
 
 
-def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, device: torch.device) -> None:
+def _train_in(
+    out: Path,
+    dataset: Dataset,
+    config: RunConfig,
+    resume: bool,
+    device: torch.device,
+    on_validation: OnValidation | None,
+) -> None:
     """Train in a directory that is this process's alone."""
     _start(out, dataset, config)
     if (out / MANIFEST).exists():
@@ -116,7 +145,8 @@ def _train_in(out: Path, dataset: Dataset, config: RunConfig, resume: bool, devi
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
     mine = make_miner(config.sampler, dataset.split("train"))
-    trainer = Trainer(model, batches, config.train, out, make_validator(dataset, config.train), mine)
+    validate = make_validator(dataset, config.train)
+    trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
     _finish(out, dataset, trainer.state, trainer.run())
@@ -127,8 +157,15 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
     started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
     if not (out / "started.json").exists():
         _write_text(out / "config.toml", to_toml(config))
+        keep_ids(out, dataset)
         write_json(out / "started.json", started)
         return
+    if (out / GROWING / MANIFEST).exists():
+        raise ArtefactError(
+            "a grown run is being put in the place of this one",
+            where=out,
+            do="pass --resume --grow-vocab and the dataset that it has grown to",
+        )
     made_from = read_json(out / "started.json")
     if made_from.get("fingerprint") != dataset.fingerprint:
         raise ArtefactError(
@@ -136,7 +173,8 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, or choose another --out",
+            do="resume with the dataset it was started with, choose another --out, or, if this one has all of "
+            "its items and queries, pass --resume --grow-vocab",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     if stored != config:
@@ -148,6 +186,16 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             got="other values for " + ", ".join(changed),
             do=f"resume with --config {out / 'config.toml'}, or choose another --out",
         )
+    if not all((out / name).exists() for name in IDS):
+        keep_ids(out, dataset)
+
+
+def keep_ids(out: Path, dataset: Dataset) -> None:
+    """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
+    for name in IDS:
+        with atomic_file(out / name) as temporary:
+            shutil.copyfile(dataset.path / name, temporary)
+    dataset.check_unchanged()
 
 
 def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) -> None:
@@ -156,11 +204,10 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) ->
     require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
     with atomic_file(out / "model.safetensors") as temporary:
         save_file(tensors, temporary)
-    for name in ("items.parquet", "queries.parquet"):
-        with atomic_file(out / name) as temporary:
-            shutil.copyfile(dataset.path / name, temporary)
+    started = read_json(out / "started.json")
+    grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
-        "dataset": read_json(out / "started.json"),
+        "dataset": started,
         "num_queries": dataset.num_queries,
         "num_items": dataset.num_items,
         "result": {
@@ -171,9 +218,11 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) ->
             "best": result.best,
             "best_step": result.best_step,
         },
+        **grown,
     }
     write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES)
-    shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
+    if result.best_step == result.step:
+        shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
 
 
 class RunDirectory:
@@ -186,8 +235,9 @@ class RunDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if (self.path / "started.json").exists() and not (self.path / MANIFEST).exists():
+            grow = " --grow-vocab" if (self.path / GROWING / MANIFEST).exists() else ""
             raise ArtefactError(
-                "this run is not finished", where=self.path, do="finish it with: xclass train … --resume"
+                "this run is not finished", where=self.path, do=f"finish it with: xclass train … --resume{grow}"
             )
         self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
         verify_files(self.path, self.manifest)
@@ -209,11 +259,10 @@ class RunDirectory:
         """External id of every query number."""
         return pl.read_parquet(self.path / "queries.parquet", columns=["query_id"])["query_id"]
 
-    @functools.cached_property
+    @property
     def item_counts(self) -> Tensor:
-        """int64 (N,), train pairs of each item."""
-        counts = pl.read_parquet(self.path / "items.parquet", columns=["train_count"])["train_count"]
-        return torch.from_numpy(counts.to_numpy().astype(np.int64))
+        """int32 (N,), train pairs of each item. Read anew at every access."""
+        return read_item_counts(self.path / "items.parquet")
 
     @property
     def num_items(self) -> int:
@@ -248,15 +297,34 @@ class RunDirectory:
         return dataset
 
     def load_model(self) -> TwoTower:
-        """The trained model; it needs no dataset."""
-        model = build_model(self.config, self, None, untrained=False)
+        """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
+        path = self.path / "model.safetensors"
+        rows = _mapped_rows(path)
+        try:
+            model = build_model(self.config, self, None, untrained=False, stored=rows)
+        except InputError as error:
+            raise ArtefactError(error.what, where=path, wanted=error.wanted, got=error.got) from None
+        if set(rows) != set(model.tables):
+            wanted, got = ", ".join(sorted(model.tables)), ", ".join(sorted(rows))
+            raise ArtefactError("this file holds another model's tables", where=path, wanted=wanted, got=got)
         state = ModelState(model, self.config.train.dense_learning_rate)
-        load_tensors(self.path / "model.safetensors", state.model_tensors())
+        dense = {name: tensor for name, tensor in state.model_tensors().items() if not name.startswith(TABLE)}
+        load_tensors(path, dense, but=TABLE)
         return model.eval()
 
 
+def _mapped_rows(path: Path) -> dict[str, Tensor]:
+    """The rows of every table, memory-mapped: a page is read when it is touched, and can be given up again."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(TABLE)]  # noqa: SIM118
+            return {name.removeprefix(TABLE).removesuffix(".weight"): file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+
+
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One process at a time in a run directory; the lock goes with the process, however it ends."""
     with (out / ".lock").open("w") as file:
         try:

@@ -237,6 +237,10 @@ def test_fractions_of_planted_data(tmp_path: Path) -> None:
         ("planted:item=5,queries=5,pairs=9", {}, ['did you mean "items"']),
         ("planted:items=many,queries=5,pairs=9", {}, ["whole number", "got: many"]),
         ("planted:items=-5,queries=5,pairs=9", {}, ["whole number"]),
+        ("planted:items=5.5,queries=5,pairs=9", {}, ["items is not a whole number"]),
+        ("planted:items=500,queries=5,pairs=19,sharpness=-1", {}, ["sharpness is not a number from 0"]),
+        ("planted:items=500,queries=5,pairs=19,zipf=inf", {}, ["zipf is not a number from 0"]),
+        ("planted:items=500,queries=5,pairs=19,zipf", {}, ["zipf is not a number from 0", "got: nothing"]),
         ("planted:items=5,queries=5,pairs=20", {}, ["num_items", "at least 64"]),
         ("planted:items=100,queries=5,pairs=9", {}, ["pairs", "at least 10"]),
         ("planted:items=100,queries=5,pairs=900", {}, ["pairs", "at most 125"]),
@@ -255,6 +259,16 @@ def test_what_can_not_be_planted(tmp_path: Path, source: str, options: dict[str,
 def test_model_refuses_as_an_argument() -> None:
     with pytest.raises(InputError, match="num_topics"):
         PlantedModel(num_items=10, num_queries=5, pairs=10, num_topics=0)
+
+
+def test_sharpness_and_zipf_change_the_world(tmp_path: Path) -> None:
+    sharp = ingest("planted:items=600,queries=300,pairs=6000,sharpness=8.5,zipf=2,seed=2", tmp_path / "sharp")
+    plain = ingest("planted:items=600,queries=300,pairs=6000,seed=2", tmp_path / "plain")
+    world = planted_world(sharp)
+    assert (world.sharpness, world.zipf_exponent) == (8.5, 2.0)
+    assert sharp.manifest["report"]["source"].endswith(",seed=2,sharpness=8.5,zipf=2.0")
+    assert plain.manifest["report"]["source"].endswith("topics=32,seed=2")
+    assert best_recall(sharp, 20) > 1.2 * best_recall(plain, 20)
 
 
 def test_parse_planted_takes_exponents() -> None:

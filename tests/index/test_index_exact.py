@@ -103,7 +103,8 @@ def test_half_precision_and_slices_are_taken() -> None:
     index = ExactIndex()
     index.build(vectors.to(torch.bfloat16)[:, ::2])
     assert index.dim == 4
-    assert index.vectors.dtype == torch.float32
+    assert index.vectors.rows.dtype == torch.bfloat16, "never widened as a whole"
+    assert index.vectors.read(3, 5).dtype == torch.float32
     with pytest.raises(InputError, match="wrong shape"):
         index.build(torch.ones(3, 2, dtype=torch.int64))
 

@@ -36,7 +36,7 @@ def test_lists_in_order_of_score_without_known_positives(dataset, depth, factory
         pytest.importorskip("faiss")
     _, train, model = made(dataset, {"kind": "mixture", "parts": [UNIFORM, hard(depth)]})
     found = search_all(model, train, depth, factory).to_lists()
-    query, item = model.tables["query"].weight, model.item_vectors()
+    query, item = model.tables["query"].weight, model.item_vectors().tensor()
     known = train.to_lists()
     for number in range(len(train)):
         if not known[number]:
@@ -81,6 +81,6 @@ def test_a_run_with_hard_negatives_trains(dataset, tmp_path, factory):
     train = dataset.split("train").long()
     gaps = []
     for model in (untrained, run.load_model()):
-        scores = model.tables["query"].weight @ model.item_vectors().T
+        scores = model.tables["query"].weight @ model.item_vectors().tensor().T
         gaps.append(float(scores[train.rows(), train.values].mean() - scores.mean()))
     assert gaps[1] > gaps[0] + 0.1

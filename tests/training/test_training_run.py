@@ -74,7 +74,7 @@ def test_records_and_manifest(dataset, tmp_path):
     *steps, end = records(run)
     assert [record["epoch"] for record in steps] == [1, 2, 3, 4]
     for record in steps:
-        assert set(record) == {"step", "epoch", "loss", "positives_per_s", "phase_ms", "rss_bytes", "valid"}
+        assert {"step", "epoch", "loss", "positives_per_s", "phase_ms", "rss_bytes", "valid"} <= set(record)
         assert list(record["phase_ms"]) == ["load", "sample", "pull", "loss", "push"]
     assert end["event"] == "end" and end["step"] == steps[-1]["step"] == 4 * 16
     assert end["positives"] == RunDirectory(run).manifest["result"]["positives"] > 0
@@ -138,7 +138,7 @@ def test_every_switch_trains(dataset, tmp_path, changes):
     run = train_run(dataset, settings, tmp_path / "run")
     untrained = train_run(dataset, config(train__epochs=0), tmp_path / "untrained")
     assert records(run)[-2]["valid"]["recall@20"] > 2 * records(untrained)[0]["valid"]["recall@20"]
-    assert RunDirectory(run).load_model().item_vectors().shape == (300, 16)
+    assert RunDirectory(run).load_model().item_vectors().tensor().shape == (300, 16)
 
 
 @pytest.mark.parametrize(

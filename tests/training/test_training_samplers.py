@@ -132,7 +132,9 @@ def test_hard_negatives_are_the_best_items_that_are_no_positives(dataset, factor
     mine = make_miner(settings.sampler, train)
     (sampler,) = hard_samplers(model.head.sampler)
     mine(model, 0)
-    scores = model.tables["query"].weight @ model.item_vectors().T  # ids' own vectors are normalised: the same order
+    scores = (
+        model.tables["query"].weight @ model.item_vectors().tensor().T
+    )  # ids' own vectors are normalised: the same order
     scores[train.rows(), train.values] = -torch.inf
     expected = scores.topk(10).indices
     for query in train.lengths().nonzero().squeeze(1).tolist():

@@ -12,6 +12,7 @@ import typer
 from xclass import __version__
 from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
+from xclass.cli.estimate import estimate
 from xclass.cli.evaluate import evaluate
 from xclass.cli.index import index
 from xclass.cli.ingest import ingest
@@ -24,6 +25,7 @@ from xclass.errors import Interrupted
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "ingest": ingest,
+    "estimate": estimate,
     "train": train,
     "index": index,
     "retrieve": retrieve,

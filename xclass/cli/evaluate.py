@@ -29,6 +29,12 @@ def evaluate(
     per_query: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every query's metrics to this Parquet file.")
     ] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Measure on a sample of N queries, the same one each time.", show_default=False
+        ),
+    ] = None,
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +45,7 @@ def evaluate(
 
     metrics = parse_metrics([f"{name}@{cut}" for name in metric or DEFAULT_METRICS for cut in k])
     recommender = Recommender.load(run, dataset)
-    result = recommender.measure(metrics, split, exact=exact, by_popularity=by_popularity)
+    result = recommender.measure(metrics, split, exact=exact, by_popularity=by_popularity, max_queries=max_queries)
     if per_query is not None:
         result.write_per_query(per_query, recommender.run.query_ids)
     if as_json:

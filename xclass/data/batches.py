@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 from xclass.config import Config
+from xclass.data.lists import Lists
 from xclass.data.shuffle import Shuffle
 from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged, Selection, offsets_of
@@ -216,7 +217,7 @@ def _choose(lists: Ragged, wanted: Tensor, generator: torch.Generator) -> Tensor
     return chosen
 
 
-def inference_batches(history: Ragged, queries: Tensor, size: int) -> Iterator[Batch]:
+def inference_batches(history: Lists, queries: Tensor, size: int) -> Iterator[Batch]:
     """Batches of known queries for inference: their numbers and histories, in the order given."""
     for part in queries.split(size):
         yield Batch(part, history.take(part).long())

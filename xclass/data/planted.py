@@ -8,7 +8,11 @@ The parameters go into ``dataset.json``, so that :func:`best_recall` can be comp
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from xclass.data import writing
-from xclass.data.arrays import ArrayWriter, rewrite_blocks
+from xclass.data.arrays import VALUES_PER_BLOCK, ArrayWriter, rewrite_blocks
 from xclass.data.ids import index_dtype
 from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
@@ -29,16 +33,24 @@ from xclass.data.planted_oracle import (
     true_probabilities,
     world_item,
 )
+from xclass.data.planted_spec import DECIMAL_KEYS, PREFIX, SPEC_KEYS, parse_planted
 from xclass.data.splits import random_split
 from xclass.data.store import Dataset
-from xclass.errors import ConfigError, InputError, nearest
+from xclass.errors import ConfigError, InputError
 from xclass.progress import Progress, say
 from xclass.rng import derive_seed
 
-__all__ = ["PlantedModel", "best_recall", "ingest_planted", "model_items", "planted_world", "true_probabilities"]
+__all__ = [
+    "PlantedModel",
+    "best_recall",
+    "ingest_planted",
+    "model_items",
+    "parse_planted",
+    "planted_world",
+    "true_probabilities",
+]
 
-PREFIX = "planted:"
-SPEC_KEYS = {"items": "num_items", "queries": "num_queries", "pairs": "pairs", "topics": "num_topics", "seed": "seed"}
+DRAWING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -58,24 +70,24 @@ class PlantedModel(PlantedWorld):
         External ids are ``item-…`` and ``query-…`` with leading zeros; an item's digits tell nothing about how popular
         it is. ``items.parquet`` has the true ``topic`` beside. Every item is in the catalogue, drawn or not.
 
-        Cost: O(pairs) time; memory about 25 bytes per item and one block of queries, whatever the number of pairs.
+        Cost: O(pairs) time; memory about 30 bytes per item and one block of queries, whatever the number of pairs.
         """
         out = Path(out)
         with writing.dataset_directory(
             out, self.pairs * 8 + self.num_queries * 40 + self.num_items * 40 + (1 << 20)
         ) as folder:
-            drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int64))
+            drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int32))
             drawn.draw(folder, test_fraction, valid_fraction)
             facts = drawn.number_items(folder)
             say(f"write {out}")
             _write_queries(folder, self.num_queries)
             options = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "seed": self.seed}
-            fields = {"split": "random", "planted": self.parameters(), "options": options, "report": facts}
+            notes = {"split": "random", "planted": self.parameters(), "options": options, "report": facts}
             types = {"query": "string", "item": "string"}
             splits = {
                 name: {"pairs": part["pairs"], "queries": part["queries"]} for name, part in facts["splits"].items()
             }
-            writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, fields)
+            writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, notes)
         return Dataset(out)
 
 
@@ -98,25 +110,38 @@ class _Drawn:
                 writers[name] = offsets, stack.enter_context(ArrayWriter(folder / name / "values.npy", dtype))
                 self.parts[name] = {"pairs": 0, "queries": 0}
             with Progress("draw planted pairs", self.world.pairs, "pairs") as progress:
-                for block in range(self.world.num_blocks):
-                    lengths, items = self.world.sample_block(block)
-                    labels = self._labels(block, lengths, items, test_fraction, valid_fraction)
+                for lengths, items, labels in self._blocks(test_fraction, valid_fraction):
                     for name, (offsets, values) in writers.items():
                         self._append(name, lengths, items, labels == PART_CODES[name], offsets, values)
                     progress.advance(len(items))
 
+    def _blocks(
+        self, test_fraction: float, valid_fraction: float
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(lengths, items, labels) of every block, in order; the next ones are drawn meanwhile, a thread each."""
+
+        def make(block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            lengths, items = self.world.sample_block(block)
+            return lengths, items, self._labels(block, lengths, items, test_fraction, valid_fraction)
+
+        ahead = min(os.cpu_count() or 1, DRAWING_THREADS)
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]] = deque()
+        with ThreadPoolExecutor(ahead, "planted") as pool:
+            for block in range(self.world.num_blocks):
+                waiting.append(pool.submit(make, block))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
     def number_items(self, folder: Path) -> dict[str, Any]:
         """Replace model items by item numbers on disk, write items.parquet, return the report."""
-        world = self.world
-        key = int(self.counts.max()) - self.counts
-        key *= world.num_items
-        key += external_number(np.arange(world.num_items), world.num_items)
-        key.sort()
-        key %= world.num_items
-        _write_items(folder, world, external=key, counts=self.counts)
+        world, num_warm = self.world, int(np.count_nonzero(self.counts))
+        external = self._in_order(folder)
         number = np.empty(world.num_items, dtype=index_dtype(world.num_items))
-        number[world_item(key, world.num_items)] = np.arange(world.num_items, dtype=number.dtype)
-        num_warm = int(np.count_nonzero(self.counts))
+        for low in range(0, world.num_items, VALUES_PER_BLOCK):
+            block = external[low : low + VALUES_PER_BLOCK]
+            number[world_item(block, world.num_items)] = np.arange(low, low + len(block), dtype=number.dtype)
         cold = {}
         for name, part in self.parts.items():
             there, cold_pairs = np.zeros(world.num_items, dtype=bool), 0
@@ -127,9 +152,26 @@ class _Drawn:
             part["items"] = int(np.count_nonzero(there))
             if name != "train":
                 cold_items = num_warm + np.flatnonzero(there[num_warm:])
-                names = [item_name(int(key[item]), world.num_items) for item in cold_items[:5]]
+                names = [item_name(int(external[item]), world.num_items) for item in cold_items[:5]]
                 cold[name] = {"items": len(cold_items), "pairs": cold_pairs, "samples": names}
         return self._report(cold)
+
+    def _in_order(self, folder: Path) -> np.ndarray:
+        """The number in the external id of every item number, int64 (N,); items.parquet is written on the way.
+
+        The keys most − count, then external number, sorted; counts are not needed after that.
+        """
+        num_items, most = self.world.num_items, int(self.counts.max())
+        key = np.empty(num_items, dtype=np.int64)
+        for low in range(0, num_items, VALUES_PER_BLOCK):
+            block = self.counts[low : low + VALUES_PER_BLOCK].astype(np.int64)
+            numbers = external_number(np.arange(low, low + len(block)), num_items)
+            key[low : low + len(block)] = (most - block) * num_items + numbers
+        self.counts = self.counts[:0]
+        key.sort()
+        _write_items(folder, self.world, key, most)
+        key %= num_items
+        return key
 
     def _labels(
         self, block: int, lengths: np.ndarray, items: np.ndarray, test_fraction: float, valid_fraction: float
@@ -159,7 +201,9 @@ class _Drawn:
     def _report(self, cold: dict[str, Any]) -> dict[str, Any]:
         world = self.world
         none: dict[str, int] = {"pairs": 0, "queries": 0, "items": 0, "rounds": 0}
-        spec = ",".join(f"{key}={getattr(world, name)}" for key, name in SPEC_KEYS.items())
+        default = {field.name: field.default for field in fields(world)}
+        keys = SPEC_KEYS | {key: name for key, name in DECIMAL_KEYS.items() if getattr(world, name) != default[name]}
+        spec = ",".join(f"{key}={getattr(world, name)}" for key, name in keys.items())
         return {
             "source": PREFIX + spec,
             "formats": ["planted"],
@@ -182,37 +226,6 @@ def item_name(external: int, num_items: int) -> str:
     'item-0007'
     """
     return f"item-{external:0{len(str(num_items - 1))}d}"
-
-
-def parse_planted(source: str) -> dict[str, int]:
-    """The parameters in ``planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]``.
-
-    >>> parse_planted("planted:items=2000,queries=5000,pairs=1e5")
-    {'num_items': 2000, 'num_queries': 5000, 'pairs': 100000}
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value that is no whole number.
-    """
-    wanted, values = "planted:items=…,queries=…,pairs=…[,topics=…][,seed=…]", {}
-    for part in source.removeprefix(PREFIX).split(","):
-        key, sign, text = part.partition("=")
-        if key.strip() not in SPEC_KEYS:
-            raise ConfigError(
-                f'planted data has no "{key.strip()}"', where=source, wanted=wanted, do=nearest(key.strip(), SPEC_KEYS)
-            )
-        try:
-            number = float(text) if "e" in text.lower() else int(text)
-        except ValueError:
-            number = -1
-        if not sign or number != int(number) or number < 0:
-            raise ConfigError(
-                f"{key.strip()} is not a whole number from 0", where=source, wanted=wanted, got=text or "nothing"
-            )
-        values[SPEC_KEYS[key.strip()]] = int(number)
-    missing = [key for key in ("items", "queries", "pairs") if SPEC_KEYS[key] not in values]
-    if missing:
-        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=wanted)
-    return values
 
 
 def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
@@ -240,17 +253,16 @@ def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
     return model.write_dataset(out, options.test_fraction, options.valid_share("random"))
 
 
-def _write_items(folder: Path, world: PlantedWorld, external: np.ndarray, counts: np.ndarray) -> None:
-    """Row by row in the order of item numbers; the strings are made while they stream to the file."""
-    model = world_item(external, world.num_items)
-    width = len(str(world.num_items - 1))
-    frame = pl.LazyFrame(
-        {"n": external, "train_count": counts[model], "topic": (model % world.num_topics).astype(np.int32)}
-    )
-    digits = pl.col("n").cast(pl.String).str.zfill(width)
-    frame.select(("item-" + digits).alias("item_id"), "train_count", "topic").sink_parquet(
-        folder / "items.parquet", engine="streaming"
-    )
+def _write_items(folder: Path, world: PlantedWorld, key: np.ndarray, most: int) -> None:
+    """Row by row in the order of item numbers; all columns are made from the keys while they stream to the file."""
+    keys, width = pl.col("key"), len(str(world.num_items - 1))
+    external = keys % world.num_items
+    digits = external.cast(pl.String).str.zfill(width)
+    pl.LazyFrame({"key": key}).select(
+        ("item-" + digits).alias("item_id"),
+        (most - keys // world.num_items).alias("train_count"),
+        (world_item(external, world.num_items) % world.num_topics).cast(pl.Int32).alias("topic"),
+    ).sink_parquet(folder / "items.parquet", engine="streaming")
 
 
 def _write_queries(folder: Path, num_queries: int) -> None:

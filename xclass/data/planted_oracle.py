@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
+from xclass.data.lists import Lists
 from xclass.data.planted_model import PlantedWorld
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError
@@ -13,6 +17,7 @@ from xclass.progress import Progress
 from xclass.rng import numpy_generator
 from xclass.types import Ragged
 
+Numbers = TypeVar("Numbers", np.ndarray, pl.Expr)
 QUERIES_PER_CHUNK = 4096
 CELLS_PER_CHUNK = 1 << 22
 
@@ -42,7 +47,7 @@ def external_number(items: np.ndarray, num_items: int) -> np.ndarray:
     return (items.astype(np.int64) * multiplier + shift) % num_items
 
 
-def world_item(external: np.ndarray, num_items: int) -> np.ndarray:
+def world_item(external: Numbers, num_items: int) -> Numbers:
     """The model item of the number in an external id; the inverse of :func:`external_number`."""
     multiplier, shift = _affine(num_items)
     return (external - shift) % num_items * pow(multiplier, -1, num_items) % num_items
@@ -73,24 +78,24 @@ def best_recall(dataset: Dataset, k: int, split: str = "test", max_queries: int 
     queries = np.flatnonzero(positives.lengths().numpy() > 0)
     if max_queries is not None and len(queries) > max_queries:
         queries = np.sort(numpy_generator(seed, "best recall").choice(queries, max_queries, replace=False))
-    total, low = 0.0, 0
+    total, low, seen_lengths = 0.0, 0, seen.lengths()
     with Progress("best possible", len(queries), "queries") as progress:
         while low < len(queries):
-            chunk = _next_chunk(queries, low, seen, k, world)
+            chunk = _next_chunk(queries, low, seen_lengths, k, world)
             total += float(_recalls(world, numbers, chunk, positives, seen, k).sum())
             low += len(chunk)
             progress.advance(len(chunk))
     return total / max(len(queries), 1)
 
 
-def _next_chunk(queries: np.ndarray, low: int, seen: Ragged, k: int, world: PlantedWorld) -> np.ndarray:
+def _next_chunk(queries: np.ndarray, low: int, seen_lengths: Tensor, k: int, world: PlantedWorld) -> np.ndarray:
     chunk = queries[low : low + QUERIES_PER_CHUNK]
-    longest = int((seen.offsets[chunk + 1] - seen.offsets[chunk]).max())
+    longest = int(seen_lengths[chunk].max())
     return chunk[: max(1, CELLS_PER_CHUNK // (world.num_topics * (k + longest)))]
 
 
 def _recalls(
-    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Ragged, k: int
+    world: PlantedWorld, numbers: np.ndarray, chunk: np.ndarray, positives: Ragged, seen: Lists, k: int
 ) -> np.ndarray:
     """recall@k of each query of the chunk, float64 (B,)."""
     seen_rows, seen_items, longest = _model_lists(seen, chunk, numbers)
@@ -112,7 +117,7 @@ def _recalls(
     return hits / (positives.offsets[chunk + 1] - positives.offsets[chunk]).numpy()
 
 
-def _model_lists(lists: Ragged, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _model_lists(lists: Lists, chunk: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Row and model item of every value of the chunk's lists, and the longest list's length."""
     taken = lists.take(torch.from_numpy(chunk))
     return taken.rows().numpy(), numbers[taken.values.numpy()], int(taken.lengths().max())

@@ -9,10 +9,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.lists import Lists
 from xclass.data.lookup import IdMap, Unknown, unknown
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset
 from xclass.errors import DataError
+from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged, offsets_of
 
 BATCH_QUERIES = 1024
@@ -30,7 +32,7 @@ class Queries:
 
     ids: pl.Series
     numbers: Tensor
-    histories: Ragged
+    histories: Lists
     rows: Tensor
     unknown_queries: Unknown = field(default=NOBODY)
     unknown_items: Unknown = field(default=NOBODY)
@@ -47,12 +49,21 @@ class Queries:
             yield torch.arange(start, stop), Batch(self.numbers[start:stop], history)
 
 
-def dataset_queries(dataset: Dataset, split: str = "test", only_with_positives: bool = False) -> Queries:
-    """Every query of the dataset, or those with a positive in ``split``; their history is what came before it."""
+def dataset_queries(
+    dataset: Dataset, split: str = "test", only_with_positives: bool = False, most: int | None = None, seed: int = 0
+) -> Queries:
+    """Every query of the dataset, or those with a positive in ``split``; their history is what came before it.
+
+    Args:
+        most: a sample of so many of them, drawn by ``seed``, in rising order; None takes all.
+    """
     seen = dataset.seen(split)
     numbers = torch.arange(dataset.num_queries)
     if only_with_positives:
         numbers = numbers[dataset.split(split).lengths() > 0]
+    if most is not None and len(numbers) > most:
+        chosen = torch.randperm(len(numbers), generator=torch_generator(seed, "sample of queries"))[:most]
+        numbers = numbers[chosen.sort().values]
     return _of_dataset(dataset, numbers, seen)
 
 
@@ -93,7 +104,7 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
     return QueryFile(pl.Series("query_id", range(len(lists)), dtype=pl.Int64), offsets_of(lengths), items)
 
 
-def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Ragged, missing: Unknown = NOBODY) -> Queries:
+def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Lists, missing: Unknown = NOBODY) -> Queries:
     return Queries(dataset.queries["query_id"].gather(numbers.numpy()), numbers, seen, numbers, missing)
 
 

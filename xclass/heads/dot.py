@@ -11,14 +11,13 @@ from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.top_weights import TopWeights
+from xclass.heads.vectors import ItemVectors
 from xclass.losses import Loss
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection
 from xclass.workers import short_operations
-
-VECTOR_BLOCK_ROWS = 1 << 16
 
 
 class DotPlan(NamedTuple):
@@ -122,16 +121,9 @@ class DotHead(nn.Module):
         negatives = items.positions["negatives"].view(plan.negatives.ids.shape)
         return blocked_loss(query_BD, self.projection(items.values), items.positions["positives"], negatives, scoring)
 
-    def item_vectors(self, tables: dict[str, Table]) -> Tensor:
-        """(N, D) item vectors; the table's own memory when the projection changes nothing."""
-        table = tables["item"]
-        if self.projection.is_identity:
-            return table.read(0, table.num_rows)
-        vectors = torch.empty(table.num_rows, table.dim, device=table.device)
-        for start in range(0, table.num_rows, VECTOR_BLOCK_ROWS):
-            block = table.read(start, min(start + VECTOR_BLOCK_ROWS, table.num_rows))
-            vectors[start : start + len(block)] = self.projection(block)
-        return vectors
+    def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
+        """(N, D) item vectors, projected when they are read."""
+        return ItemVectors(tables["item"], self.projection)
 
 
 def _targets(batch: Batch) -> Ragged:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Rows
+from xclass.vectors import Vectors
 
 
 class Head(Protocol):
@@ -30,6 +31,9 @@ class Head(Protocol):
         """(B,) loss of each query."""
         ...
 
-    def item_vectors(self, tables: dict[str, Table]) -> Tensor | None:
-        """(N, D) item vectors whose inner product with a query vector ranks items; None: not indexable."""
+    def item_vectors(self, tables: dict[str, Table]) -> Vectors | None:
+        """(N, D) item vectors, read block by block: their inner product with a query vector ranks items.
+
+        None: not indexable.
+        """
         ...

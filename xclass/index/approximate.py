@@ -26,12 +26,16 @@ from xclass.index.factory import (
 from xclass.index.filtering import Hidden, Lists
 from xclass.index.running import best_first
 from xclass.types import Ragged, TopK
+from xclass.vectors import Vectors
 
 MOST_WIDENINGS = 3
 CHUNK_CELLS = 1 << 20
 EXACT_SHARE = 0.25
 EF_CONSTRUCTION = 40
 START_PARAMETER = {"efSearch": 64, "nprobe": 16}
+ADD_BYTES = 1 << 28
+TRAIN_ROWS = 1 << 20
+TRAIN_ROWS_PER_LIST = 64
 
 
 class FaissIndex:
@@ -42,6 +46,9 @@ class FaissIndex:
     that is still short is fetched twice as wide with twice the search parameter, three times, then searched exactly.
     So a list is short only when fewer than k items are left.
 
+    Vectors are given to Faiss in blocks of 256 MB, and it is trained on at most a million of them (64 for each inverted
+    list, if that is more), evenly spaced: beside what Faiss keeps there is no second copy of the catalogue.
+
     Args:
         kind: flat, hnsw, ivf: the factory string fits the catalogue; or factory, with ``factory``.
         factory: a Faiss factory string. ``IVF`` with too many lists for the catalogue gets fewer.
@@ -49,6 +56,8 @@ class FaissIndex:
             so that L2 neighbours are the largest inner products.
         deterministic: build on one thread: the same vectors give the same index, more slowly.
     """
+
+    queries_at_once = 1024
 
     def __init__(
         self, kind: str, factory: str | None = None, metric: str = "inner_product", deterministic: bool = False
@@ -62,7 +71,7 @@ class FaissIndex:
         self.parameter: str | None = None
         self.parameter_value: int | None = None
         self.build_s = 0.0
-        self._exact = ExactIndex()
+        self._exact = ExactIndex("cpu")
 
     @property
     def num_items(self) -> int:
@@ -75,39 +84,37 @@ class FaissIndex:
         return self._exact.dim
 
     @property
-    def vectors(self) -> Tensor:
-        """(N,D) float32, the item vectors as given."""
+    def vectors(self) -> Vectors:
+        """The item vectors as given."""
         return self._exact.vectors
 
-    def build(self, vectors: Tensor) -> None:
+    def build(self, vectors: Tensor | Vectors) -> None:
         """Train where the kind needs it, and add the item vectors: (N,D), row number = item number."""
         started = time.perf_counter()
-        vectors = checked_vectors(vectors)
-        wanted = self._wanted_factory or default_factory(self.kind, len(vectors))
-        self.factory = fit_lists(wanted, len(vectors))
-        rows = self._augmented(vectors).numpy()
-        index = make_faiss(rows.shape[1], self.factory, self._l2)
+        held = checked_vectors(vectors)
+        wanted = self._wanted_factory or default_factory(self.kind, len(held))
+        self.factory = fit_lists(wanted, len(held))
+        index = make_faiss(held.dim + self._l2, self.factory, self._l2)
         with threads(1 if self.deterministic else None):
             try:
-                if search_parameter_name(index) == "efSearch":
-                    set_parameter(index, "efConstruction", EF_CONSTRUCTION)
-                if not index.is_trained:
-                    index.train(rows)
-                index.add(rows)
+                self._fill(index, held)
             except RuntimeError as error:
                 raise InputError(
                     "Faiss cannot build this index",
                     where=self.factory,
                     wanted="vectors enough to train it",
-                    got=f"{len(vectors):,} vectors: {faiss_reason(error)}",
+                    got=f"{len(held):,} vectors: {faiss_reason(error)}",
                     do="choose the kind exact, or a factory string for a smaller catalogue",
                 ) from None
-        self.restore(index, vectors, time.perf_counter() - started)
+        self._take(index, held, time.perf_counter() - started)
 
-    def restore(self, index: Any, vectors: Tensor, build_s: float) -> None:
+    def restore(self, index: Any, vectors: Tensor | Vectors, build_s: float) -> None:
         """Take a Faiss index that holds ``vectors`` already and took ``build_s`` to build."""
+        self._take(index, checked_vectors(vectors), build_s)
+
+    def _take(self, index: Any, checked: Vectors, build_s: float) -> None:
         self.faiss, self.build_s = index, build_s
-        self._exact.build(vectors)
+        self._exact.vectors = checked
         self.parameter = search_parameter_name(index)
         if self.parameter is not None:
             self.set_search_parameter(START_PARAMETER[self.parameter])
@@ -158,12 +165,23 @@ class FaissIndex:
     def _l2(self) -> bool:
         return self.metric == "l2_augmented"
 
-    def _augmented(self, vectors: Tensor) -> Tensor:
+    def _fill(self, index: Any, vectors: Vectors) -> None:
+        """Train where the kind needs it, then add everything, in blocks."""
+        largest = max(float(_squares(block).max()) for _, block in vectors.blocks()) if self._l2 else 0.0
+        if search_parameter_name(index) == "efSearch":
+            set_parameter(index, "efConstruction", EF_CONSTRUCTION)
+        if not index.is_trained:
+            index.train(self._augmented(_training_rows(vectors, num_lists(index)), largest).numpy())
+        for _, block in vectors.blocks(max(1, ADD_BYTES // (4 * vectors.dim))):
+            index.add(self._augmented(block, largest).numpy())
+
+    def _augmented(self, rows: Tensor, largest: float) -> Tensor:
+        """Rows on the CPU as Faiss takes them; by L2 with √(largest − |x|²) as one more dimension."""
+        rows = rows.cpu().contiguous()
         if not self._l2:
-            return vectors
-        squares = vectors.double().square().sum(1)
-        last = (squares.max() - squares).clamp_(min=0).sqrt_().float()
-        return torch.cat([vectors, last[:, None]], 1)
+            return rows
+        last = (largest - _squares(rows)).clamp_(min=0).sqrt_().float()
+        return torch.cat([rows, last[:, None]], 1)
 
     def _search_rows(self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists) -> None:
         """Fill the lists of ``rows``, wider and wider; what stays short is left to the exact search."""
@@ -192,10 +210,25 @@ class FaissIndex:
         ids, scores = torch.from_numpy(ids_np), torch.from_numpy(scores_np)
         gone = (ids < 0) | lists.hidden.contains(rows, ids)
         if self._l2 or not stores_vectors(self.factory):
-            scores = torch.einsum("bd,bkd->bk", queries, self.vectors[ids.clamp(min=0)])
+            scores = torch.einsum("bd,bkd->bk", queries, self._vectors_of(ids.clamp(min=0)))
         elif bool((scores[:, 1:] < scores[:, :-1]).all()) and not bool(gone.any()):
             return ids[:, : lists.k], scores[:, : lists.k]
         scores, ids = scores.masked_fill(gone, -torch.inf), ids.masked_fill(gone, self.num_items)
         ids, scores = best_first(ids, scores)
         ids = torch.where(scores > -torch.inf, ids, -1)
         return ids[:, : lists.k], scores[:, : lists.k]
+
+    def _vectors_of(self, ids_BK: Tensor) -> Tensor:
+        return self.vectors.take(ids_BK.flatten()).cpu().view(*ids_BK.shape, -1)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(1)
+
+
+def _training_rows(vectors: Vectors, lists: int) -> Tensor:
+    """All rows, or so many of them, evenly spaced, that training has plenty."""
+    most = max(TRAIN_ROWS, TRAIN_ROWS_PER_LIST * lists)
+    if len(vectors) <= most:
+        return vectors.read(0, len(vectors))
+    return vectors.take(torch.arange(most) * len(vectors) // most)

@@ -7,20 +7,41 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.types import Ragged
+from xclass.vectors import TensorVectors, Vectors
+from xclass.workers import in_parts
+
+CHECKED_ROWS = 1 << 14
 
 
-def checked_vectors(vectors: Tensor) -> Tensor:
-    """Item vectors as contiguous float32 (N,D); no copy when they are that already.
+def checked_vectors(vectors: Tensor | Vectors) -> Vectors:
+    """Item vectors as a source whose rows are finite. No copy of a matrix whose rows lie one after the other.
+
+    Cost: all of them are read once, block by block.
 
     Raises:
         InputError: not a matrix, no row or no column, NaN or infinity (with the first item number).
     """
-    if vectors.dim() != 2 or 0 in vectors.shape or not vectors.is_floating_point():
-        got = f"{vectors.dtype} of shape {tuple(vectors.shape)}"
-        raise InputError("item vectors are of the wrong shape", wanted="floating (N,D), N and D of 1 or more", got=got)
-    vectors = vectors.detach().to(torch.float32).contiguous()
-    _check_finite(vectors, "the vector of item")
+    if isinstance(vectors, Tensor):
+        if vectors.dim() != 2 or not vectors.is_floating_point():
+            raise _wrong_shape(f"{vectors.dtype} of shape {tuple(vectors.shape)}")
+        vectors = TensorVectors(vectors.contiguous())
+    if not len(vectors) or not vectors.dim:
+        raise _wrong_shape(f"{len(vectors)} × {vectors.dim}")
+    _check_source(vectors)
     return vectors
+
+
+def _wrong_shape(got: str) -> InputError:
+    return InputError("item vectors are of the wrong shape", wanted="floating (N,D), N and D of 1 or more", got=got)
+
+
+@torch.no_grad()
+def _check_source(vectors: Vectors) -> None:
+    def check(low: int, high: int) -> None:
+        for start in range(low, high, CHECKED_ROWS):
+            _check_finite(vectors.read(start, min(start + CHECKED_ROWS, high)), "the vector of item", start)
+
+    in_parts(check, len(vectors), len(vectors) // CHECKED_ROWS, vectors.device)
 
 
 def checked_queries(query_BD: Tensor, dim: int) -> Tensor:
@@ -64,9 +85,11 @@ def checked_exclude(exclude: Ragged | None, num_queries: int, num_items: int) ->
     return exclude
 
 
-def _check_finite(rows: Tensor, what: str) -> None:
+def _check_finite(rows: Tensor, what: str, first: int = 0) -> None:
     """Every norm finite in float32: then so is every inner product (Cauchy-Schwarz), and no row has NaN or infinity."""
     bad = (~torch.isfinite(torch.linalg.vector_norm(rows, dim=1))).nonzero()
     if len(bad):
         got = "NaN, infinity or a square beyond float32"
-        raise InputError(f"{what} {int(bad[0])} is not finite", wanted="numbers whose squares fit float32", got=got)
+        raise InputError(
+            f"{what} {first + int(bad[0])} is not finite", wanted="numbers whose squares fit float32", got=got
+        )

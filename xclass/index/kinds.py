@@ -13,6 +13,7 @@ from xclass.index.approximate import FaissIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_installed
 from xclass.types import Ragged, TopK
+from xclass.vectors import Vectors
 
 AUTO_EXACT_ITEMS = 100_000
 
@@ -26,6 +27,8 @@ class Index(Protocol):
     """
 
     kind: str
+    queries_at_once: int
+    """As many queries in one search as are worth waiting for: beyond that a query costs no less."""
 
     @property
     def num_items(self) -> int:
@@ -36,10 +39,10 @@ class Index(Protocol):
         """D."""
 
     @property
-    def vectors(self) -> Tensor:
-        """(N,D) float32, the item vectors as given."""
+    def vectors(self) -> Vectors:
+        """The item vectors as given."""
 
-    def build(self, vectors: Tensor) -> None:
+    def build(self, vectors: Tensor | Vectors) -> None:
         """Index (N,D) vectors, row number = item number; NaN or infinity is an InputError."""
 
     def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
@@ -78,8 +81,8 @@ def choose_kind(kind: str, num_items: int) -> str:
     return "exact" if num_items <= AUTO_EXACT_ITEMS or not faiss_installed() else "hnsw"
 
 
-def build_index(vectors: Tensor, config: IndexConfig | None = None) -> Index:
-    """An index of this kind that holds ``vectors`` (N,D).
+def build_index(vectors: Tensor | Vectors, config: IndexConfig | None = None) -> Index:
+    """An index of this kind over ``vectors`` (N,D), a matrix or a source.
 
     Raises:
         ConfigError: an unknown kind (with the nearest), a factory string missing or of no use, Faiss not installed.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from xclass.errors import ArtefactError
@@ -21,6 +22,7 @@ from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_module
 from xclass.index.kinds import Index
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
+from xclass.vectors import TensorVectors, Vectors, as_vectors
 
 MANIFEST = "index.json"
 KIND = "index"
@@ -30,12 +32,12 @@ FAISS_FILE = "index.faiss"
 REBUILT = ("exact", "flat")
 
 
-def vectors_digest(vectors: Tensor) -> str:
+def vectors_digest(vectors: Tensor | Vectors) -> str:
     """SHA-256 of shape and float32 values: equal for the vectors of the same model only."""
-    rows = vectors.detach().to("cpu", torch.float32).contiguous()
-    digest = hashlib.sha256(f"{tuple(rows.shape)}".encode())
-    for block in rows.split(1 << 16):
-        digest.update(block.numpy().data)
+    source = as_vectors(vectors)
+    digest = hashlib.sha256(f"{(len(source), source.dim)}".encode())
+    for _, block in source.blocks():
+        digest.update(block.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -53,29 +55,28 @@ def save_index(
         The manifest.
     """
     path = Path(path)
-    vectors = index.vectors.to("cpu")
-    require_space(path, 2 * vectors.numel() * 4)
+    require_space(path, 2 * len(index.vectors) * index.vectors.dim * 4)
     with atomic_directory(path, replace=replace) as folder:
-        np.save(folder / VECTORS, vectors.numpy(), allow_pickle=False)
+        _write_vectors(folder / VECTORS, index.vectors)
         if isinstance(index, FaissIndex) and index.kind not in REBUILT:
             faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
         fields = {
             "index": index.describe(),
             "num_items": index.num_items,
             "dim": index.dim,
-            "vectors_sha256": vectors_digest(vectors),
+            "vectors_sha256": vectors_digest(index.vectors),
             "binding": binding,
             "report": report,
         }
         return write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields)
 
 
-def load_index(path: Path, binding: str | None = None, vectors: Tensor | None = None) -> Index:
-    """Open an index directory; the vectors stay memory-mapped until they are touched.
+def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors | None = None) -> Index:
+    """Open an index directory; its vectors stay memory-mapped until they are touched.
 
     Args:
         binding: when given, it must be the one that the index was saved with.
-        vectors: when given, the index must have been built from exactly these.
+        vectors: when given, the index must have been built from exactly these, and searches in them.
 
     Raises:
         ArtefactError: not an index, of another version, of another run or of other vectors, cut or altered.
@@ -86,6 +87,7 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | None = 
     _check_binding(path, manifest, binding, vectors)
     verify_files(path, manifest)
     held = _read_vectors(path, manifest)
+    held = held if vectors is None else as_vectors(vectors)
     described = manifest["index"]
     if described["kind"] == ExactIndex.kind:
         exact = ExactIndex()
@@ -106,7 +108,16 @@ def read_index_manifest(path: Path) -> dict[str, Any]:
     return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION)
 
 
-def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | None) -> None:
+def _write_vectors(path: Path, vectors: Vectors) -> None:
+    """A .npy file, block by block."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(vectors), vectors.dim)}
+    with path.open("wb") as file:
+        npy.write_array_header_1_0(file, header)
+        for _, block in vectors.blocks():
+            file.write(block.cpu().contiguous().numpy().astype("<f4", copy=False).data)
+
+
+def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | Vectors | None) -> None:
     if binding is not None and manifest["binding"] != binding:
         raise ArtefactError(
             "this index belongs to another run",
@@ -125,7 +136,7 @@ def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, ve
         )
 
 
-def _read_vectors(path: Path, manifest: dict[str, Any]) -> Tensor:
+def _read_vectors(path: Path, manifest: dict[str, Any]) -> Vectors:
     try:
         held = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
     except ValueError as error:
@@ -133,7 +144,7 @@ def _read_vectors(path: Path, manifest: dict[str, Any]) -> Tensor:
     _check_shape(path / VECTORS, manifest, held.shape)
     if held.dtype != np.float32:
         raise ArtefactError("these vectors are of another type", where=path / VECTORS, wanted="float32", got=held.dtype)
-    return torch.from_numpy(held)
+    return TensorVectors(torch.from_numpy(held))
 
 
 def _read_faiss(path: Path, manifest: dict[str, Any], index: FaissIndex) -> Any:

@@ -11,6 +11,7 @@ from xclass.errors import InputError
 from xclass.index.checks import checked_exclude
 from xclass.index.exact import ExactIndex
 from xclass.types import Ragged, TopK, offsets_of
+from xclass.vectors import TensorVectors, Vectors, as_vectors
 
 
 class SubsetIndex:
@@ -20,7 +21,7 @@ class SubsetIndex:
     candidates.
 
     Args:
-        vectors: (N,D), all item vectors.
+        vectors: (N,D), all item vectors, a matrix or a source.
         candidates: int64, item numbers in any order, repeats allowed.
 
     Raises:
@@ -28,8 +29,9 @@ class SubsetIndex:
     """
 
     kind = "subset"
+    queries_at_once = ExactIndex.queries_at_once
 
-    def __init__(self, vectors: Tensor, candidates: Tensor, device: torch.device | str = "cpu") -> None:
+    def __init__(self, vectors: Tensor | Vectors, candidates: Tensor, device: torch.device | str | None = None) -> None:
         if not len(candidates):
             raise InputError("the candidate list is empty", wanted="one item or more")
         self._candidates = torch.unique(candidates)
@@ -48,12 +50,12 @@ class SubsetIndex:
     @property
     def dim(self) -> int:
         """D."""
-        return self.vectors.shape[1]
+        return self.vectors.dim
 
-    def build(self, vectors: Tensor) -> None:
+    def build(self, vectors: Tensor | Vectors) -> None:
         """The same candidates with other vectors."""
-        self.vectors = vectors
-        self._exact.build(vectors[self._candidates])
+        self.vectors = as_vectors(vectors)
+        self._exact.build(TensorVectors(self.vectors.take(self._candidates)))
 
     def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
         """The best k candidates of each query, without its excluded items."""

@@ -140,9 +140,8 @@ def tune(index: Index, query_BD: Tensor, k: int, target_recall: float, exclude: 
 
 
 def memory_bytes(index: Index) -> int:
-    """Bytes of the vectors, plus what a Faiss index holds beside them (its size as written)."""
-    vectors = index.vectors.numel() * index.vectors.element_size()
-    return vectors + (index.faiss_bytes() if isinstance(index, FaissIndex) else 0)
+    """Bytes of the vectors as they are stored, plus what a Faiss index holds beside them (its size as written)."""
+    return index.vectors.nbytes + (index.faiss_bytes() if isinstance(index, FaissIndex) else 0)
 
 
 def _values(index: Index) -> list[int | None]:

@@ -15,7 +15,7 @@ from xclass.metrics.names import (
     parse_metrics,
     values_of,
 )
-from xclass.metrics.popularity import Band, popular_topk, popularity_bands
+from xclass.metrics.popularity import Band, check_falling, popular_topk, popularity_bands
 from xclass.metrics.propensity import inverse_propensities
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "MetricName",
     "Values",
     "average",
+    "check_falling",
     "compute",
     "gini",
     "inverse_propensities",

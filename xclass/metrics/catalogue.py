@@ -14,27 +14,34 @@ CATALOGUE_DEFINITIONS: dict[str, str] = {
     "identical_lists": "queries that share the most common first {k} (same items, same order) / queries with a list; "
     "1 means everybody gets the same",
 }
+LEAST_TO_COUNT = 1 << 20
 
 
 class CatalogueUse:
-    """Counts over all lists, one batch after the other. Memory: 8 bytes an item and 8 a query."""
+    """Counts over all lists, one batch after the other. Memory: about 50 bytes for each item shown and 8 a query,
+    whatever the size of the catalogue.
+    """
 
     def __init__(self, num_items: int, k: int) -> None:
-        self.k = k
-        self._shown_N = torch.zeros(num_items, dtype=torch.int64)
+        self.k, self.num_items = k, num_items
+        self._items = self._times = torch.empty(0, dtype=torch.int64)
+        self._waiting: list[Tensor] = []
         self._fingerprints: list[Tensor] = []
 
     def add(self, found: TopK) -> None:
         """Count one batch of lists in."""
         head = found.head(self.k)
-        self._shown_N += torch.bincount(head.ids, minlength=len(self._shown_N))
+        self._waiting.append(head.ids)
+        if sum(map(len, self._waiting)) > max(len(self._items), LEAST_TO_COUNT):
+            self._count()
         self._fingerprints.append(_fingerprints(head)[head.lengths() > 0])
 
     def result(self) -> dict[str, float]:
         """``coverage@k``, ``gini@k``, ``identical_lists@k``; gini and identical_lists NaN when every list is empty."""
+        self._count()
         values = {
-            "coverage": float((self._shown_N > 0).double().mean()) if len(self._shown_N) else float("nan"),
-            "gini": gini(self._shown_N),
+            "coverage": len(self._items) / self.num_items if self.num_items else float("nan"),
+            "gini": gini(self._times, self.num_items),
             "identical_lists": _largest_share(torch.cat([torch.empty(0, dtype=torch.int64), *self._fingerprints])),
         }
         return {f"{name}@{self.k}": value for name, value in values.items()}
@@ -43,18 +50,31 @@ class CatalogueUse:
         """What each number of :meth:`result` is."""
         return {f"{name}@{self.k}": text.format(k=self.k) for name, text in CATALOGUE_DEFINITIONS.items()}
 
+    def _count(self) -> None:
+        """Count in what is waiting: only items that were shown have a place."""
+        shown, times = torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *self._waiting]), return_counts=True)
+        self._waiting = []
+        self._items, places = torch.unique(torch.cat([self._items, shown]), return_inverse=True)
+        together = torch.zeros(len(self._items), dtype=torch.int64)
+        self._times = together.index_add_(0, places, torch.cat([self._times, times]))
 
-def gini(counts_N: Tensor) -> float:
+
+def gini(counts: Tensor, num_items: int | None = None) -> float:
     """Gini coefficient of counts: Σ (2i − N − 1)·x_i / (N·Σ x), x rising, i from 1. NaN when all are 0.
 
-    >>> gini(torch.tensor([2, 2, 2])), gini(torch.tensor([0, 0, 0, 4]))
-    (0.0, 0.75)
+    Args:
+        counts: of each item, or of some: all others are 0 then.
+        num_items: N, if ``counts`` are of some items only.
+
+    >>> gini(torch.tensor([2, 2, 2])), gini(torch.tensor([0, 0, 0, 4])), gini(torch.tensor([4]), 4)
+    (0.0, 0.75, 0.75)
     """
-    total, n = float(counts_N.sum()), len(counts_N)
+    n = len(counts) if num_items is None else num_items
+    total = float(counts.sum())
     if total == 0:
         return float("nan")
-    weights = 2.0 * torch.arange(1, n + 1, dtype=torch.float64) - n - 1
-    return float((weights * torch.sort(counts_N).values.double()).sum()) / (n * total)
+    weights = 2.0 * torch.arange(n - len(counts) + 1, n + 1, dtype=torch.float64) - n - 1
+    return float((weights * torch.sort(counts).values.double()).sum()) / (n * total)
 
 
 def _fingerprints(lists: TopK) -> Tensor:

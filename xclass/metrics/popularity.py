@@ -16,6 +16,7 @@ from xclass.types import Ragged, TopK
 
 HEAD_SHARE = 0.5
 TORSO_SHARE = 0.8
+CHECKED_AT_ONCE = 1 << 22
 
 
 class Band(NamedTuple):
@@ -41,10 +42,10 @@ def popularity_bands(item_counts: Tensor) -> list[Band]:
     A band may be empty (a catalogue of one item has only a head).
 
     Args:
-        item_counts: int64 (N,), train pairs of each item, never rising.
+        item_counts: (N,) integers, train pairs of each item, never rising.
     """
-    _check_falling(item_counts)
-    before = torch.cumsum(item_counts, 0) - item_counts
+    check_falling(item_counts)
+    before = torch.cumsum(item_counts, 0).sub_(item_counts)
     total = int(item_counts.sum())
     head_end = int((before < HEAD_SHARE * total).sum())
     torso_end = int((before < TORSO_SHARE * total).sum())
@@ -60,19 +61,21 @@ def popularity_bands(item_counts: Tensor) -> list[Band]:
     ]
 
 
-def popular_topk(seen: Ragged, k: int, item_counts: Tensor) -> TopK:
+def popular_topk(seen: Ragged, k: int, item_counts: Tensor, checked: bool = False) -> TopK:
     """The k items with the most train pairs that each query has not seen; the score is the count.
 
     The r-th unseen number (from 0) is r + the number of seen s_i, rising, with s_i − i ≤ r: one sorted search per
-    place. O(B·k·log) whatever the catalogue's size.
+    place. O(B·k·log) whatever the catalogue's size, once it was checked that counts never rise.
 
     Args:
         seen: Ragged (B), item numbers in any order, repeats allowed.
-        item_counts: int64 (N,), never rising.
+        item_counts: (N,) integers, never rising.
+        checked: :func:`check_falling` has been asked already.
     """
     if k < 1:
         raise InputError("k is too small", wanted="1 or more", got=k)
-    _check_falling(item_counts)
+    if not checked:
+        check_falling(item_counts)
     num_items, width = len(item_counts), min(k, len(item_counts))
     keys = torch.unique(seen.rows() * num_items + seen.long().values)
     rows = torch.div(keys, max(num_items, 1), rounding_mode="floor")
@@ -85,6 +88,9 @@ def popular_topk(seen: Ragged, k: int, item_counts: Tensor) -> TopK:
     return TopK.from_padded(numbers, item_counts[numbers.clamp(max=max(num_items - 1, 0))].float(), keep)
 
 
-def _check_falling(item_counts: Tensor) -> None:
-    if len(item_counts) > 1 and bool((item_counts[1:] > item_counts[:-1]).any()):
-        raise InputError("item numbers must fall with train count", wanted="counts that never rise", got="a rise")
+def check_falling(item_counts: Tensor) -> None:
+    """InputError where an item has more train pairs than the one before it. O(N), in blocks."""
+    for start in range(0, len(item_counts) - 1, CHECKED_AT_ONCE):
+        block = item_counts[start : start + CHECKED_AT_ONCE + 1]
+        if bool((block[1:] > block[:-1]).any()):
+            raise InputError("item numbers must fall with train count", wanted="counts that never rise", got="a rise")

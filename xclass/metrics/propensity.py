@@ -40,7 +40,8 @@ def inverse_propensities(item_counts: Tensor, num_queries: int, a: float = DEFAU
     if num_queries < 3:
         raise InputError("propensities need train queries", wanted="num_queries of 3 or more", got=num_queries)
     c = (math.log(num_queries) - 1.0) * (b + 1.0) ** a
-    return 1.0 + c * (item_counts.double() + b) ** -a
+    weights = item_counts.to(torch.float64, copy=True)  # in place from here on: the one float64 number an item
+    return weights.add_(b).pow_(-a).mul_(c).add_(1.0)
 
 
 def ps_precision(matches: Matches, k: int, weights_N: Tensor) -> Tensor:

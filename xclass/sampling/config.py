@@ -25,6 +25,7 @@ from xclass.types import Ragged
 
 DRAWN = ("uniform", "log-uniform", "fixed-unigram", "learned-unigram")
 SIZED = (*DRAWN, "target", "given", "hard")
+CHECKED_AT_ONCE = 1 << 22
 
 
 class SamplerConfig(Config):
@@ -138,12 +139,20 @@ def _default(name: str) -> object:
 
 
 class Known(NamedTuple):
-    """What samplers are built from: sizes, train counts (N,), and how to read a file of candidates."""
+    """What samplers are built from.
+
+    item_counts: (N,) train pairs of each item, or a function that reads them: called by the samplers that need them.
+    read_candidates: how to read a file of candidates.
+    """
 
     num_queries: int
     num_items: int
-    item_counts: Tensor
+    item_counts: Tensor | Callable[[], Tensor]
     read_candidates: Callable[[str], Ragged] | None = None
+
+    def counts(self) -> Tensor:
+        """(N,), train pairs of each item."""
+        return self.item_counts if isinstance(self.item_counts, Tensor) else self.item_counts()
 
 
 def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
@@ -170,23 +179,32 @@ def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
 
 
 def _log_uniform(config: SamplerConfig, known: Known) -> LogUniform:
-    rises = (known.item_counts.diff() > 0).nonzero()
-    if len(rises):
-        item = int(rises[0]) + 1
+    counts = known.counts()
+    item = _first_rise(counts)
+    if item is not None:
         raise ConfigError(
             "log-uniform needs items numbered by falling frequency",
             where="sampler.kind",
             wanted="train counts that never rise",
-            got=f"item {item} with {int(known.item_counts[item])} train pairs after {int(known.item_counts[item - 1])}",
+            got=f"item {item} with {int(counts[item])} train pairs after {int(counts[item - 1])}",
             do='use kind = "fixed-unigram", or number the items by frequency as xclass ingest does',
         )
     return LogUniform(known.num_items, config.num_sampled, config.replacement, config.counts)
 
 
+def _first_rise(counts: Tensor) -> int | None:
+    """The first item with more train pairs than the one before it."""
+    for start in range(0, len(counts) - 1, CHECKED_AT_ONCE):
+        rises = (counts[start : start + CHECKED_AT_ONCE + 1].diff() > 0).nonzero()
+        if len(rises):
+            return start + int(rises[0]) + 1
+    return None
+
+
 def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
     by_counts = config.file is None
     sampler = FixedUnigram(
-        known.item_counts[config.num_reserved_ids :] if config.file is None else config.file,
+        known.counts()[config.num_reserved_ids :] if config.file is None else config.file,
         config.num_sampled,
         config.power,
         float(by_counts) if config.smoothing is None else config.smoothing,
@@ -209,7 +227,7 @@ def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
 
 def _frequency(config: SamplerConfig, known: Known) -> Tensor | StreamingFrequency:
     if config.frequency == "counts":
-        return known.item_counts
+        return known.counts()
     return StreamingFrequency(
         known.num_items,
         config.frequency_rate,

@@ -28,6 +28,7 @@ class TableOptions:
             written or loaded.
         seed: of the initial rows and of stochastic rounding.
         dtype: of the rows: float32, or bfloat16, rounded stochastically in every push.
+        rows: the rows themselves, not copied, for a table that is only read: such as those of a mapped file.
         weight_decay: every row is multiplied by 1 − lr·weight_decay in every push, touched or not.
         clip_norm: the largest norm of a row's gradient; 0 for no limit.
     """
@@ -37,6 +38,7 @@ class TableOptions:
     dtype: torch.dtype = torch.float32
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,15 @@ class MemoryTable:
             raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
         self.optimizer, self.options, self.place = optimizer, options, place
         self._claim_place()
-        self.weight = self._zeros("weight", (num_rows, dim), options.dtype)
+        given = options.rows
+        if given is not None and (
+            optimizer is not None or (given.shape, given.dtype) != ((num_rows, dim), options.dtype)
+        ):
+            got = f"{tuple(given.shape)} of {given.dtype}"
+            raise InputError(
+                "these are not the rows of this table", wanted=f"{(num_rows, dim)} of {options.dtype}", got=got
+            )
+        self.weight = given if given is not None else self._zeros("weight", (num_rows, dim), options.dtype)
         shapes = {} if optimizer is None else optimizer.state_shapes(dim)
         state = {name: self._zeros(name, (num_rows, *shape), torch.float32) for name, shape in shapes.items()}
         decays = optimizer is not None and options.weight_decay > 0

@@ -44,6 +44,15 @@ class CheckpointStore:
             shutil.rmtree(old, ignore_errors=True)
         return self.folder / name
 
+    def final(self) -> Path | None:
+        """Of a finished run, the checkpoint with the weights that it chose: the best one, where it is kept, else the
+        newest. None when there is none."""
+        best = self.folder / "best"
+        if not best.exists():
+            return self.newest()
+        verify_files(best, read_manifest(best, MANIFEST, KIND, FORMAT_VERSION))
+        return best
+
     def newest(self) -> Path | None:
         """The newest numbered checkpoint that is whole; damaged ones are named on stderr and passed over.
 

@@ -45,5 +45,7 @@ class TrainingConfig(Config):
     """A record in metrics.jsonl at least this often."""
     checkpoint_every_s: float = pydantic.Field(300.0, ge=0)
     """A checkpoint this often; 0 writes one after every epoch and at the end only."""
+    tensorboard: bool = False
+    """Write what metrics.jsonl holds into RUN/tensorboard, too. Needs the extra "tensorboard"."""
     validation: ValidationConfig = ValidationConfig()
     """Used when the dataset has a valid split."""

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from xclass.manifest import atomic_file
+from xclass.training.board import FOLDER, Board
 
+GROWN = "grown"
 PHASES = ("load", "sample", "pull", "loss", "push")
 
 
@@ -65,13 +67,15 @@ class Report:
         """Mean over the queries since the last record."""
         return self.loss_sum / max(self.rows, 1)
 
-    def record(self, step: int, epoch: int) -> dict[str, Any]:
+    def record(self, step: int, epoch: int, train_s: float, learning_rate: float) -> dict[str, Any]:
         """One line of metrics.jsonl."""
         per_step = {phase: round(1000 * s / max(self.steps, 1), 4) for phase, s in self.clock.seconds.items()}
         return {
             "step": step,
             "epoch": epoch,
+            "train_s": round(train_s, 3),
             "loss": self.mean_loss() if self.rows else None,
+            "learning_rate": learning_rate,
             "positives_per_s": round(self.positives / self.wall_s, 1) if self.wall_s else None,
             "phase_ms": per_step,
             "rss_bytes": rss_bytes(),
@@ -79,10 +83,17 @@ class Report:
 
 
 class MetricsLog:
-    """Appends records to a file of JSON lines, each flushed. What was written beyond ``first_step`` is dropped."""
+    """Appends records to a file of JSON lines, each flushed. What was written beyond ``first_step`` is dropped.
 
-    def __init__(self, path: Path, first_step: int) -> None:
-        _cut_after(path, first_step)
+    Args:
+        path: of the file.
+        first_step: where training begins or goes on.
+        tensorboard: write the same figures for TensorBoard, in a folder beside the file.
+    """
+
+    def __init__(self, path: Path, first_step: int, tensorboard: bool = False) -> None:
+        kept = cut_after(path, first_step)
+        self._board = Board(path.parent / FOLDER, kept) if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsLog:
@@ -92,27 +103,39 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def write(self, record: dict[str, Any]) -> None:
         """One record."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        if self._board is not None:
+            self._board.write(record)
 
 
-def _cut_after(path: Path, first_step: int) -> None:
-    """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and half-written lines."""
+def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
+    """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and half-written lines; the rest."""
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept = list[dict[str, Any]]()
+    before = 0  # records before the run was last grown: its steps are counted anew from there
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if "event" not in record and record["step"] <= first_step:
-            kept.append(line + "\n")
+        kept.append(record)
+        if record.get("event") == GROWN:
+            before = len(kept)
+    kept[before:] = [record for record in kept[before:] if _is_before(record, first_step)]
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    return kept
+
+
+def _is_before(record: dict[str, Any], first_step: int) -> bool:
+    return "event" not in record and record["step"] <= first_step
 
 
 def rss_bytes() -> int:

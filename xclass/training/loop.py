@@ -26,6 +26,7 @@ from xclass.training.checkpoint import (
     read_state,
     read_tensors,
 )
+from xclass.training.collapse import Validated
 from xclass.training.config import TrainingConfig
 from xclass.training.log import MetricsLog, Report, peak_rss_bytes
 from xclass.training.signals import StopSignal
@@ -34,7 +35,8 @@ from xclass.types import Batch
 from xclass.workers import short_operations
 
 Mine = Callable[[TwoTower, int], None]
-Validate = Callable[[TwoTower], dict[str, float]]
+Validate = Callable[[TwoTower], Validated]
+OnValidation = Callable[[int, dict[str, float]], bool | None]
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Position:
     bad_validations: int = 0
     stopped: bool = False
     validations: list[dict[str, float]] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -63,6 +66,7 @@ class Trainer:
         folder: the run directory; metrics.jsonl and checkpoints/ are written there.
         validate: metrics of the model as it is, or None.
         mine: called with the model and the epoch before each epoch, or None.
+        on_validation: called with the step and the metrics after each validation; true stops training there.
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class Trainer:
         folder: Path,
         validate: Validate | None,
         mine: Mine | None = None,
+        on_validation: OnValidation | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.validate, self.mine = model, batches, config, validate, mine
+        self.on_validation = on_validation
         self.log_path = folder / "metrics.jsonl"
         self.store = CheckpointStore(folder / "checkpoints")
         self.state = ModelState(model, config.dense_learning_rate)
@@ -104,7 +110,7 @@ class Trainer:
         """
         keep_freed_memory()
         self._saved_s = time.monotonic()
-        with MetricsLog(self.log_path, self.position.step) as log:
+        with MetricsLog(self.log_path, self.position.step, self.config.tensorboard) as log:
             with StopSignal() as stop, Progress("train", self._total_positives(), "positives") as progress:
                 progress.resume_at(self.position.positives)
                 while self.position.step < self.total_steps and not self.position.stopped:
@@ -133,7 +139,7 @@ class Trainer:
             pause = last or due or bool(stop.received)
             if not pause:
                 ahead.ask()
-            progress.advance(self._step(ready), f"loss {self._report.mean_loss():.4f}")
+            progress.advance(self._step(ready), self._note())
             if time.monotonic() - reported_s >= self.config.report_every_s:
                 self._write_report(log)
                 reported_s = time.monotonic()
@@ -186,6 +192,11 @@ class Trainer:
         here.step, here.batch, here.positives = here.step + 1, here.batch + 1, here.positives + positives
         return positives
 
+    def _note(self) -> str:
+        """What stands behind rate and time left in the line of progress."""
+        loss, name = f"loss {self._report.mean_loss():.4f}", self.config.validation.metric
+        return f"{loss}, {name} {self.position.validations[-1][name]:.4f}" if self.position.validations else loss
+
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise XclassError(
@@ -201,18 +212,22 @@ class Trainer:
             here.epoch, here.batch = here.epoch + 1, 0
         done = here.step >= self.total_steps
         due = here.batch == 0 and here.epoch % self.config.validation.every_epochs == 0
-        valid = self._validate() if self.validate is not None and (done or due) else None
-        self._write_report(log, valid)
+        measured = self._validate() if self.validate is not None and (done or due) else {}
+        self._write_report(log, measured)
         if done or here.stopped or self.config.checkpoint_every_s == 0:
             self._checkpoint()
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, dict[str, float]]:
+        """Measure, keep the best weights, and see whether to stop; what the record of it holds."""
         assert self.validate is not None
         here, settings = self.position, self.config.validation
         self.model.settle()
-        metrics = self.validate(self.model)
+        metrics, collapse, warnings = self.validate(self.model)
         here.validations.append({"step": here.step, **metrics})
         say(f"epoch {here.epoch}, valid: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        for figure in [name for name in warnings if name not in here.warned]:
+            say(warnings[figure])
+            here.warned.append(figure)
         if here.best is None or metrics[settings.metric] > here.best:
             here.best, here.best_step, here.bad_validations = metrics[settings.metric], here.step, 0
             if settings.keep_best:
@@ -220,7 +235,9 @@ class Trainer:
         else:
             here.bad_validations += 1
             here.stopped = 0 < settings.patience <= here.bad_validations
-        return metrics
+        if self.on_validation is not None and self.on_validation(here.step, dict(metrics)):
+            here.stopped = True
+        return {"valid": metrics, "collapse": collapse}
 
     def _choose_weights(self) -> None:
         """Load the best validated weights back, unless the last ones are the best."""
@@ -229,9 +246,10 @@ class Trainer:
             load_tensors(self.store.folder / "best" / TENSORS, self.state.tensors())
             say(f"keeping the weights of step {here.best_step:,}: {settings.metric} {here.best:.4f}")
 
-    def _write_report(self, log: MetricsLog, valid: dict[str, float] | None = None) -> None:
-        record = self._report.record(self.position.step, self.position.epoch)
-        log.write(record | ({"valid": valid} if valid else {}))
+    def _write_report(self, log: MetricsLog, measured: dict[str, dict[str, float]] | None = None) -> None:
+        here = self.position
+        rate = learning_rate(self.config.schedule, self.config.learning_rate, max(here.step - 1, 0), self.total_steps)
+        log.write(self._report.record(here.step, here.epoch, here.train_s, rate) | (measured or {}))
         self._report = Report()
 
     def _last_record(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ def make_miner(config: SamplerConfig, train: Ragged) -> Callable[[TwoTower, int]
         config: of the sampler; its parts are looked through.
         train: the train split: every known positive is left out of a query's list.
 
-    One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations, or through a
-    Faiss index that is built from the item vectors first.
+    One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations and a sweep over
+    the items for every 4096 queries, or through a Faiss index that is built from the item vectors first.
     """
     hard = list(hard_parts(config))
     if not hard:
@@ -65,9 +65,10 @@ def search_all(model: TwoTower, train: Ragged, depth: int, factory: str | None) 
     queries = train.lengths().nonzero().squeeze(1)
     lengths, values = torch.zeros(len(train), dtype=torch.int64), list[Tensor]()
     with Progress("hard negatives", len(queries), "queries") as progress:
-        for batch in inference_batches(train, queries, BATCH):
-            found = index.search(model.query_vectors(batch), depth, exclude=batch.history)
-            lengths[batch.query_ids] = found.lengths()
+        for part in queries.split(index.queries_at_once):
+            query_BD = torch.cat([model.query_vectors(batch) for batch in inference_batches(train, part, BATCH)])
+            found = index.search(query_BD, depth, exclude=Ragged(train.offsets, train.values).take(part))
+            lengths[part] = found.lengths()
             values.append(found.ids)
-            progress.advance(len(batch))
+            progress.advance(len(part))
     return Ragged(offsets_of(lengths), torch.cat(values) if values else torch.empty(0, dtype=torch.int64))

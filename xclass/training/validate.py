@@ -14,19 +14,20 @@ from xclass.index.exact import ExactIndex
 from xclass.metrics import MetricName, average, compute, parse_metric
 from xclass.model import TwoTower
 from xclass.rng import torch_generator
+from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
-from xclass.types import TopK
 
 BATCH = 1024
 SHOWN = ("recall@20", "ndcg@20")
 NEED_PROPENSITIES = ("psp", "psndcg")
 
 
-def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTower], dict[str, float]] | None:
+def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTower], Validated] | None:
     """A function that measures a model on a fixed sample of the valid split; None when there is no such split.
 
     The sample depends on the seed only. A query's history is its train items, which are left out of its top-k.
-    Cost of one validation: 2 · queries · N · D operations; memory bounded by the blocks of the exact search.
+    Cost of one validation: 2 · queries · N · D operations in one sweep over the items. Memory: the queries' vectors and
+    histories, 36 · k bytes for each of them, and the blocks of the exact search; nothing of the catalogue's size.
 
     Raises:
         ConfigError: the metric does not exist or can't be measured here.
@@ -39,17 +40,17 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
     metrics = list(dict.fromkeys([wanted, *map(parse_metric, SHOWN)]))
     k = max(metric.k for metric in metrics)
     positives = truth.take(queries).long()
+    watch = CollapseWatch(dataset.num_items, config.seed)
 
-    def validate(model: TwoTower) -> dict[str, float]:
+    def validate(model: TwoTower) -> Validated:
         vectors = model.item_vectors()
         assert vectors is not None
         index = ExactIndex()
         index.build(vectors)
-        found = [
-            index.search(model.query_vectors(batch), k, exclude=batch.history)
-            for batch in inference_batches(dataset.seen("valid"), queries, BATCH)
-        ]
-        return average(compute(TopK.concat(found), positives, metrics))
+        seen = dataset.seen("valid")
+        query_BD = torch.cat([model.query_vectors(batch) for batch in inference_batches(seen, queries, BATCH)])
+        found = index.search(query_BD, k, seen.take(queries))
+        return watch(average(compute(found, positives, metrics)), query_BD, vectors, found)
 
     return validate
 

@@ -1,0 +1,99 @@
+"""``xclass estimate DATASET --config FILE``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xclass.cli.options import AsJson, ConfigFile, Device, Overrides, one_of
+from xclass.cli.output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from xclass.estimate import Estimate
+
+
+def estimate(
+    dataset: Annotated[Path, typer.Argument(help="A directory that `xclass ingest` made.")],
+    config: ConfigFile,
+    overrides: Overrides = [],  # noqa: B006  Typer wants a list; it is never changed
+    out: Annotated[Path, typer.Option(help="Where the run would be written: whose disk is looked at.")] = Path("runs"),
+    device: Device = "auto",
+    calibrate: Annotated[
+        bool, typer.Option(help="Train some seconds on a small cut of the data; without it there are no times.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Say what training would take: memory, disk and time by component, and whether it fits here."""
+    one_of("--device", device, ("auto", "cpu", "cuda"))
+
+    from xclass.build import choose_device
+    from xclass.data.store import open_dataset
+    from xclass.estimate import estimate as measure
+    from xclass.run import resolve_config
+
+    found = measure(open_dataset(dataset), resolve_config(config, overrides), choose_device(device), out, calibrate)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _show(found)
+
+
+def _show(found: Estimate) -> None:
+    from xclass.estimate.parts import PLACES, by_component, cached, readable, total
+
+    used = [place for place in PLACES if total(found.parts, place) or place != "accelerator"]
+    needed = [part for part in found.parts if not part.cache]
+    columns = {place: by_component(needed, place) for place in used}
+    names = list(dict.fromkeys(name for column in columns.values() for name, count in column.items() if count))
+    rows = [[name, *(_size(columns[place].get(name, 0)) for place in used)] for name in names]
+    rows.append(["needed at once", *(readable(total(found.parts, place)) for place in used)])
+    rows.append(["available", *(readable(found.available.of(place)) for place in used)])
+    print_table(["component", *used], rows, f"{found.job.items:,} items, {found.job.queries:,} queries, {found.device}")
+    if cached(found.parts):
+        print_line(f"\nBeside it, files stay in memory as far as there is room: {readable(cached(found.parts))}.")
+    if found.time_s is not None and found.rates is not None:
+        print_line()
+        print_table(["time", ""], _times(found), None)
+    print_line(f"\n{_answer(found)}")
+
+
+def _size(count: int) -> str:
+    from xclass.estimate.parts import readable
+
+    return readable(count) if count else ""
+
+
+def _times(found: Estimate) -> list[list[str]]:
+    from xclass.progress import duration
+
+    assert found.time_s is not None and found.rates is not None
+    times, phases = found.time_s, found.rates.phase_ms
+    return [
+        ["start", duration(times["start_s"])],
+        ["step", f"{times['step_s'] * 1000:.2f} ms ({', '.join(f'{k} {v:.2f}' for k, v in phases.items())})"],
+        ["positives/s", f"{times['positives_per_s']:,.0f}"],
+        ["epoch", duration(times["epoch_s"])],
+        [f"training, {found.steps:,} steps", duration(times["train_s"])],
+        ["validation", duration(times["validation_s"])],
+        ["checkpoint", duration(times["checkpoint_s"])],
+        ["total, all epochs", duration(times["total_s"])],
+    ]
+
+
+def _answer(found: Estimate) -> str:
+    from xclass.estimate.parts import readable
+
+    answer = found.verdict
+    lines = [
+        {
+            "fits": "It fits.",
+            "tight": "It may not fit: more is expected to be needed than is available now.",
+            "does not fit": "It does not fit.",
+        }[answer.answer]
+    ]
+    for change in answer.changes:
+        saved, needed = readable(change.saved_bytes), readable(change.needed_bytes)
+        lines.append(f"  {change.setting}: {saved} less {change.place}, {needed} in all ({change.then})")
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""Bytes an item and a query: read off a model of a few hundred rows that is really built.
+
+A table, a tower and a sampler keep so many bytes a row, whatever the number of rows. Building them small and looking at
+what they hold gives those bytes for every dtype, optimiser, tower and sampler without repeating here how they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xclass.build import RunConfig, build_model
+from xclass.model import TwoTower
+from xclass.sampling import SamplerConfig
+from xclass.training.state import ModelState
+
+ROWS = 512  # and twice as many: what differs between the two grows with the catalogue
+
+
+class Few:
+    """A catalogue of a few rows, which notes whether anybody asked for train counts."""
+
+    def __init__(self, items: int, queries: int) -> None:
+        self.num_items, self.num_queries = items, queries
+        self.counted = False
+
+    @property
+    def item_counts(self) -> Tensor:
+        """int32 (items,), anew at every access, as a dataset gives them."""
+        self.counted = True
+        return torch.ones(self.num_items, dtype=torch.int32)
+
+
+class Grows(NamedTuple):
+    """``fixed + per_item · items + per_query · queries`` bytes."""
+
+    fixed: float
+    per_item: float
+    per_query: float
+
+    def at(self, items: int, queries: int) -> int:
+        """Bytes over a catalogue."""
+        return round(self.fixed + self.per_item * items + self.per_query * queries)
+
+
+class Layout(NamedTuple):
+    """What a model of this configuration holds.
+
+    tables: table → name of a stored tensor → bytes a row.
+    tower: what the query tower knows of items.
+    sampler: what it is built from; what it learns comes on top.
+    counts: bytes an item of the train counts, which are read at the start; 0 where nothing asks for them.
+    dense: parameters of the towers; trained: parameters and what Adam keeps of them.
+    """
+
+    tables: dict[str, dict[str, int]]
+    tower: Grows
+    sampler: Grows
+    counts: int
+    dense: int
+    trained: int
+
+
+def layout_of(config: RunConfig) -> Layout:
+    """Cost: three models of 512 and 1024 rows."""
+    plain, items, queries = _built(config, ROWS, ROWS), _built(config, 2 * ROWS, ROWS), _built(config, ROWS, 2 * ROWS)
+    model = plain[1]
+    state = ModelState(model, config.train.dense_learning_rate)
+    tables = {
+        name: {key: tensor.nbytes // table.num_rows for key, tensor in table.tensors().items() if _is_rows(tensor)}
+        for name, table in model.tables.items()
+    }
+    return Layout(
+        tables,
+        Grows(*_growth([held(model.tower.sources) for _, model in (plain, items, queries)])),
+        Grows(*_growth([held(_sampler(model)) for _, model in (plain, items, queries)])),
+        plain[0].item_counts.element_size() if plain[0].counted else 0,
+        sum(parameter.nbytes for parameter in model.parameters()),
+        sum(tensor.nbytes for name, tensor in state.tensors().items() if name.startswith(("dense.", "adam."))),
+    )
+
+
+def _is_rows(tensor: Tensor) -> bool:
+    return tensor.dim() > 0 and len(tensor) == ROWS
+
+
+def _growth(measured: list[int]) -> tuple[float, float, float]:
+    """(fixed, per item, per query) of what three catalogues held."""
+    plain, items, queries = measured
+    per_item, per_query = (items - plain) / ROWS, (queries - plain) / ROWS
+    return plain - ROWS * (per_item + per_query), per_item, per_query
+
+
+def _built(config: RunConfig, items: int, queries: int) -> tuple[Few, TwoTower]:
+    few = Few(items, queries)
+    changes: dict[str, Any] = {
+        "model": config.model.model_copy(update={"init": "random"}),
+        "sampler": _small(config.sampler),
+        "tables": config.tables.model_copy(update={"storage": "device"}),
+    }
+    return few, build_model(config.model_copy(update=changes), few, None)
+
+
+def _small(config: SamplerConfig) -> SamplerConfig:
+    """The same kind over few items, without its files."""
+    changes: dict[str, Any] = {
+        "num_sampled": 1,
+        "num_reserved_ids": 0,
+        "file": None,
+        "parts": tuple(map(_small, config.parts)),
+    }
+    if config.kind == "fixed-unigram" and config.smoothing is None:
+        changes["smoothing"] = 1.0
+    return config.model_copy(update=changes)
+
+
+def _sampler(model: TwoTower) -> object:
+    return getattr(model.head, "sampler", None)
+
+
+def held(owner: object) -> int:
+    """Bytes of all tensors that an object, a list or a mapping holds, directly or through what it holds; each once."""
+    memories = [tensor.untyped_storage() for tensor in _tensors(owner, set())]
+    return sum({memory.data_ptr(): memory.nbytes() for memory in memories}.values())
+
+
+def _tensors(owner: object, visited: set[int]) -> Iterator[Tensor]:
+    if id(owner) in visited or isinstance(owner, str | bytes | int | float | type(None)):
+        return
+    visited.add(id(owner))
+    if isinstance(owner, Tensor):
+        yield owner
+    elif isinstance(owner, Mapping):
+        for value in owner.values():
+            yield from _tensors(value, visited)
+    elif isinstance(owner, list | tuple | set):
+        for value in owner:
+            yield from _tensors(value, visited)
+    else:
+        names = [*getattr(owner, "__dict__", {}), *getattr(type(owner), "__slots__", ())]
+        for name in names:
+            yield from _tensors(getattr(owner, name, None), visited)

@@ -1,0 +1,226 @@
+"""What training a configuration on a dataset takes in memory, on the accelerator and on the disk, part by part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from xclass.build import RunConfig
+from xclass.data.shuffle import WINDOW_ROWS
+from xclass.data.store import Dataset
+from xclass.estimate.layout import Layout, layout_of
+from xclass.estimate.parts import Part, Place
+from xclass.heads.blocks import BLOCK_BYTES
+from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
+from xclass.metrics import parse_metric
+from xclass.sampling import SamplerConfig
+from xclass.sampling.decayed_law import FORGOTTEN
+from xclass.sampling.learned_law import FOLD, FOLD_SHARE
+from xclass.training.checkpoint import KEEP
+from xclass.training.validate import SHOWN
+
+BASE = "interpreter and libraries"
+BATCH, LOADER = "batch: rows, gradients, blocks", "loader: shuffled rows"
+WINDOW_ROW_BYTES = 40  # of the loader, see xclass.data.shuffle
+FOUND_BYTES = 36  # of exact search, for each of k items of a query
+SMALL_FILES = 1 << 20
+FLOAT, INT = 4, 8
+
+
+class Job(NamedTuple):
+    """The sizes of a dataset that memory and time depend on."""
+
+    queries: int
+    items: int
+    pairs: int
+    valid_pairs: int
+    files: dict[str, int]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Job:
+        """Read off the manifest: nothing else is opened."""
+        splits, files = dataset.manifest["splits"], dataset.manifest["files"]
+        return cls(
+            dataset.num_queries,
+            dataset.num_items,
+            splits["train"]["pairs"],
+            splits["valid"]["pairs"] if "valid" in splits else 0,
+            {name: entry["bytes"] for name, entry in files.items()},
+        )
+
+    def bytes_of(self, prefix: str) -> int:
+        """Bytes of the files whose names begin so."""
+        return sum(count for name, count in self.files.items() if name.startswith(prefix))
+
+
+def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int) -> list[Part]:
+    """Every part of training ``config`` on a dataset of these sizes.
+
+    Args:
+        config: checked.
+        job: the dataset.
+        device: where it would be computed.
+        base_bytes: what the interpreter and the libraries take.
+
+    Cost: models of a few hundred rows are built; nothing is as long as the catalogue.
+    """
+    layout = layout_of(config)
+    return [
+        Part(BASE, "memory", base_bytes),
+        *_tables(config, job, device, layout),
+        *_beside_tables(config, job, device, layout),
+        *_samplers(config.sampler, config, job),
+        *_flow(config, job, device, layout),
+        *_disk(config, job, layout),
+    ]
+
+
+def storage_of(config: RunConfig) -> str:
+    """Where rows lie: device, host or mapped."""
+    return config.tables.storage
+
+
+def rows_of(name: str, job: Job) -> int:
+    """Rows of a table."""
+    return job.queries if name == "query" else job.items
+
+
+def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
+    storage = storage_of(config)
+    place: Place = "accelerator" if device.type == "cuda" and storage == "device" else "memory"
+    mapped = storage == "mapped"
+    for table, tensors in layout.tables.items():
+        for key, row_bytes in tensors.items():
+            component, size = f"table {table}: {key}", rows_of(table, job) * row_bytes
+            yield Part(component, place, size, certain=not mapped, cache=mapped)
+            if mapped:
+                yield Part(component, "disk", size)
+
+
+def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
+    place: Place = "accelerator" if device.type == "cuda" else "memory"
+    yield Part("dense layers, their gradients and Adam", place, layout.trained + layout.dense)
+    yield Part("train counts of the items", "memory", layout.counts * job.items, "start", certain=False)
+    yield Part("history weights of the items", place, layout.tower.at(job.items, job.queries))
+    yield Part("sampler", "memory", layout.sampler.at(job.items, job.queries))
+
+
+def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[Part]:
+    """What a sampler learns or reads: it depends on what comes, so it is never certain."""
+    labels = _positives_per_epoch(config, job) * config.train.epochs
+    id_bytes = FLOAT if job.items < 1 << 31 else INT
+    learned = 0
+    if sampler.kind == "learned-unigram" and sampler.decay:
+        batches = math.ceil(math.log(FORGOTTEN) / math.log(sampler.decay))
+        learned = 2 * batches * (_positives(config, job) * id_bytes + 2 * INT)
+    elif sampler.kind == "learned-unigram":
+        longest = sampler.window or max(FOLD_SHARE * job.items, FOLD)
+        learned = min(labels, longest) * id_bytes
+        if not sampler.window and labels > longest:
+            learned += 3 * INT * job.items
+    elif sampler.kind == "hard":
+        learned = 2 * min(job.queries, job.pairs) * sampler.depth * INT
+    elif sampler.kind == "given":
+        learned = _size_of(sampler.file) * 2
+    if learned:
+        yield Part(
+            "sampler: what it learns" if sampler.kind != "given" else "sampler: candidates",
+            "memory",
+            learned,
+            certain=False,
+        )
+    for part in sampler.parts:
+        yield from _samplers(part, config, job)
+
+
+def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
+    """The data that flows through: mapped files, batches, validation; and what the start needs for itself."""
+    place: Place = "accelerator" if device.type == "cuda" else "memory"
+    dim = config.model.embedding_dim
+    yield Part("dataset, mapped files", "memory", job.bytes_of("train/"), certain=False, cache=True)
+    rows = job.queries if config.train.batch.by == "query" else job.pairs
+    yield Part(LOADER, "memory", min(rows, 2 * WINDOW_ROWS) * WINDOW_ROW_BYTES, "training", certain=False)
+    yield Part(BATCH, place, _batch_bytes(config, job, device, layout), "training", certain=False)
+    if job.valid_pairs:
+        settings = config.train.validation
+        k = max(parse_metric(name).k for name in (settings.metric, *SHOWN))
+        queries = min(settings.queries, job.valid_pairs, job.queries)
+        blocks = (torch.get_num_threads() * BLOCK_SCORES + SWEEP_ITEMS * dim) * FLOAT
+        history = queries * (job.pairs / max(job.queries, 1)) * 3 * INT
+        found = round(queries * (2 * dim * FLOAT + k * FOUND_BYTES) + history)
+        yield Part("validation", place, blocks + found, "training", certain=False)
+    if config.model.init == "spectral":
+        width = dim + config.model.spectral.oversampling
+        size = 3 * (job.queries + job.items) * width * FLOAT + 2 * job.pairs * (2 * INT + FLOAT)
+        yield Part("spectral start", "memory", size, "start", certain=False)
+
+
+def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> int:
+    """Rows that a step pulls, their gradients and what is computed from them; measured where there is a calibration."""
+    queries, positives = _queries(config, job), _positives(config, job)
+    history = round(queries * job.pairs / max(job.queries, 1))
+    drawn = sampled(config.sampler, positives, queries, job.items)
+    asked = {"item": positives + drawn, "query": queries, "history": history}
+    if config.model.query.share_item_table:
+        asked["item"] += history
+    row_bytes = config.model.embedding_dim * FLOAT
+    distinct = sum(min(asked[table], rows_of(table, job)) for table in layout.tables)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
+    return 4 * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+
+
+def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) -> int:
+    """How many candidates a batch has, at most; those of each query's own counted for all queries."""
+    if sampler.kind == "mixture":
+        return sum(sampled(part, positives, queries, items) for part in sampler.parts)
+    if sampler.kind in ("given", "hard"):
+        return queries * (sampler.num_sampled or sampler.depth)
+    return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)
+
+
+def _queries(config: RunConfig, job: Job) -> int:
+    return min(config.train.batch.size, job.queries if config.train.batch.by == "query" else job.pairs)
+
+
+def _positives(config: RunConfig, job: Job) -> int:
+    """Targets of a batch, about."""
+    batch = config.train.batch
+    if batch.by == "pair":
+        return _queries(config, job)
+    mean = job.pairs / max(min(job.queries, job.pairs), 1)
+    each = mean if config.model.query.kind == "id" else max(mean / 2, 1)
+    return round(_queries(config, job) * min(each, batch.positives_per_query or math.inf))
+
+
+def _positives_per_epoch(config: RunConfig, job: Job) -> int:
+    if config.train.batch.by == "pair":
+        return job.pairs
+    return round(_positives(config, job) * min(job.queries, job.pairs) / max(_queries(config, job), 1))
+
+
+def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
+    """At most so much at a time. One checkpoint, the best weights and the model are certain. What is read back from a
+    file is mapped."""
+    weights = layout.dense + sum(rows_of(name, job) * tensors["weight"] for name, tensors in layout.tables.items())
+    tables = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in layout.tables.items())
+    checkpoint = layout.trained + tables
+    trains = config.train.epochs > 0 and config.train.steps != 0
+    yield Part("checkpoint", "disk", checkpoint, certain=trains)
+    yield Part("checkpoints: older ones kept, one being written", "disk", KEEP * checkpoint, certain=False)
+    if config.train.validation.keep_best and job.valid_pairs:
+        yield Part("best weights", "disk", checkpoint, certain=trains)
+        yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)
+    yield Part("model", "disk", weights)
+    yield Part(
+        "ids and small files", "disk", job.bytes_of("items.parquet") + job.bytes_of("queries.parquet") + SMALL_FILES
+    )
+
+
+def _size_of(file: str | None) -> int:
+    from pathlib import Path
+
+    return Path(file).stat().st_size if file is not None and Path(file).is_file() else 0

@@ -1,0 +1,90 @@
+"""A small dataset cut out of a large one: whole queries from all over the train split, item numbers folded.
+
+Item i becomes i mod R. Items are numbered by falling frequency, so the popular ones keep their numbers, and a batch
+finds about as many different rows as it does in the whole catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xclass.data.store import Dataset
+from xclass.rng import torch_generator
+from xclass.types import Ragged, offsets_of
+
+PARTS = 64
+MOST_PAIRS = 1 << 22
+MOST_VALID = 256
+
+
+class Shrunk(NamedTuple):
+    """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
+
+    train, valid: Ragged by query, in memory.
+    """
+
+    num_queries: int
+    num_items: int
+    item_counts: Tensor
+    train: Ragged
+    valid: Ragged | None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return ("train",) if self.valid is None else ("train", "valid")
+
+    def split(self, name: str) -> Ragged:
+        """The pairs of a split."""
+        return self.train if name == "train" or self.valid is None else self.valid
+
+    def seen(self, split: str) -> Ragged:
+        """The history before a split."""
+        return Ragged(self.train.offsets, self.train.values)
+
+
+def shrink(dataset: Dataset, most_queries: int, most_items: int) -> Shrunk:
+    """At most so many queries, in runs of neighbours spread evenly over the split, and so many items.
+
+    Reads the pairs of these queries only, 4 Mi at most.
+    """
+    train, items = dataset.split("train"), min(dataset.num_items, most_items)
+    per_query = max(len(train.values) / max(len(train), 1), 1.0)
+    number = max(min(len(train), most_queries, round(MOST_PAIRS / per_query)), 1)
+    taken = _runs(len(train), number)
+    few = _folded(train.take(taken), items)
+    valid = None
+    if "valid" in dataset.splits:
+        all_valid = dataset.split("valid").take(taken)
+        kept = all_valid.lengths().nonzero().squeeze(1)[:MOST_VALID]
+        lengths = torch.zeros(len(taken), dtype=torch.int64)
+        lengths[kept] = all_valid.lengths()[kept]
+        some = _folded(all_valid.take(kept), items) if len(kept) else Ragged(offsets_of(lengths[:0]), few.values[:0])
+        valid = Ragged(offsets_of(lengths), some.values) if len(kept) else None
+    counts = torch.bincount(few.values.long(), minlength=items).sort(descending=True).values
+    return Shrunk(len(taken), items, counts, few, valid)
+
+
+def _runs(lists: int, number: int) -> Tensor:
+    """int64, rising: ``number`` of the lists in at most 64 runs."""
+    if number >= lists:
+        return torch.arange(lists)
+    parts = min(PARTS, number)
+    edges = torch.arange(parts + 1) * number // parts
+    starts = torch.arange(parts) * (lists - edges.diff().max()) // max(parts - 1, 1)
+    return torch.cat([start + torch.arange(int(length)) for start, length in zip(starts, edges.diff(), strict=True)])
+
+
+def _folded(lists: Ragged, items: int) -> Ragged:
+    return Ragged(lists.offsets, torch.remainder(lists.values, items), lists.weights)
+
+
+def random_lists(queries: int, items: int, length: int) -> Ragged:
+    """Ragged by query: ``length`` different items each, in place of candidates that were mined or given."""
+    length = min(length, items)
+    first = torch.randint(items, (queries, 1), generator=torch_generator(0, "estimate.lists"))
+    values = (first + torch.arange(length)) % items
+    return Ragged(torch.arange(queries + 1) * length, values.flatten())

@@ -1,0 +1,68 @@
+"""The item vectors of a head: a table behind a projection, read block by block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xclass.tables.working_set import Table
+from xclass.towers.projection import Projection
+from xclass.vectors import Vectors
+
+PROJECTED_ROWS = 1 << 14
+
+
+class ItemVectors(Vectors):
+    """The rows of a table as the item tower gives them, computed when they are read.
+
+    The table stays as it is stored: nothing of its size is made, whatever its type and whatever the projection. It is
+    the table of the moment: after a push, what is read is other.
+    """
+
+    def __init__(self, table: Table, projection: Projection) -> None:
+        self.table, self.projection = table, projection
+
+    def __len__(self) -> int:
+        """N."""
+        return self.table.num_rows
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.table.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where computation is."""
+        return self.table.device
+
+    @property
+    def nbytes(self) -> int:
+        """Of the table's rows."""
+        return self.table.weight.nbytes
+
+    @torch.no_grad()
+    def read(self, start: int, stop: int) -> Tensor:
+        """The table's own memory where it is float32 and the projection changes nothing."""
+        if self.projection.is_identity:
+            return self.table.read(start, stop)
+        if stop - start <= PROJECTED_ROWS:
+            return self._projected(self.table.read(start, stop))
+        found = torch.empty(stop - start, self.dim, device=self.device)
+        for low in range(start, stop, PROJECTED_ROWS):
+            high = min(low + PROJECTED_ROWS, stop)
+            found[low - start : high - start] = self._projected(self.table.read(low, high))
+        return found
+
+    @torch.no_grad()
+    def take(self, ids: Tensor) -> Tensor:
+        """These rows, projected."""
+        return self._projected(self.table.pull(ids.to(self.device)))
+
+    def tensor(self) -> Tensor:
+        """The table's own memory where it is float32 and the projection changes nothing, else a copy."""
+        return self.table.read(0, len(self)) if self.projection.is_identity else super().tensor()
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        projected: Tensor = self.projection(rows)
+        return projected

@@ -1,0 +1,104 @@
+"""Item vectors as a source that is read block by block: nobody has to hold all of them as one float32 matrix.
+
+What reads vectors (searching, indexing, writing) asks for some thousand rows at a time. A matrix in memory gives views
+of itself; bfloat16 rows are widened as they are read; a table behind a projection is projected as it is read.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK_ROWS = 1 << 16
+
+
+class Vectors(ABC):
+    """(N, D) vectors, row number = item number. What is read is float32, on ``device``, and not to be changed.
+
+    A source of your own gives ``__len__``, ``dim``, ``read`` and ``take``; reads may come from several threads at once.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where what is read lies."""
+        return torch.device("cpu")
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Tensor:
+        """(stop − start, D) float32: rows ``start … stop − 1``; a view where that is possible."""
+
+    @abstractmethod
+    def take(self, ids: Tensor) -> Tensor:
+        """(len(ids), D) float32: these rows, in any order, repeats allowed."""
+
+    @property
+    def nbytes(self) -> int:
+        """What is stored for them."""
+        return 4 * len(self) * self.dim
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Tensor]]:
+        """(first row, block) one after the other, ``rows`` in each but the last."""
+        for start in range(0, len(self), rows):
+            yield start, self.read(start, min(start + rows, len(self)))
+
+    def tensor(self) -> Tensor:
+        """All of them as one (N, D) float32 matrix: 4·N·D bytes, unless they are one already."""
+        whole = torch.empty(len(self), self.dim, device=self.device)
+        for start, block in self.blocks():
+            whole[start : start + len(block)] = block
+        return whole
+
+
+class TensorVectors(Vectors):
+    """Vectors of a matrix in memory or memory-mapped, of any floating type, on any device. Nothing is copied."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows.detach()
+
+    def __len__(self) -> int:
+        """N."""
+        return self.rows.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.rows.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.rows.device
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """A view of float32 rows, a copy of others."""
+        return self.rows[start:stop].to(torch.float32)
+
+    def take(self, ids: Tensor) -> Tensor:
+        """A copy."""
+        return self.rows[ids.to(self.rows.device)].to(torch.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the matrix."""
+        return self.rows.nbytes
+
+    def tensor(self) -> Tensor:
+        """The matrix itself when it is float32."""
+        return self.rows if self.rows.dtype == torch.float32 else super().tensor()
+
+
+def as_vectors(vectors: Tensor | Vectors) -> Vectors:
+    """A matrix as a source; a source as it is."""
+    return TensorVectors(vectors) if isinstance(vectors, Tensor) else vectors
