@@ -147,6 +147,7 @@ def build_model(
     untrained: bool = True,
     folder: Path | None = None,
     start: bool = True,
+    stored: dict[str, Tensor] | None = None,
 ) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
@@ -158,10 +159,14 @@ def build_model(
         read_candidates: reads the file of sampler.kind = "given" as lists by query number.
         untrained: false for a finished run, which is only read: its rows are in the memory of ``device``, without an
             optimiser's state, and its sampler is not built.
+        stored: rows of each table of a finished run, which are used as they are; without them they are all 0.
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
     """
-    tables = _tables(config, catalogue, Place(device, folder), untrained, start)
+    if untrained:
+        tables = _tables(config, catalogue, Place(device, folder), start)
+    else:
+        tables = _finished_tables(config, catalogue, Place(device), stored or {})
     if start and train is not None and config.model.init == "spectral":
         _spectral_start(config, catalogue, train, tables)
     generator = torch_generator(config.train.seed, "projection")
@@ -171,15 +176,28 @@ def build_model(
     return TwoTower(tower, _head(config, sampler, catalogue, generator), tables).to(device)
 
 
-def _tables(config: RunConfig, catalogue: Catalogue, place: Place, untrained: bool, start: bool) -> dict[str, Table]:
+def _tables(config: RunConfig, catalogue: Catalogue, place: Place, start: bool) -> dict[str, Table]:
+    drawn = start and config.model.init == "random"
+    return {name: _table(config, name, rows, place, drawn) for name, rows in _table_sizes(config, catalogue).items()}
+
+
+def _finished_tables(
+    config: RunConfig, catalogue: Catalogue, place: Place, stored: dict[str, Tensor]
+) -> dict[str, Table]:
+    def table(name: str, rows: int) -> Table:
+        options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype], rows=stored.get(name))
+        return TABLES["device"](rows, config.model.embedding_dim, None, options, place)
+
+    return {name: table(name, rows) for name, rows in _table_sizes(config, catalogue).items()}
+
+
+def _table_sizes(config: RunConfig, catalogue: Catalogue) -> dict[str, int]:
     sizes = {"item": catalogue.num_items}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
-    make = _table if untrained else _finished_table
-    drawn = start and untrained and config.model.init == "random"
-    return {name: make(config, name, rows, place, drawn) for name, rows in sizes.items()}
+    return sizes
 
 
 def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
@@ -193,11 +211,6 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
     )
     own = Place(place.device, place.folder and place.folder / name)
     return TABLES[chosen.storage](rows, config.model.embedding_dim, ROW_OPTIMIZERS[config.optimizer](), options, own)
-
-
-def _finished_table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
-    options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype])
-    return TABLES["device"](rows, config.model.embedding_dim, None, options, place)
 
 
 def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> list[Source]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,7 +32,7 @@ from xclass.config import apply_overrides, build_config, load_config, read_toml,
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset, read_item_counts
-from xclass.errors import ArtefactError, ConfigError, XclassError
+from xclass.errors import ArtefactError, ConfigError, InputError, XclassError
 from xclass.estimate import check_fit
 from xclass.manifest import (
     atomic_file,
@@ -54,6 +55,7 @@ from xclass.training.validate import make_validator
 
 MANIFEST = "run.json"
 KIND = "run"
+TABLE = "table."
 FORMAT_VERSION = 1
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", "model.safetensors", "queries.parquet", "started.json"]
 
@@ -272,11 +274,30 @@ class RunDirectory:
         return dataset
 
     def load_model(self) -> TwoTower:
-        """The trained model; it needs no dataset."""
-        model = build_model(self.config, self, None, untrained=False)
+        """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
+        path = self.path / "model.safetensors"
+        rows = _mapped_rows(path)
+        try:
+            model = build_model(self.config, self, None, untrained=False, stored=rows)
+        except InputError as error:
+            raise ArtefactError(error.what, where=path, wanted=error.wanted, got=error.got) from None
+        if set(rows) != set(model.tables):
+            wanted, got = ", ".join(sorted(model.tables)), ", ".join(sorted(rows))
+            raise ArtefactError("this file holds another model's tables", where=path, wanted=wanted, got=got)
         state = ModelState(model, self.config.train.dense_learning_rate)
-        load_tensors(self.path / "model.safetensors", state.model_tensors())
+        dense = {name: tensor for name, tensor in state.model_tensors().items() if not name.startswith(TABLE)}
+        load_tensors(path, dense, but=TABLE)
         return model.eval()
+
+
+def _mapped_rows(path: Path) -> dict[str, Tensor]:
+    """The rows of every table, memory-mapped: a page is read when it is touched, and can be given up again."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(TABLE)]  # noqa: SIM118
+            return {name.removeprefix(TABLE).removesuffix(".weight"): file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
 
 
 @contextmanager

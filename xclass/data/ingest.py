@@ -12,6 +12,7 @@ from xclass.data import planted, writing
 from xclass.data.ids import samples
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TRAIN, Pairs, filter_min_counts, group_by_query, merge_duplicates
+from xclass.data.planted_spec import PREFIX
 from xclass.data.reading import Table, read_table
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
@@ -43,7 +44,7 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
     options, out = options or IngestOptions(), Path(out)
     if out.exists():
         raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
-    if str(source).startswith(planted.PREFIX):
+    if str(source).startswith(PREFIX):
         return planted.ingest_planted(str(source), out, options)
     parts = find_parts(Path(source))
     split = _choose_split(options, parts, Path(source))

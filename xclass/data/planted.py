@@ -8,7 +8,10 @@ The parameters go into ``dataset.json``, so that :func:`best_recall` can be comp
 from __future__ import annotations
 
 import contextlib
-import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,18 +33,24 @@ from xclass.data.planted_oracle import (
     true_probabilities,
     world_item,
 )
+from xclass.data.planted_spec import DECIMAL_KEYS, PREFIX, SPEC_KEYS, parse_planted
 from xclass.data.splits import random_split
 from xclass.data.store import Dataset
-from xclass.errors import ConfigError, InputError, nearest
+from xclass.errors import ConfigError, InputError
 from xclass.progress import Progress, say
 from xclass.rng import derive_seed
 
-__all__ = ["PlantedModel", "best_recall", "ingest_planted", "model_items", "planted_world", "true_probabilities"]
+__all__ = [
+    "PlantedModel",
+    "best_recall",
+    "ingest_planted",
+    "model_items",
+    "parse_planted",
+    "planted_world",
+    "true_probabilities",
+]
 
-PREFIX = "planted:"
-SPEC_KEYS = {"items": "num_items", "queries": "num_queries", "pairs": "pairs", "topics": "num_topics", "seed": "seed"}
-DECIMAL_KEYS = {"sharpness": "sharpness", "zipf": "zipf_exponent"}
-SPEC = "planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+DRAWING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -101,12 +110,29 @@ class _Drawn:
                 writers[name] = offsets, stack.enter_context(ArrayWriter(folder / name / "values.npy", dtype))
                 self.parts[name] = {"pairs": 0, "queries": 0}
             with Progress("draw planted pairs", self.world.pairs, "pairs") as progress:
-                for block in range(self.world.num_blocks):
-                    lengths, items = self.world.sample_block(block)
-                    labels = self._labels(block, lengths, items, test_fraction, valid_fraction)
+                for lengths, items, labels in self._blocks(test_fraction, valid_fraction):
                     for name, (offsets, values) in writers.items():
                         self._append(name, lengths, items, labels == PART_CODES[name], offsets, values)
                     progress.advance(len(items))
+
+    def _blocks(
+        self, test_fraction: float, valid_fraction: float
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(lengths, items, labels) of every block, in order; the next ones are drawn meanwhile, a thread each."""
+
+        def make(block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            lengths, items = self.world.sample_block(block)
+            return lengths, items, self._labels(block, lengths, items, test_fraction, valid_fraction)
+
+        ahead = min(os.cpu_count() or 1, DRAWING_THREADS)
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]] = deque()
+        with ThreadPoolExecutor(ahead, "planted") as pool:
+            for block in range(self.world.num_blocks):
+                waiting.append(pool.submit(make, block))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def number_items(self, folder: Path) -> dict[str, Any]:
         """Replace model items by item numbers on disk, write items.parquet, return the report."""
@@ -200,45 +226,6 @@ def item_name(external: int, num_items: int) -> str:
     'item-0007'
     """
     return f"item-{external:0{len(str(num_items - 1))}d}"
-
-
-def parse_planted(source: str) -> dict[str, Any]:
-    """The parameters in ``planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]``.
-
-    ``topics`` and ``sharpness`` decide how far popularity falls behind the best ranking: the most popular items are the
-    first of every topic, and a sharp query wants few topics. ``zipf`` says how much the first items of a topic weigh.
-
-    >>> parse_planted("planted:items=2000,queries=5000,pairs=1e5,sharpness=7.5")
-    {'num_items': 2000, 'num_queries': 5000, 'pairs': 100000, 'sharpness': 7.5}
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value that is no number from 0, whole where it must be.
-    """
-    known, values = SPEC_KEYS | DECIMAL_KEYS, {}
-    for part in source.removeprefix(PREFIX).split(","):
-        key, _, text = (piece.strip() for piece in part.partition("="))
-        if key not in known:
-            raise ConfigError(f'planted data has no "{key}"', where=source, wanted=SPEC, do=nearest(key, known))
-        number = _number(text, whole=key in SPEC_KEYS)
-        if number is None:
-            kind = "whole number" if key in SPEC_KEYS else "number"
-            raise ConfigError(f"{key} is not a {kind} from 0", where=source, wanted=SPEC, got=text or "nothing")
-        values[known[key]] = number
-    missing = [key for key in ("items", "queries", "pairs") if SPEC_KEYS[key] not in values]
-    if missing:
-        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=SPEC)
-    return values
-
-
-def _number(text: str, whole: bool) -> float | None:
-    """A finite number from 0 on; None for anything else."""
-    try:
-        number = int(text) if whole and "e" not in text.lower() else float(text)
-    except ValueError:
-        return None
-    if not 0 <= number < math.inf or (whole and number != int(number)):
-        return None
-    return int(number) if whole else number
 
 
 def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:

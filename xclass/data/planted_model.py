@@ -171,33 +171,37 @@ class PlantedWorld:
     def draw(self, query_ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """One model item for each query from P(· | q), int64 (B,), independent of each other."""
         queries, rows = np.unique(query_ids, return_inverse=True)
-        return self._draw(self.topic_weights(queries), rows, generator)
+        return self._draw(_topic_bounds(self.topic_weights(queries)), rows, generator)
 
     def sample_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """All pairs of a block of queries: lengths int64 (B,), and model items in the order of drawing, flat.
 
         Each query's items are drawn one after another from P, passing over what it has already.
         """
-        theta, generator = self.block_topics(block), numpy_generator(self.seed, "planted pairs", block)
+        bounds = _topic_bounds(self.block_topics(block))
+        generator = numpy_generator(self.seed, "planted pairs", block)
         lengths = self.lengths(block)
         rows, items = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        missing = lengths
+        missing, done = lengths.copy(), []
         for _ in range(REJECTION_ROUNDS):
             again = np.repeat(np.arange(len(lengths)), np.where(missing > 0, missing + missing // 4 + 2, 0))
-            fresh = self._draw(theta, again, generator)
+            fresh = self._draw(bounds, again, generator)
             rows, items = first_distinct(np.concatenate([rows, again]), np.concatenate([items, fresh]), lengths)
-            missing = lengths - np.bincount(rows, minlength=len(lengths))
+            missing[again] = lengths[again] - np.bincount(rows, minlength=len(lengths))[again]
+            left = missing[rows] > 0
+            done.append((rows[~left], items[~left]))
+            rows, items = rows[left], items[left]
             if not missing.any():
                 break
-        else:
+        rows, items = (np.concatenate(parts) for parts in zip(*done, (rows, items), strict=True))
+        grouped = np.argsort(rows, kind="stable")
+        rows, items = rows[grouped], items[grouped]
+        if missing.any():
             rows, items = self._complete(block, rows, items, missing, generator)
         return lengths, items
 
-    def _draw(self, theta: np.ndarray, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """A model item for each of ``rows`` of θ: its topic, then its rank, by inverse distribution functions."""
-        bounds = np.cumsum(theta, axis=1)
-        bounds[:, -1] = 1.0
-        bounds += np.arange(len(theta))[:, None]
+    def _draw(self, bounds: np.ndarray, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A model item for each of these rows: its topic, then its rank, by inverse distribution functions."""
         pick, place = generator.random(len(rows)), generator.random(len(rows))
         cell = np.searchsorted(bounds.ravel(), rows + pick, side="right")
         topic = np.clip(cell - rows * self.num_topics, 0, self.num_topics - 1)
@@ -222,6 +226,14 @@ class PlantedWorld:
             items = np.concatenate([items, np.argsort(clocks, axis=1)[wanted]])
         order = np.argsort(rows, kind="stable")
         return rows[order], items[order]
+
+
+def _topic_bounds(theta: np.ndarray) -> np.ndarray:
+    """Running totals of each row of θ, row r's from r to r + 1: one rising list of all of them."""
+    bounds = np.cumsum(theta, axis=1)
+    bounds[:, -1] = 1.0
+    bounds += np.arange(len(theta))[:, None]
+    return bounds
 
 
 def first_distinct(rows: np.ndarray, items: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
