@@ -178,8 +178,8 @@ class PlantedWorld:
     def sample_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """All pairs of a block of queries: lengths int64 (B,), and model items in the order of drawing, flat.
 
-        Each query's items are drawn one after another from P, passing over what it has already. When that gets slow, the
-        rest is drawn exactly from all items; with many items that would cost more than drawing on, ever more at a time.
+        Each query's items are drawn one after another from P, passing over what it has already. When that gets slow,
+        the rest is drawn exactly from all items; with many items drawing on, ever more at a time, costs less.
         """
         bounds = _topic_bounds(self.block_topics(block))
         generator = numpy_generator(self.seed, "planted pairs", block)
