@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+from collections.abc import Callable
 
 from torch import Tensor
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_FROM_HEAP = 32 << 20  # what the GNU C library allows
 KEPT_BYTES = 1 << 30
+AHEAD_BYTES = 128 << 10
 
 
 @functools.cache
@@ -34,15 +36,38 @@ def advise(tensor: Tensor, advice: int) -> bool:
     """Tell the system about the whole pages of a tensor in main memory (``madvise``); true where it took it.
 
     ``mmap.MADV_HUGEPAGE`` before the memory is first touched: pages of 2 MiB instead of 4 KiB, for tables whose rows
-    are read in no order. ``mmap.MADV_WILLNEED``: a mapped file's part will be read next, in order.
+    are read in no order.
     """
-    page = mmap.PAGESIZE
-    start = -(-tensor.data_ptr() // page) * page
-    length = (tensor.data_ptr() + tensor.nbytes - start) // page * page
-    if length <= 0 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
         return False
+    return _advise(tensor.data_ptr(), tensor.nbytes, advice)
+
+
+def will_read(tensor: Tensor) -> None:
+    """All of this tensor is read next, in order. If it is a file's, mapped for reading in no order, it is read ahead.
+
+    Then it comes at the disk's speed and not page by page, ten times slower. The system reads at most so much ahead at
+    once, hence the pieces. Memory of other kinds stays as it is.
+    """
+    if tensor.device.type == "cpu" and tensor.is_contiguous():
+        for start in range(0, tensor.nbytes, AHEAD_BYTES):
+            length = min(AHEAD_BYTES + mmap.PAGESIZE, tensor.nbytes - start)
+            _advise(tensor.data_ptr() + start, length, mmap.MADV_WILLNEED)
+
+
+def _advise(address: int, length: int, advice: int) -> bool:
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = (address + length - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    madvise = _madvise()
+    return whole > 0 and madvise is not None and madvise(start, whole, advice) == 0
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
     try:
         madvise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError):
-        return False
-    return bool(madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(advice)) == 0)
+        return None
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    found: Callable[[int, int, int], int] = madvise
+    return found

@@ -56,13 +56,6 @@ def test_rows_asked_for_twice_get_one_summed_gradient():
     )
 
 
-def test_initial_rows_depend_on_the_generator_only_and_not_on_the_size():
-    small = MemoryTable(70_001, 2, RowSGD(), TableOptions(0.5, seed=1)).weight
-    large = MemoryTable(140_000, 2, RowSGD(), TableOptions(0.5, seed=1)).weight
-    assert torch.equal(small, large[:70_001])
-    assert float(large.std()) == pytest.approx(0.5, rel=0.01) and abs(float(large.mean())) < 0.01
-
-
 def test_an_empty_table_is_refused():
     with pytest.raises(InputError, match="at least one row"):
         make(rows=0)

@@ -1,7 +1,7 @@
 """A block of rows from logits to gradients in two compiled loops around the three products.
 
-For shared candidates, float32 on the CPU, and losses whose positives stand alone. The short operations of the plain form
-are each a call into torch, with the lock of Python taken and given back, and threads would wait for each other there.
+For shared candidates, float32 on the CPU, and losses whose positives stand alone. The short operations of the plain
+form are each a call into torch, with the lock of Python taken and given back; threads would wait for each other there.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 from xclass.errors import InputError
+from xclass.tables.hashing import Keys
 from xclass.tables.plain import Step, Stored
-from xclass.tables.rounding import Keys
 from xclass.tables.working_set import RowOptimizer
 from xclass.workers import in_parts
 
@@ -72,6 +72,16 @@ def settle(stored: Stored, first: int, decay: float, keys: Keys) -> None:
         settling(weight[start:stop], until[start:stop], first + start, decay, numbers)
 
     in_parts(part, len(weight), stored.weight.numel() // CELLS_PER_THREAD, CPU)
+
+
+def draw(weight: Tensor, first: int, values: Tensor, keys: tuple[Keys, Keys]) -> None:
+    """:func:`xclass.tables.start.draw`, and the values it names written into ``weight``."""
+    cells, chosen, numbers, drawing = _array(weight), _array(values), np.array(keys, np.uint32).ravel(), _kernels().draw
+
+    def part(start: int, stop: int) -> None:
+        drawing(cells[start:stop], first + start, chosen, numbers)
+
+    in_parts(part, len(weight), weight.numel() // CELLS_PER_THREAD, CPU)
 
 
 def _in_parts(work: Any, ids: Tensor, weight: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xclass.errors import ArtefactError, InputError
 from xclass.manifest import require_space
-from xclass.memory import advise
+from xclass.memory import advise, will_read
 from xclass.tables.memory import MemoryTable
 from xclass.tables.places import NUMPY, as_tensor, in_memory
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 class HostTable(MemoryTable):
     """Rows and state in main memory; a step's rows move to the accelerator and their gradients back.
 
-    Pulled rows go through pinned memory, so the copy needs no staging. On a CPU it is a :class:`MemoryTable`.
+    Both go through pinned memory, so that the copies need no staging. On a CPU it is a :class:`MemoryTable`.
     """
 
     @property
@@ -35,11 +35,11 @@ class HostTable(MemoryTable):
 
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 copy of the rows ``ids``, on the device of the computation."""
-        return super().pull(ids.to(CPU)).to(self.device, non_blocking=True)
+        return super().pull(_to_host(ids)).to(self.device, non_blocking=True)
 
     def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
         """One summed gradient per row; see :meth:`MemoryTable.push`."""
-        super().push(ids.to(CPU), grads.to(CPU), lr)
+        super().push(_to_host(ids), _to_host(grads), lr)
 
     def read(self, start: int, stop: int) -> Tensor:
         """(stop − start, D) float32 rows on the device of the computation."""
@@ -55,9 +55,11 @@ class HostTable(MemoryTable):
 class MappedTable(HostTable):
     """Rows and state in files of their own, mapped: for tables larger than memory.
 
-    The system keeps in memory what is touched often and writes back what changed. The files are working memory: they
-    are made anew by every process, need as much disk as the table has bytes (taken at the start: a disk that fills up
-    later takes nothing away), and go with the table. What survives is the checkpoint.
+    The system keeps in memory what is touched often and writes back what changed. Rows are read one by one, without
+    those around them; what is to be read in order says so first (:func:`xclass.memory.will_read`). The files are
+    working memory: they are made anew by every process, need as much disk as the table has bytes (taken at the start,
+    so that a disk which fills up later harms nothing), and go with the table. What survives is the checkpoint. A push
+    costs several times what it does in memory: the system notes every page that changes.
     """
 
     def _claim_place(self) -> None:
@@ -66,11 +68,11 @@ class MappedTable(HostTable):
         self.folder = Path(self.place.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        weakref.finalize(self, _remove, self.folder)
+        weakref.finalize(self, _remove, self.folder, self.folder.stat().st_ino)
 
     def read(self, start: int, stop: int) -> Tensor:
         """(stop − start, D) float32 rows on the device of the computation; the file is read ahead."""
-        advise(self.weight[start:stop], mmap.MADV_WILLNEED)
+        will_read(self.weight[start:stop])
         return super().read(start, stop)
 
     def _zeros(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -87,7 +89,15 @@ class MappedTable(HostTable):
         return tensor
 
 
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _to_host(tensor: Tensor) -> Tensor:
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+
+
+def _remove(folder: Path, made: int) -> None:
+    """Remove a table's files, unless another table has its own there by now."""
     with contextlib.suppress(OSError):
-        folder.parent.rmdir()
+        if folder.stat().st_ino == made:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.rmdir()

@@ -80,7 +80,7 @@ def _written(value, like, noise):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def mixed(x: Any) -> Any:
-    """32 well-mixed bits of 32 bits: the function of :func:`xclass.tables.rounding.mixed`."""
+    """32 well-mixed bits of 32 bits: the function of :func:`xclass.tables.hashing.mixed`."""
     x = U(U(x ^ U(x >> U(16))) * U(0x7FEB352D))
     x = U(U(x ^ U(x >> U(15))) * U(0x846CA68B))
     return U(x ^ U(x >> U(16)))
@@ -210,3 +210,20 @@ def settle(weight: Any, decayed: Any, first: int, decay: float, keys: Any) -> No
         noise = row_noise(first + r, keys)
         for d in range(dim):
             weight[r, d] = written(read(weight[r, d]) * factor, weight[r, d], U(noise + U(U(d) * GOLDEN)))
+
+
+@njit(**OPTIONS)
+def draw(weight: Any, first: int, values: Any, keys: Any) -> None:
+    """Each cell becomes one of the 65,536 ``values``; ``first``: the number of row 0 in the whole table.
+
+    64 bits of a row and the place in it are mixed into 32, which choose two neighbouring cells.
+    """
+    dim, low, high = weight.shape[1], U(0xFFFF), U(16)
+    for r in range(len(weight)):
+        one, two = row_noise(first + r, keys), row_noise(first + r, keys[2:])
+        for pair in range(dim // 2):
+            bits = mixed(U(mixed(U(one + U(U(pair) * GOLDEN))) ^ two))
+            weight[r, 2 * pair] = values[U(bits & low)]
+            weight[r, 2 * pair + 1] = values[U(bits >> high)]
+        if dim % 2 == 1:
+            weight[r, dim - 1] = values[U(mixed(U(mixed(U(one + U(U(dim // 2) * GOLDEN))) ^ two)) & low)]

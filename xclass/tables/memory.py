@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.memory import will_read
 from xclass.tables import compiled, plain
-from xclass.tables.places import BLOCK_ROWS, blocks, in_memory, write_normal
+from xclass.tables.hashing import keys_of
+from xclass.tables.places import BLOCK_ROWS, blocks, in_memory
 from xclass.tables.plain import Step, Stored
-from xclass.tables.rounding import rounding_keys
+from xclass.tables.start import write_normal
 from xclass.tables.working_set import RowOptimizer
 
 
@@ -22,10 +24,10 @@ class TableOptions:
     """How rows are stored and changed.
 
     Args:
-        init_std: rows start as N(0, init_std²), see :func:`xclass.tables.places.write_normal`; None: as zeros, to be
+        init_std: rows start as N(0, init_std²), see :func:`xclass.tables.start.write_normal`; None: as zeros, to be
             written or loaded.
         seed: of the initial rows and of stochastic rounding.
-        dtype: of the rows: float32, or bfloat16, rounded stochastically after every push. Float64 is for tests.
+        dtype: of the rows: float32, or bfloat16, rounded stochastically in every push.
         rows: the rows themselves, not copied, for a table that is only read: such as those of a mapped file.
         weight_decay: every row is multiplied by 1 − lr·weight_decay in every push, touched or not.
         clip_norm: the largest norm of a row's gradient; 0 for no limit.
@@ -73,15 +75,7 @@ class MemoryTable:
             raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
         self.optimizer, self.options, self.place = optimizer, options, place
         self._claim_place()
-        given = options.rows
-        if given is not None and (
-            optimizer is not None or (given.shape, given.dtype) != ((num_rows, dim), options.dtype)
-        ):
-            got = f"{tuple(given.shape)} of {given.dtype}"
-            raise InputError(
-                "these are not the rows of this table", wanted=f"{(num_rows, dim)} of {options.dtype}", got=got
-            )
-        self.weight = given if given is not None else self._zeros("weight", (num_rows, dim), options.dtype)
+        self.weight = self._first_rows((num_rows, dim))
         shapes = {} if optimizer is None else optimizer.state_shapes(dim)
         state = {name: self._zeros(name, (num_rows, *shape), torch.float32) for name, shape in shapes.items()}
         decays = optimizer is not None and options.weight_decay > 0
@@ -146,6 +140,7 @@ class MemoryTable:
             return
         decay, keys = float(self._decay), self._keys("settle")
         for start, stop in blocks(self.num_rows, BLOCK_ROWS):
+            will_read(self.weight[start:stop])
             part = Stored(self.weight[start:stop], {}, self._stored.decayed[start:stop])
             run = compiled.settle if compiled.fits(part, None) else plain.settle
             run(part, start, decay, keys)
@@ -175,7 +170,17 @@ class MemoryTable:
     def _keys(self, purpose: str) -> tuple[int, int]:
         if self.weight.dtype != torch.bfloat16:
             return 0, 0
-        return rounding_keys(self.options.seed, purpose, int(self._pushes))
+        return keys_of(self.options.seed, f"round.{purpose}", int(self._pushes))
+
+    def _first_rows(self, shape: tuple[int, int]) -> Tensor:
+        """The rows given, or zeros."""
+        given, dtype = self.options.rows, self.options.dtype
+        if given is None:
+            return self._zeros("weight", shape, dtype)
+        if self.optimizer is not None or (given.shape, given.dtype) != (shape, dtype):
+            got = f"{tuple(given.shape)} of {given.dtype}"
+            raise InputError("these can't be the rows of this table", wanted=f"{shape} of {dtype}, only read", got=got)
+        return given
 
     def _claim_place(self) -> None:
         """Before the first tensor is made."""

@@ -1,4 +1,4 @@
-"""Where rows lie: memory with large pages, an accelerator's memory, a mapped file. And how they start."""
+"""Where rows lie: memory with large pages, an accelerator's memory, a mapped file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.memory import advise
-from xclass.rng import torch_generator
-from xclass.workers import in_parts
 
 BLOCK_ROWS = 1 << 16
-INIT_ROWS = 1 << 12
 LARGE_BYTES = 32 << 20
 NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
@@ -46,24 +43,6 @@ def as_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     """The same memory; bfloat16 from its bits."""
     tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor
-
-
-def write_normal(weight: Tensor, std: float, seed: int, first: int = 0) -> None:
-    """Rows from ``first`` on become N(0, std²), drawn on the CPU in blocks of 4096 rows, rounded to nearest.
-
-    A block has a generator of its own, so a row depends on (seed, its number, D) only: not on threads, on the device or
-    on how many rows there are. Never more than a block beside the table.
-    """
-
-    def part(start: int, stop: int) -> None:
-        numbers = torch.empty(INIT_ROWS, weight.shape[1])
-        for block in range(start + first // INIT_ROWS, stop + first // INIT_ROWS):
-            numbers.normal_(0.0, std, generator=torch_generator(seed, "rows", block))
-            low, high = max(block * INIT_ROWS, first), min((block + 1) * INIT_ROWS, len(weight))
-            weight[low:high].copy_(numbers[low - block * INIT_ROWS : high - block * INIT_ROWS])
-
-    count = -(-len(weight) // INIT_ROWS) - first // INIT_ROWS
-    in_parts(part, count, count // 4, torch.device("cpu"))
 
 
 def blocks(rows: int, size: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.tables.rounding import Keys, round_stochastically
+from xclass.tables.hashing import Keys
+from xclass.tables.rounding import round_stochastically
 from xclass.tables.working_set import RowOptimizer
 
 

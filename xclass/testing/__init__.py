@@ -3,5 +3,6 @@
 from xclass.testing.index import check_index
 from xclass.testing.loss import check_loss
 from xclass.testing.sampler import check_sampler
+from xclass.testing.table import check_table
 
-__all__ = ["check_index", "check_loss", "check_sampler"]
+__all__ = ["check_index", "check_loss", "check_sampler", "check_table"]
