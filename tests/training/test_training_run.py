@@ -354,8 +354,11 @@ def test_a_metric_that_can_not_be_validated_is_refused(dataset, tmp_path, metric
 
 def test_a_full_disk_leaves_nothing_half_written(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    with pytest.raises(ArtefactError, match="too full"):
+    with pytest.raises(XclassError, match="onto the disk"):
         train_run(dataset, config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ArtefactError, match="too full"):
+        train_run(dataset, config(), tmp_path / "run", check_memory=False)
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not (tmp_path / "run" / "run.json").exists()
 
 

@@ -15,7 +15,6 @@ from xclass.estimate.layout import Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
-from xclass.metrics import parse_metric
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
@@ -146,7 +145,7 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
     yield Part(BATCH, place, _batch_bytes(config, job, device, layout), "training", certain=False)
     if job.valid_pairs:
         settings = config.train.validation
-        k = max(parse_metric(name).k for name in (settings.metric, *SHOWN))
+        k = max(_cutoff(name) for name in (settings.metric, *SHOWN))
         queries = min(settings.queries, job.valid_pairs, job.queries)
         blocks = (torch.get_num_threads() * BLOCK_SCORES + SWEEP_ITEMS * dim) * FLOAT
         history = queries * (job.pairs / max(job.queries, 1)) * 3 * INT
@@ -218,6 +217,12 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     yield Part(
         "ids and small files", "disk", job.bytes_of("items.parquet") + job.bytes_of("queries.parquet") + SMALL_FILES
     )
+
+
+def _cutoff(metric: str) -> int:
+    """k of ``name@k``; whether there is such a metric is for others to say."""
+    digits = metric.rpartition("@")[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _size_of(file: str | None) -> int:
