@@ -179,7 +179,7 @@ def test_validation_equals_an_evaluation_of_the_same_queries(recommender: Recomm
     validate = make_validator(recommender.dataset, settings)
     assert validate is not None
     whole = recommender.measure(parse_metrics(["recall@20", "ndcg@20"]), "valid")
-    assert validate(recommender.model) == pytest.approx(whole.metrics, abs=1e-9)
+    assert validate(recommender.model).metrics == pytest.approx(whole.metrics, abs=1e-9)
 
 
 def test_a_finished_run_keeps_bfloat16_rows(recommender: Recommender) -> None:

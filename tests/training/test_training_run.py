@@ -342,7 +342,7 @@ def test_a_moved_or_other_dataset_is_noticed(dataset, tmp_path):
 
 
 def test_a_diverging_loss_stops_the_run(dataset, tmp_path):
-    with pytest.raises(XclassError, match=r"finite number(.|\n)*learning_rate"):
+    with pytest.raises(XclassError, match=r"finite number(.|\n)*train\.learning_rate"):
         train_run(dataset, config(train__learning_rate=1e30, train__schedule__kind="constant"), tmp_path / "run")
 
 

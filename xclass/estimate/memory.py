@@ -220,7 +220,7 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
 
 
 def _cutoff(metric: str) -> int:
-    """k of ``name@k``; whether there is such a metric is for others to say."""
+    """The cutoff of ``name@k``; whether there is such a metric is for others to say."""
     digits = metric.rpartition("@")[2]
     return int(digits) if digits.isdecimal() else 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xclass.data.batches import TrainBatches
-from xclass.errors import Interrupted, XclassError
+from xclass.errors import InputError, Interrupted, XclassError
 from xclass.memory import keep_freed_memory
 from xclass.model import Prepared, TwoTower
 from xclass.optim.schedule import learning_rate
@@ -199,12 +199,15 @@ class Trainer:
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
-            raise XclassError(
-                "the loss is no longer a finite number",
-                where=f"step {self.position.step:,}",
-                got=loss,
-                do="lower train.learning_rate or raise model.temperature; the last checkpoint is whole",
-            )
+            raise self._diverged("the loss is no longer a finite number", loss)
+
+    def _diverged(self, what: str, got: object) -> XclassError:
+        return XclassError(
+            what,
+            where=f"step {self.position.step:,}",
+            got=got,
+            do="lower train.learning_rate or raise model.temperature; the last checkpoint is whole",
+        )
 
     def _end_epoch(self, log: MetricsLog) -> None:
         here = self.position
@@ -222,7 +225,10 @@ class Trainer:
         assert self.validate is not None
         here, settings = self.position, self.config.validation
         self.model.settle()
-        metrics, collapse, warnings = self.validate(self.model)
+        try:
+            metrics, collapse, warnings = self.validate(self.model)
+        except InputError as error:
+            raise self._diverged("a vector is no longer of finite numbers", error.what) from None
         here.validations.append({"step": here.step, **metrics})
         say(f"epoch {here.epoch}, valid: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         for figure in [name for name in warnings if name not in here.warned]:
