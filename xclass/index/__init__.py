@@ -1,6 +1,6 @@
 """Search by inner product: exact through torch, or any Faiss index, behind one seam."""
 
-from xclass.index.approximate import FaissIndex
+from xclass.index.faiss_index import FaissIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.kinds import AUTO_EXACT_ITEMS, INDEX_KINDS, Index, IndexConfig, build_index, choose_kind
 from xclass.index.saved import load_index, read_index_manifest, save_index, vectors_digest

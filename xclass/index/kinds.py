@@ -9,9 +9,9 @@ from torch import Tensor
 
 from xclass.config import Config
 from xclass.errors import ConfigError, lookup
-from xclass.index.approximate import FaissIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_installed
+from xclass.index.faiss_index import FaissIndex
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
@@ -65,12 +65,19 @@ class IndexConfig(Config):
     """Build on one thread, so that the same vectors give the same index."""
 
 
+def _faiss(config: IndexConfig) -> Index:
+    return FaissIndex(config.kind, config.factory, config.metric, config.deterministic)
+
+
 INDEX_KINDS: dict[str, Callable[[IndexConfig], Index]] = {
     "exact": lambda config: ExactIndex(),
-    "flat": lambda config: FaissIndex("flat", None, config.metric, config.deterministic),
-    "hnsw": lambda config: FaissIndex("hnsw", None, config.metric, config.deterministic),
-    "ivf": lambda config: FaissIndex("ivf", None, config.metric, config.deterministic),
-    "factory": lambda config: FaissIndex("factory", config.factory, config.metric, config.deterministic),
+    "flat": _faiss,
+    "hnsw": _faiss,
+    "ivf": _faiss,
+    "ivfpq": _faiss,
+    "sq": _faiss,
+    "fastscan": _faiss,
+    "factory": _faiss,
 }
 
 
@@ -94,6 +101,6 @@ def build_index(vectors: Tensor | Vectors, config: IndexConfig | None = None) ->
     if (kind == "factory") != (config.factory is not None):
         do = "pass a factory string with the kind factory, and only with it"
         raise ConfigError("kind and factory do not fit", where="index.factory", got=f"{kind}, {config.factory}", do=do)
-    index: Index = make(config)
+    index: Index = make(config.model_copy(update={"kind": kind}))
     index.build(vectors)
     return index

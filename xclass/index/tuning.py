@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.index.approximate import FaissIndex
+from xclass.index.faiss_index import FaissIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.kinds import Index
 from xclass.progress import Progress
