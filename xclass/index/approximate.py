@@ -121,6 +121,10 @@ class ApproximateIndex(ABC):
     def largest_reach(self) -> int:
         """The value of the reach beyond which a search finds nothing more."""
 
+    def largest_depth(self, k: int) -> int:
+        """The greatest worthwhile value of the other parameter, if there is one, for lists of k."""
+        return 1
+
     @abstractmethod
     def _build(self, vectors: Vectors) -> None:
         """Make the structure over these vectors; ``factory`` says what was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from xclass.vectors import Vectors
 EF_CONSTRUCTION = 40
 START_PARAMETER = {"efSearch": 64, "nprobe": 16}
 LARGEST_EF = 4096
+LARGEST_FETCH = 4096
+EIGHT_BITS = re.compile(r"SQ(8|fp16|bf16)")
 REFINE = "refine"
 FAISS_REFINE = "k_factor_rf"
 START_REFINE = 4
@@ -76,6 +79,11 @@ class FaissIndex(ApproximateIndex):
     def largest_reach(self) -> int:
         """All inverted lists; 4096 for a graph."""
         return num_lists(self.faiss) if self.reach == "nprobe" else min(LARGEST_EF, self.num_items)
+
+    def largest_depth(self, k: int) -> int:
+        """So many times k finds are worth scoring again: 4 times what 8 bits a number hold, 4096 in all of codes."""
+        most = 4 if EIGHT_BITS.search(self.factory) else LARGEST_FETCH // k
+        return max(min(most, self.num_items // k), 1)
 
     @property
     def _l2(self) -> bool:
