@@ -3,6 +3,7 @@
 index.json      kind, factory, metric, search parameter, counts, binding, SHA-256 of the vectors and of every file
 vectors.npy     (N,D) float32, the item vectors
 index.faiss     Faiss's own file; not there for the kinds that are built from the vectors in no time
+order.npy       (L,N) int32, the items of each hash table by bucket; starts.npy (L, buckets + 1) int32: lsh and wta
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from xclass.errors import ArtefactError
+from xclass.index.approximate import ApproximateIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_module
 from xclass.index.faiss_index import FaissIndex
-from xclass.index.kinds import Index
+from xclass.index.hash_index import HashIndex
+from xclass.index.kinds import HASHED, Index
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
 from xclass.vectors import TensorVectors, Vectors, as_vectors
 
@@ -29,6 +32,8 @@ KIND = "index"
 FORMAT_VERSION = 2
 VECTORS = "vectors.npy"
 FAISS_FILE = "index.faiss"
+ORDER_FILE = "order.npy"
+STARTS_FILE = "starts.npy"
 REBUILT = ("exact", "flat")
 
 
@@ -58,8 +63,7 @@ def save_index(
     require_space(path, 2 * len(index.vectors) * index.vectors.dim * 4)
     with atomic_directory(path, replace=replace) as folder:
         _write_vectors(folder / VECTORS, index.vectors)
-        if isinstance(index, FaissIndex) and index.kind not in REBUILT:
-            faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
+        _write_structure(folder, index)
         fields = {
             "index": index.describe(),
             "num_items": index.num_items,
@@ -93,11 +97,7 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
         exact = ExactIndex()
         exact.build(held)
         return exact
-    index = FaissIndex(described["kind"], described["factory"], described["metric"])
-    if described["kind"] in REBUILT:
-        index.build(held)
-    else:
-        index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
+    index = _read_structure(path, manifest, held)
     index.set_parameters(**described["search_parameters"])
     return index
 
@@ -105,6 +105,29 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
 def read_index_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone, checked for kind, version and file sizes: for ``xclass inspect``."""
     return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION)
+
+
+def _write_structure(folder: Path, index: Index) -> None:
+    if isinstance(index, FaissIndex) and index.kind not in REBUILT:
+        faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
+    if isinstance(index, HashIndex):
+        np.save(folder / ORDER_FILE, index.order, allow_pickle=False)
+        np.save(folder / STARTS_FILE, index.starts, allow_pickle=False)
+
+
+def _read_structure(path: Path, manifest: dict[str, Any], held: Vectors) -> ApproximateIndex:
+    described = manifest["index"]
+    if described["kind"] in HASHED:
+        hashed = HashIndex(described["kind"], described["factory"])
+        order, starts = _read_array(path / ORDER_FILE), _read_array(path / STARTS_FILE)
+        hashed.restore(order, starts, described["caps"], held, described["build_s"])
+        return hashed
+    index = FaissIndex(described["kind"], described["factory"], described["metric"])
+    if described["kind"] in REBUILT:
+        index.build(held)
+    else:
+        index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
+    return index
 
 
 def _write_vectors(path: Path, vectors: Vectors) -> None:
@@ -136,14 +159,19 @@ def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, ve
 
 
 def _read_vectors(path: Path, manifest: dict[str, Any]) -> Vectors:
-    try:
-        held = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
-    except ValueError as error:
-        raise ArtefactError("these vectors can't be read", where=path / VECTORS, got=str(error)) from None
+    held = _read_array(path / VECTORS)
     _check_shape(path / VECTORS, manifest, held.shape)
     if held.dtype != np.float32:
         raise ArtefactError("these vectors are of another type", where=path / VECTORS, wanted="float32", got=held.dtype)
     return TensorVectors(torch.from_numpy(held))
+
+
+def _read_array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        held: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ArtefactError("this array can't be read", where=path, got=str(error)) from None
+    return held
 
 
 def _read_faiss(path: Path, manifest: dict[str, Any], index: FaissIndex) -> Any:

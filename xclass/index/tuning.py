@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -137,12 +136,14 @@ def cheapest(index: Index, held: HeldOut, target: float) -> Point | None:
     first = len(held.points)
     with Progress(f"tune {index.factory}", None, "settings") as progress:
         search = _Contour(index, held, target, progress)
-        ranges = [_doubling(index, name, held.k) for name in index.parameters]
+        ranges = [index.choices(name, held.k) for name in index.parameters]
         search.follow(*ranges)
         rough = _fastest(held.points[first:], target)
         if rough is None:
             return None
-        search.follow(*(_around(rough.parameters[name], most[-1]) for name, most in zip(index.parameters, ranges)))
+        search.follow(
+            *(_around(rough.parameters[name], all_) for name, all_ in zip(index.parameters, ranges, strict=True))
+        )
         return _timed_again(index, held, target, held.points[first:])
 
 
@@ -168,7 +169,8 @@ class _Contour:
         self._known: dict[tuple[int, ...], bool] = {}
 
     def follow(self, reaches: list[int], depths: Sequence[int] = ()) -> None:
-        """From the smallest reach and the greatest depth: less depth while the target is met, more reach when not."""
+        """From the first reach and the last depth (each finds more than the one before): an earlier depth while the
+        target is met, a later reach when it is not."""
         reach, depth = 0, len(depths) - 1
         while reach < len(reaches) and depth >= min(0, len(depths) - 1):
             if self._met(reaches[reach], *depths[depth : depth + 1]):
@@ -186,16 +188,12 @@ class _Contour:
         return self._known[values]
 
 
-def _doubling(index: ApproximateIndex, name: str, k: int) -> list[int]:
-    """Powers of two up to what makes sense for this parameter of this index."""
-    largest = index.largest_reach() if name == index.reach else index.largest_depth(k)
-    return [*(1 << step for step in range(math.ceil(math.log2(largest)))), largest]
-
-
-def _around(value: int, largest: int) -> list[int]:
-    """Up to a factor of 2 below and above, in steps of 2^¼."""
+def _around(value: int, choices: list[int]) -> list[int]:
+    """Up to a factor of 2 below and above, in steps of 2^¼; all choices where more finds less."""
+    if choices[0] > choices[-1]:
+        return choices
     steps = (round(value * FINE**step) for step in range(-FINE_STEPS, FINE_STEPS + 1))
-    return sorted({min(max(step, 1), largest) for step in steps})
+    return sorted({min(max(step, 1), choices[-1]) for step in steps})
 
 
 def _fastest(points: Sequence[Point], target: float) -> Point | None:
