@@ -6,8 +6,8 @@ For each job: a planted dataset is made (once), `xclass estimate --json` is run,
 configuration, each in a process of its own. Compared are the memory that must fit (the peak of anonymous resident
 memory, looked at fifty times a second), the peak resident memory with the pages of files (the kernel's own figure), the
 size of the finished directory, positives/s, and the seconds from start to end. The training must be as long as the
-estimate says and the estimate must have said that it fits, before anything is compared. Estimate and training take turns; medians; ratios are
-estimated / measured.
+estimate says and the estimate must have said that it fits, before anything is compared. Estimate and training take
+turns; medians; ratios are estimated / measured.
 """
 
 from __future__ import annotations

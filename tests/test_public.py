@@ -40,11 +40,14 @@ PUBLIC: dict[str, set[str]] = {
 
 OPTIONS: dict[str, set[str]] = {
     "ingest": {
-        "--out", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split", "--test-fraction",
-        "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed", "--json",
+        "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
+        "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
+        "--json",
     },
     "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
-    "train": {"--config", "--out", "--set", "--resume", "--device", "--memory-check", "--no-memory-check", "--json"},
+    "train": {
+        "--config", "--out", "--set", "--resume", "--grow-vocab", "--device", "--memory-check", "--no-memory-check", "--json",
+    },
     "index": {
         "--kind", "--factory", "--target-recall", "-k", "--metric", "--deterministic", "--replace", "--dataset", "--json",
     },

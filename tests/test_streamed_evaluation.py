@@ -19,13 +19,16 @@ from xclass.data.lists import Joined, Some
 from xclass.data.planted import PlantedModel
 from xclass.data.queries import dataset_queries
 from xclass.data.store import Dataset, read_item_counts
-from xclass.errors import ConfigError, InputError
+from xclass.errors import ArtefactError, ConfigError, InputError
 from xclass.index import ExactIndex
 from xclass.metrics import CatalogueUse, catalogue, check_falling, gini, inverse_propensities, parse_metrics
 from xclass.metrics import popularity as popularity_module
+from xclass.optim import RowAdaGrad
 from xclass.recommender import Recommender
+from xclass.run import RunDirectory
 from xclass.sampling import Known, SamplerConfig, build_sampler
 from xclass.sampling import config as sampler_config
+from xclass.tables import MemoryTable, TableOptions
 from xclass.training.config import TrainingConfig
 from xclass.training.validate import make_validator
 from xclass.types import Ragged, TopK, concat_ragged, offsets_of
@@ -176,7 +179,7 @@ def test_validation_equals_an_evaluation_of_the_same_queries(recommender: Recomm
     validate = make_validator(recommender.dataset, settings)
     assert validate is not None
     whole = recommender.measure(parse_metrics(["recall@20", "ndcg@20"]), "valid")
-    assert validate(recommender.model) == pytest.approx(whole.metrics, abs=1e-9)
+    assert validate(recommender.model).metrics == pytest.approx(whole.metrics, abs=1e-9)
 
 
 def test_a_finished_run_keeps_bfloat16_rows(recommender: Recommender) -> None:
@@ -184,6 +187,27 @@ def test_a_finished_run_keeps_bfloat16_rows(recommender: Recommender) -> None:
     assert table.weight.dtype == torch.bfloat16
     assert recommender.item_vectors.nbytes == 300 * 8 * 2
     assert recommender.item_vectors.read(0, 300).norm(dim=1).tolist() == pytest.approx([1.0] * 300, abs=1e-5)
+
+
+def test_rows_of_a_finished_run_are_not_copied(recommender: Recommender, tmp_path: Path) -> None:
+    rows = torch.zeros(5, 2, dtype=torch.bfloat16)
+    table = MemoryTable(5, 2, None, TableOptions(dtype=torch.bfloat16, rows=rows))
+    assert table.weight.data_ptr() == rows.data_ptr()
+    with pytest.raises(InputError, match="only read"):
+        table.push(torch.tensor([1]), torch.ones(1, 2), 0.1)
+    for size, optimizer, dtype in [
+        (6, None, torch.bfloat16),
+        (5, None, torch.float32),
+        (5, RowAdaGrad(), torch.bfloat16),
+    ]:
+        with pytest.raises(InputError, match="the rows of this table"):
+            MemoryTable(size, 2, optimizer, TableOptions(dtype=dtype, rows=rows))
+    config = recommender.run.config
+    changed = config.model_copy(update={"model": config.model.model_copy(update={"embedding_dim": 9})})
+    run = RunDirectory(recommender.run.path)
+    run.config = changed
+    with pytest.raises(ArtefactError, match="the rows of this table"):
+        run.load_model()
 
 
 def test_ragged_stays_a_ragged_without_a_valid_split(tmp_path: Path) -> None:

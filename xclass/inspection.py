@@ -93,7 +93,8 @@ def _artefacts_below(directory: Path) -> dict[str, str]:
 
 def _describe_run(path: Path) -> dict[str, Any]:
     """What the run was started with."""
-    return {"dataset": read_json(path / "started.json"), "config": read_toml(path / "config.toml")}
+    started = {key: value for key, value in read_json(path / "started.json").items() if key != "grown"}
+    return {"dataset": started, "config": read_toml(path / "config.toml")}
 
 
 def _describe_dataset(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -16,7 +17,8 @@ from typing import Any
 from xclass.errors import ArtefactError
 
 HASH_BLOCK_BYTES = 1 << 20
-LEFTOVER = re.compile(r"\..+\.\w{8}\.(tmp|old)")
+LEFTOVER = re.compile(r"\.(.+)\.\w{8}\.(tmp|old)")
+OLD = "old"  # below its hidden name, what is being replaced where two paths can't change places
 
 
 @contextlib.contextmanager
@@ -41,6 +43,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; on success it becomes ``path``, else it is removed.
 
+    With ``replace`` both change places in one step where the system can (Linux): there is no moment without ``path``.
+
     Raises:
         ArtefactError: ``path`` is there already and ``replace`` is false.
     """
@@ -64,8 +68,10 @@ def _swap_in(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
         return
+    if _exchange(temporary, path):
+        return  # the old one now has the temporary name, and goes with it
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    os.rename(path, old / "old")
+    os.rename(path, old / OLD)
     os.rename(temporary, path)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -76,12 +82,31 @@ def remove_leftovers(directory: Path) -> None:
     Nobody else may be writing there.
     """
     for path in Path(directory).glob(".*"):
-        if not LEFTOVER.fullmatch(path.name):
+        found = LEFTOVER.fullmatch(path.name)
+        if found is None:
             continue
+        original = path.parent / found[1]
+        if (path / OLD).exists() and not original.exists():  # it was being replaced in two steps
+            os.rename(path / OLD, original)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory. It is out of sight at once: killed meanwhile, nothing that is half removed is left there."""
+    if path.exists():
+        hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        os.rename(path, hidden / "removed")
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Two paths change places in one step: Linux's ``renameat2``. False where that is not to be had."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,6 +21,7 @@ from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
+from xclass.growth import grow_run
 from xclass.index import Index, IndexConfig, IndexReport, build_index, load_index, save_index, tune
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.progress import say
@@ -235,6 +236,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    grow_vocab: bool = False,
     device: str = "auto",
     on_validation: OnValidation | None = None,
     check_memory: bool = True,
@@ -247,6 +249,8 @@ def train(
         out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
         overrides: changes to the configuration, ``"section.key=value"`` each.
         resume: go on from the newest whole checkpoint.
+        grow_vocab: with ``resume``, carry the run over to this dataset, which holds all of its items and queries; see
+            :func:`xclass.growth.grow_run`.
         device: auto, cpu or cuda.
         on_validation: called with the step and the metrics after each validation of this process; when it returns True,
             training ends there as if it were the last epoch. What it raises ends training; the run can be resumed.
@@ -255,8 +259,12 @@ def train(
     Raises:
         ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.run.train_run`.
     """
+    if grow_vocab and not resume:
+        raise InputError("grow_vocab goes with resume", wanted="resume=True")
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     settings = resolve_config(config, list(overrides))
+    if grow_vocab:
+        return Recommender.load(grow_run(opened, settings, Path(out), device, on_validation, check_memory))
     return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))
 
 

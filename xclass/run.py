@@ -7,6 +7,7 @@ model.safetensors     tables and dense layers, no optimiser state
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
 checkpoints/          what a resume needs
+growing/              while it is carried over to a larger dataset: the run that will take its place
 index/                what `xclass index` adds; it names the model file's hash
 """
 
@@ -24,7 +25,6 @@ from typing import Any
 import polars as pl
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xclass.build import RunConfig, build_model, choose_device
@@ -38,6 +38,7 @@ from xclass.manifest import (
     atomic_file,
     read_json,
     read_manifest,
+    remove_leftovers,
     require_space,
     verify_files,
     write_json,
@@ -45,9 +46,10 @@ from xclass.manifest import (
 )
 from xclass.model import TwoTower
 from xclass.progress import say
+from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.board import require_tensorboard
-from xclass.training.checkpoint import load_tensors
+from xclass.training.checkpoint import CheckpointStore
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
@@ -57,7 +59,10 @@ MANIFEST = "run.json"
 KIND = "run"
 TABLE = "table."
 FORMAT_VERSION = 1
-FILES = ["config.toml", "items.parquet", "metrics.jsonl", "model.safetensors", "queries.parquet", "started.json"]
+IDS = ("items.parquet", "queries.parquet")
+GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
+MODEL = "model.safetensors"
+FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
 def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: list[str] | None = None) -> RunConfig:
@@ -107,13 +112,13 @@ def train_run(
         check_fit(dataset, config, chosen, out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with _locked(out):
+    with locked(out):
+        try:
             _train_in(out, dataset, config, resume, chosen, on_validation)
-    except XclassError:
-        if new and not (out / "metrics.jsonl").exists():
-            shutil.rmtree(out)
-        raise
+        except XclassError:
+            if new and not (out / "metrics.jsonl").exists():
+                shutil.rmtree(out)
+            raise
     return out
 
 
@@ -125,12 +130,16 @@ def _train_in(
     device: torch.device,
     on_validation: OnValidation | None,
 ) -> None:
-    """Train in a directory that is this process's alone."""
+    """Train in a directory that is this process's alone. What a killed one left half-written goes."""
+    remove_leftovers(out)
     _start(out, dataset, config)
+    checkpoints = CheckpointStore(out / "checkpoints")
     if (out / MANIFEST).exists():
+        checkpoints.keep_final()
         say(f"{out} is finished already; nothing to resume")
         return
-    fresh = not any((out / "checkpoints").glob("step-*"))
+    remove_leftovers(checkpoints.folder)
+    fresh = not any(checkpoints.folder.glob("step-*"))
     model = build_model(
         config,
         dataset,
@@ -146,7 +155,7 @@ def _train_in(
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
-    _finish(out, dataset, trainer.state, trainer.run())
+    _finish(out, dataset, trainer, trainer.run())
 
 
 def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
@@ -154,8 +163,15 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
     started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
     if not (out / "started.json").exists():
         _write_text(out / "config.toml", to_toml(config))
+        keep_ids(out, dataset)
         write_json(out / "started.json", started)
         return
+    if (out / GROWING / MANIFEST).exists():
+        raise ArtefactError(
+            "a grown run is being put in the place of this one",
+            where=out,
+            do="pass --resume --grow-vocab and the dataset that it has grown to",
+        )
     made_from = read_json(out / "started.json")
     if made_from.get("fingerprint") != dataset.fingerprint:
         raise ArtefactError(
@@ -163,7 +179,8 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, or choose another --out",
+            do="resume with the dataset it was started with, choose another --out, or, if this one has all of "
+            "its items and queries, pass --resume --grow-vocab",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     if stored != config:
@@ -175,19 +192,32 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             got="other values for " + ", ".join(changed),
             do=f"resume with --config {out / 'config.toml'}, or choose another --out",
         )
+    if not all((out / name).exists() for name in IDS):
+        keep_ids(out, dataset)
 
 
-def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) -> None:
-    """Write the model and the ids, then the manifest that makes it a run; drop the copy of the best weights."""
-    tensors = state.model_tensors()
-    require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-    with atomic_file(out / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    for name in ("items.parquet", "queries.parquet"):
+def keep_ids(out: Path, dataset: Dataset) -> None:
+    """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
+    for name in IDS:
         with atomic_file(out / name) as temporary:
             shutil.copyfile(dataset.path / name, temporary)
+    dataset.check_unchanged()
+
+
+def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> None:
+    """Write the model, then the manifest that makes it a run; of the checkpoints only that of its weights stays.
+
+    The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading.
+    """
+    tensors = trainer.state.model_tensors()
+    trainer.store.prune(1)
+    require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
+    with atomic_file(out / MODEL) as temporary:
+        entry = write_tensors(temporary, tensors)
+    started = read_json(out / "started.json")
+    grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
-        "dataset": read_json(out / "started.json"),
+        "dataset": started,
         "num_queries": dataset.num_queries,
         "num_items": dataset.num_items,
         "result": {
@@ -198,9 +228,10 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) ->
             "best": result.best,
             "best_step": result.best_step,
         },
+        **grown,
     }
-    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES)
-    shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
+    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES, known={MODEL: entry})
+    trainer.store.keep_final()
 
 
 class RunDirectory:
@@ -213,8 +244,9 @@ class RunDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if (self.path / "started.json").exists() and not (self.path / MANIFEST).exists():
+            grow = " --grow-vocab" if (self.path / GROWING / MANIFEST).exists() else ""
             raise ArtefactError(
-                "this run is not finished", where=self.path, do="finish it with: xclass train … --resume"
+                "this run is not finished", where=self.path, do=f"finish it with: xclass train … --resume{grow}"
             )
         self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
         verify_files(self.path, self.manifest)
@@ -223,7 +255,7 @@ class RunDirectory:
     @property
     def model_hash(self) -> str:
         """SHA-256 of the weights: what an index of this run names."""
-        digest: str = self.manifest["files"]["model.safetensors"]["sha256"]
+        digest: str = self.manifest["files"][MODEL]["sha256"]
         return digest
 
     @functools.cached_property
@@ -275,7 +307,7 @@ class RunDirectory:
 
     def load_model(self) -> TwoTower:
         """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
-        path = self.path / "model.safetensors"
+        path = self.path / MODEL
         rows = _mapped_rows(path)
         try:
             model = build_model(self.config, self, None, untrained=False, stored=rows)
@@ -301,7 +333,7 @@ def _mapped_rows(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One process at a time in a run directory; the lock goes with the process, however it ends."""
     with (out / ".lock").open("w") as file:
         try:

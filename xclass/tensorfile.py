@@ -12,15 +12,17 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.errors import ArtefactError
+from xclass.memory import will_read
 
 BLOCK_BYTES = 1 << 24
 SYNC_BYTES = 1 << 28
@@ -53,11 +55,15 @@ def as_bytes(tensor: Tensor) -> np.ndarray:
 
 def blocks_of(tensor: Tensor) -> Iterator[np.ndarray]:
     """A tensor's bytes in order, block by block; from an accelerator through main memory."""
-    rows = tensor.shape[0] if tensor.dim() else 1
-    size = rows_per_block(tensor)
-    for start, stop in itertools.pairwise([*range(0, rows, size), rows]):
+    for start, stop in _row_blocks(tensor):
         part = tensor[start:stop] if tensor.dim() else tensor
+        will_read(part)
         yield as_bytes(part.detach().cpu().contiguous())
+
+
+def _row_blocks(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    rows = tensor.shape[0] if tensor.dim() else 1
+    return itertools.pairwise([*range(0, rows, rows_per_block(tensor)), rows])
 
 
 def rows_per_block(tensor: Tensor) -> int:
@@ -116,30 +122,28 @@ def _put(file: Any, data: Any, digest: Any) -> int:
 
 
 def _flush(file: Any, start: int, stop: int) -> None:
-    os.fdatasync(file.fileno())
-    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_DONTNEED)
+    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
-def read_header(path: Path) -> dict[str, Entry]:
-    """Where every tensor of a file lies.
-
-    Raises:
-        ArtefactError: no such file, or its header is damaged.
-    """
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Entry], int]]:
+    """(file, its tensors in the order of their bytes, where the first one's lie)."""
     try:
-        with path.open("rb") as file:
-            return _read_header(path, file)[0]
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from None
+        with path.open("rb", buffering=0) as file:
+            yield file, *_read_header(path, file)
+    except (OSError, EOFError) as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from None
 
 
-def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], bytes]:
-    """The entries in the order of their bytes, and the header as it lies. Every byte of the rest belongs to a tensor."""
-    length = int.from_bytes(file.read(8), "little")
-    size = os.fstat(file.fileno()).st_size
+def _read_header(path: Path, file: Any) -> tuple[dict[str, Entry], int]:
+    """Every byte behind the header belongs to a tensor."""
+    length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
         raise _unreadable(path, f"a header of {length} bytes in a file of {size}")
-    text = file.read(length)
+    text = bytearray(length)
+    _read_exactly(file, memoryview(text))
     try:
         entries = {name: _entry(field) for name, field in json.loads(text).items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -148,7 +152,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], bytes]:
     ends = [0, *(entry.stop for entry in ordered.values())]
     if [entry.start for entry in ordered.values()] != ends[:-1] or ends[-1] != size - 8 - length:
         raise _unreadable(path, f"{size - 8 - length} bytes of tensors where its header has {ends[-1]}")
-    return ordered, length.to_bytes(8, "little") + text
+    return ordered, 8 + length
 
 
 def _entry(field: dict[str, Any]) -> Entry:
@@ -159,37 +163,65 @@ def _entry(field: dict[str, Any]) -> Entry:
     return Entry(dtype, shape, start, stop)
 
 
-def load_tensors(
-    path: Path, into: Mapping[str, Tensor], others: str | None = None, sha256: str | None = None
-) -> dict[str, Tensor]:
+def load_tensors(path: Path, into: Mapping[str, Tensor], but: str | None = None) -> None:
     """Copy the stored tensors into existing ones of the same names, shapes and types, straight from the file.
 
     Args:
         path: of the file.
         into: overwritten: in memory, mapped, or on an accelerator.
-        others: tensors whose names begin so are returned and not looked for in ``into``.
-        sha256: of the file, made while it is read. When it differs, what is in ``into`` by then is worthless.
+        but: tensors whose names begin so are passed over; they are not read.
 
     Raises:
-        ArtefactError: cut or altered file; missing or surplus names, other shapes or types, before anything is copied.
+        ArtefactError: cut file; missing or surplus names, other shapes or types, before anything is copied.
     """
-    try:
-        with path.open("rb", buffering=0) as file, _Digest(sha256 is not None) as digest:
-            entries, header = _read_header(path, file)
-            returned = {name for name in entries if others is not None and name.startswith(others)}
-            _check_same(path, {name: entry for name, entry in entries.items() if name not in returned}, into)
-            digest.update(header)
-            made = {name: torch.empty(entries[name].shape, dtype=entries[name].dtype) for name in returned}
-            for name in entries:
-                _read_tensor(file, into[name] if name not in made else made[name], digest)
-            if sha256 is not None and digest.hexdigest() != sha256:
-                raise ArtefactError(
-                    "this file was altered: its hash is not the manifest's",
-                    where=path,
-                    do="restore it, or make the directory again",
-                )
-    except (OSError, EOFError) as error:
-        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from None
+    with _opened(path) as (file, entries, first):
+        wanted = {name: entry for name, entry in entries.items() if but is None or not name.startswith(but)}
+        _check_same(path, wanted, into)
+        for name, entry in wanted.items():
+            file.seek(first + entry.start)
+            _read_tensor(file, into[name], None)
+
+
+def load_checked(path: Path, into: Mapping[str, Tensor], others: str, sha256: str) -> dict[str, Tensor]:
+    """All of a file: into existing tensors, as :func:`load_tensors` does, and those whose names begin with ``others``
+    returned. Its hash is made of the bytes as they come.
+
+    Raises:
+        ArtefactError: as there; or the hash is another: what is in ``into`` by then is worthless.
+    """
+    with _opened(path) as (file, entries, first), _Digest() as digest:
+        _check_same(path, {name: entry for name, entry in entries.items() if not name.startswith(others)}, into)
+        made = {
+            name: torch.empty(entry.shape, dtype=entry.dtype)
+            for name, entry in entries.items()
+            if name.startswith(others)
+        }
+        file.seek(0)
+        digest.update(file.read(first))
+        for name in entries:
+            _read_tensor(file, made[name] if name in made else into[name], digest)
+        if digest.hexdigest() != sha256:
+            raise ArtefactError(
+                "this file was altered: its hash is not the manifest's",
+                where=path,
+                do="restore it, or make the directory again",
+            )
+    return made
+
+
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The stored tensors whose names begin so, in memory.
+
+    Raises:
+        ArtefactError: cut file.
+    """
+    made = dict[str, Tensor]()
+    with _opened(path) as (file, entries, first):
+        for name, entry in entries.items():
+            if name.startswith(prefix):
+                made[name] = torch.empty(entry.shape, dtype=entry.dtype)
+                file.seek(first + entry.start)
+                _read_tensor(file, made[name], None)
     return made
 
 
@@ -214,15 +246,15 @@ def _check_same(path: Path, stored: Mapping[str, Entry], wanted: Mapping[str, Te
             )
 
 
-def _read_tensor(file: Any, target: Tensor, digest: _Digest) -> None:
+def _read_tensor(file: Any, target: Tensor, digest: _Digest | None) -> None:
     direct = target.device.type == "cpu" and target.is_contiguous()
-    size, rows = rows_per_block(target), target.shape[0] if target.dim() else 1
-    for start, stop in itertools.pairwise([*range(0, rows, size), rows]):
+    for start, stop in _row_blocks(target):
         part = target[start:stop] if target.dim() else target
         block = part if direct else torch.empty(part.shape, dtype=part.dtype)
-        data = memoryview(as_bytes(block).reshape(-1))
+        data = as_bytes(block).reshape(-1).data
         _read_exactly(file, data)
-        digest.update(data)
+        if digest is not None:
+            digest.update(data)
         if not direct:
             part.copy_(block)
 
@@ -238,9 +270,9 @@ def _read_exactly(file: Any, data: memoryview) -> None:
 class _Digest:
     """SHA-256 of what is read, made in a thread while the next block comes from the disk."""
 
-    def __init__(self, wanted: bool) -> None:
-        self._digest = hashlib.sha256() if wanted else None
-        self._thread = ThreadPoolExecutor(1, "xclass-hash") if wanted else None
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, "xclass-hash")
         self._last: Future[None] | None = None
 
     def __enter__(self) -> _Digest:
@@ -249,48 +281,21 @@ class _Digest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread is not None:
-            self._thread.shutdown()
+        self._thread.shutdown()
 
     def update(self, data: bytes | memoryview) -> None:
         """After the block before; ``data`` must stay as it is until the next call."""
-        if self._thread is None or self._digest is None:
-            return
         self._wait()
         self._last = self._thread.submit(self._digest.update, data)
 
     def hexdigest(self) -> str:
+        """Of everything so far."""
         self._wait()
-        assert self._digest is not None
         return self._digest.hexdigest()
 
     def _wait(self) -> None:
         if self._last is not None:
             self._last.result()
-
-
-def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The stored tensors whose names begin so, in memory.
-
-    Raises:
-        ArtefactError: cut file.
-    """
-    entries = read_header(path)
-    made = {
-        name: torch.empty(entry.shape, dtype=entry.dtype)
-        for name, entry in entries.items()
-        if name.startswith(prefix)
-    }
-    try:
-        with path.open("rb", buffering=0) as file:
-            first = os.fstat(file.fileno()).st_size - max((entry.stop for entry in entries.values()), default=0)
-            with _Digest(False) as digest:
-                for name, tensor in made.items():
-                    file.seek(first + entries[name].start)
-                    _read_tensor(file, tensor, digest)
-    except (OSError, EOFError) as error:
-        raise _unreadable(path, str(error)) from None
-    return made
 
 
 def _unreadable(path: Path, reason: object) -> ArtefactError:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xclass.data.lookup import IdMap, Unknown, unknown
+from xclass.data import lookup
+from xclass.data.lookup import IdMap, Unknown, match_ids, unknown
 from xclass.data.query_files import read_item_ids, read_query_file
 from xclass.errors import DataError, InputError
 from xclass.types import Ragged
@@ -152,3 +153,16 @@ def test_item_lists(tmp_path: Path) -> None:
         read_item_ids(write(tmp_path / "a.jsonl", "{}"))
     with pytest.raises(DataError, match="wanted: item_id"):
         read_item_ids(write(tmp_path / "b.csv", "x,y\n1,2\n"))
+
+
+@pytest.mark.parametrize("strings", [True, False])
+@pytest.mark.parametrize("per_part", [1 << 22, 7])
+def test_matching_whole_catalogues_equals_looking_up(
+    strings: bool, per_part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "IDS_PER_PART", per_part)
+    known = pl.Series([f"{n:03d}" if strings else BIG + n for n in range(0, 200, 2)]).shuffle(seed=1)
+    asked = pl.Series([f"{n:03d}" if strings else BIG + n for n in range(0, 90, 3)]).shuffle(seed=2)
+    assert match_ids(asked, known).tolist() == IdMap(known).numbers(asked).tolist()
+    assert (match_ids(asked, known) < 0).sum() == 15
+    assert match_ids(asked.head(0), known).tolist() == []

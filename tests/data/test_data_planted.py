@@ -103,6 +103,29 @@ def test_a_world_with_nearly_used_up_favourites_is_still_exact_in_size() -> None
     assert len(np.unique(rows * 24 + items)) == 240
 
 
+def test_with_many_items_short_queries_are_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a catalogue too large to be weighed as a whole for one query, items come by drawing on: the same law."""
+    monkeypatch.setattr(planted_model, "EXACT_CELLS", 8)
+    monkeypatch.setattr(planted_model, "REJECTION_ROUNDS", 1)
+    p = PlantedModel(num_items=16, num_queries=1, pairs=3, num_topics=2, sharpness=0.5, seed=0)
+    probability = p.probabilities(np.array([0]))[0]
+    wanted, observed = np.zeros(16), np.zeros(16)
+    ordered = [(i, j) for i in range(16) for j in range(16) if i != j]
+    for i, j in ordered:
+        left = 1 - probability[i] - probability[j]
+        third = np.where(np.isin(np.arange(16), [i, j]), 0, probability) / left
+        wanted += third * probability[i] * probability[j] / (1 - probability[i])
+    monkeypatch.setattr(PlantedModel, "_complete", lambda *_: pytest.fail("all items were weighed"))
+    theta = p.block_topics(0)
+    monkeypatch.setattr(PlantedModel, "block_topics", lambda self, block: theta)
+    for seed in range(2000):
+        model = PlantedModel(num_items=16, num_queries=1, pairs=3, num_topics=2, sharpness=0.5, seed=seed)
+        items = model.sample_block(0)[1]
+        assert len(set(items.tolist())) == 3
+        observed[items[2]] += 1
+    assert stats.chisquare(observed, 2000 * wanted).pvalue > 1e-3
+
+
 def test_first_distinct_keeps_the_order_of_drawing() -> None:
     rows, items = first_distinct(np.array([0, 0, 0, 0, 1]), np.array([9, 2, 9, 4, 9]), np.array([3, 1]))
     assert (rows.tolist(), items.tolist()) == ([0, 0, 0, 1], [9, 2, 4, 9])

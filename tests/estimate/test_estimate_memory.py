@@ -139,7 +139,8 @@ def test_what_is_expected_only_is_not_certain_and_files_are_cache():
     parts = {part.component: part for part in parts_of(config(), JOB, CPU, 5)}
     assert parts[BASE].bytes == 5 and parts[BASE].certain
     assert not parts[BATCH].certain and not parts[LOADER].certain and not parts["validation"].certain
-    assert parts["dataset, mapped files"].cache and cached(parts.values()) == JOB.files["train/values.npy"]
+    assert parts["dataset, mapped files"].cache and parts["best weights, read back"].cache
+    assert cached(parts.values()) == JOB.files["train/values.npy"] + parts["best weights, read back"].bytes
     mapped = parts_of(config(tables={"storage": "mapped"}), JOB, CPU, 0)
     assert total(mapped, "memory", certain=True) < total(parts.values(), "memory", certain=True)
 

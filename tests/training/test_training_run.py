@@ -342,7 +342,7 @@ def test_a_moved_or_other_dataset_is_noticed(dataset, tmp_path):
 
 
 def test_a_diverging_loss_stops_the_run(dataset, tmp_path):
-    with pytest.raises(XclassError, match=r"finite number(.|\n)*learning_rate"):
+    with pytest.raises(XclassError, match=r"finite number(.|\n)*train\.learning_rate"):
         train_run(dataset, config(train__learning_rate=1e30, train__schedule__kind="constant"), tmp_path / "run")
 
 
@@ -354,8 +354,11 @@ def test_a_metric_that_can_not_be_validated_is_refused(dataset, tmp_path, metric
 
 def test_a_full_disk_leaves_nothing_half_written(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    with pytest.raises(ArtefactError, match="too full"):
+    with pytest.raises(XclassError, match="onto the disk"):
         train_run(dataset, config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ArtefactError, match="too full"):
+        train_run(dataset, config(), tmp_path / "run", check_memory=False)
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not (tmp_path / "run" / "run.json").exists()
 
 
@@ -390,7 +393,8 @@ def test_short_epochs_are_checkpointed_too(dataset, tmp_path, monkeypatch):
     """The time since the last checkpoint goes on over the ends of epochs: here a second passes at each look."""
     saved, seconds = [], itertools.count()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
-    monkeypatch.setattr(loop.CheckpointStore, "save", lambda self, name, *rest: saved.append(name))
+    for how in ("save", "begin"):
+        monkeypatch.setattr(loop.CheckpointStore, how, lambda self, name, *rest: saved.append(name))
     changes = {"train__epochs": 6, "train__checkpoint_every_s": 40, "train__validation__keep_best": False}
     train_run(dataset, config(**changes), tmp_path / "run")
     assert len(saved) >= 3, saved

@@ -1,4 +1,4 @@
-"""``xclass ingest SOURCE --out DATASET``."""
+"""``xclass ingest SOURCE [--append] --out DATASET``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "in
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
 
+Append = Annotated[
+    bool,
+    typer.Option(
+        "--append",
+        help="Add SOURCE to the dataset at --out; all that it has stays. Options of its ingest hold unless given. "
+        "Split random or given: old pairs keep their part, new ones are divided by the same shares. Split time or "
+        "leave-last: old and new pairs are divided anew together, and old test pairs may become train pairs.",
+    ),
+]
+Base = Annotated[
+    Path | None, typer.Option(help="With --append: leave this dataset as it is and write the larger one to --out.")
+]
+
+
 def ingest(
     source: Annotated[
         str,
@@ -22,8 +36,14 @@ def ingest(
             "[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The dataset directory to write; it must not exist.")],
-    file_format: Annotated[str, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMAT_NAMES)}.")] = "auto",
+    out: Annotated[
+        Path, typer.Option(help="The dataset directory to write; it must not exist. With --append: the one to add to.")
+    ],
+    append: Append = False,
+    base: Base = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMAT_NAMES)}. [default: auto]")
+    ] = None,
     query_col: Annotated[
         str | None, typer.Option(help="Column of the query ids; found by its name if left out.")
     ] = None,
@@ -31,8 +51,12 @@ def ingest(
     weight_col: Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')] = None,
     time_col: Annotated[str | None, typer.Option(help='Column of the times; "" for none.')] = None,
     split: Annotated[
-        str, typer.Option(metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]",
+        ),
+    ] = None,
     test_fraction: Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")] = None,
     valid_fraction: Annotated[float | None, typer.Option(help="Share that goes to valid.")] = None,
     min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
@@ -46,8 +70,8 @@ def ingest(
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""
     choices = {
-        "format": one_of("--format", file_format, FORMAT_NAMES),
-        "split": one_of("--split", split, SPLIT_NAMES),
+        "format": None if file_format is None else one_of("--format", file_format, FORMAT_NAMES),
+        "split": None if split is None else one_of("--split", split, SPLIT_NAMES),
         "query_col": query_col,
         "item_col": item_col,
         "weight_col": weight_col,
@@ -60,17 +84,24 @@ def ingest(
         "separator": separator,
         "seed": seed,
     }
-    _run(source, out, choices, as_json)
+    if base is not None and not append:
+        raise typer.BadParameter("it goes with --append", param_hint="'--base'")
+    _run(source, out, (base or out) if append else None, choices, as_json)
 
 
-def _run(source: str, out: Path, choices: dict[str, Any], as_json: bool) -> None:
+def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_json: bool) -> None:
     from xclass.config import build_config
+    from xclass.data.append import append
     from xclass.data.ingest import ingest as make_dataset
     from xclass.data.options import IngestOptions
     from xclass.data.report import render_report
 
     chosen = {name: value for name, value in choices.items() if value is not None}
-    manifest = make_dataset(source, out, build_config(IngestOptions, chosen, where="ingest")).manifest
+    options = build_config(IngestOptions, chosen, where="ingest")
+    if base is None:
+        manifest = make_dataset(source, out, options).manifest
+    else:
+        manifest = append(source, base, options, None if base == out else out).manifest
     if as_json:
         print_json({"dataset": str(out), **{key: manifest[key] for key in manifest if key != "files"}})
     else:

@@ -19,6 +19,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in RUN, if there is one.")
     ] = False,
+    grow_vocab: Annotated[
+        bool,
+        typer.Option(
+            "--grow-vocab",
+            help="With --resume: carry RUN over to DATASET, which has all of its items and queries and more, and train "
+            "all epochs of the configuration there. Old rows and their optimiser state move bit for bit. RUN stays as "
+            "it was until the grown run takes its place.",
+        ),
+    ] = False,
     device: Device = "auto",
     memory_check: Annotated[
         bool, typer.Option(help="Refuse a run that can't fit in memory or on the disk, before anything is built.")
@@ -27,14 +36,22 @@ def train(
 ) -> None:
     """Train a two-tower model; checkpoints and metrics.jsonl are written into RUN as it goes."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
+    if grow_vocab and not resume:
+        raise typer.BadParameter("it goes with --resume", param_hint="'--grow-vocab'")
 
     from xclass.data.store import open_dataset
+    from xclass.growth import grow_run
     from xclass.run import RunDirectory, resolve_config, train_run
 
-    settings = resolve_config(config, overrides)
-    path = train_run(open_dataset(dataset), settings, out, resume, device, check_memory=memory_check)
+    opened, settings = open_dataset(dataset), resolve_config(config, overrides)
+    if grow_vocab:
+        path = grow_run(opened, settings, out, device, check_memory=memory_check)
+    else:
+        path = train_run(opened, settings, out, resume, device, check_memory=memory_check)
     run = RunDirectory(path)
     summary = {"run": str(path), **run.manifest["result"]}
+    if "grown" in run.manifest:
+        summary["grown"] = run.manifest["grown"][-1]
     if as_json:
         print_json(summary)
     else:

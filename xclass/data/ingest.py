@@ -11,7 +11,15 @@ import polars as pl
 from xclass.data import planted, writing
 from xclass.data.ids import samples
 from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs, filter_min_counts, group_by_query, merge_duplicates
+from xclass.data.pairs import (
+    PART_CODES,
+    TRAIN,
+    MinCounts,
+    Pairs,
+    filter_min_counts,
+    group_by_query,
+    merge_duplicates,
+)
 from xclass.data.planted_spec import PREFIX
 from xclass.data.reading import Table, read_table
 from xclass.data.sources import WHOLE, find_parts
@@ -87,11 +95,10 @@ def _build(table: Table, source: str, out: Path, split: str, options: IngestOpti
         raise DataError(
             "a split by time needs times", where=source, wanted="a time column", do="name it: --time-col NAME"
         )
-    group_by_query(pairs)
-    merged, overlaps = merge_duplicates(pairs)
-    if len(overlaps):
-        raise _overlap(table, overlaps, source)
-    alive, counts_dropped = _apply_min_counts(table, options, source)
+    merged = merge_rows(table, source)
+    train = slice(None) if pairs.part is None else pairs.part == TRAIN
+    kept, counts_dropped = apply_min_counts(table, train, options)
+    _check_something_is_left(pairs, counts_dropped["pairs"], source, options)
     labels, cuts = _labels(pairs, split, options)
     report: dict[str, Any] = {
         "source": source,
@@ -101,39 +108,61 @@ def _build(table: Table, source: str, out: Path, split: str, options: IngestOpti
     }
     if cuts:
         report["cut_offs"] = cuts
-    return _write(table, alive, labels, out, split, options, report)
+    return write_table(table, labels, (kept.queries, None), out, split, options, report)
 
 
-def _apply_min_counts(table: Table, options: IngestOptions, source: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Filter the pairs; returns which queries stay, and what went."""
+def merge_rows(table: Table, source: str) -> int:
+    """Group the pairs by query and merge what comes again; returns how many pairs went.
+
+    Raises:
+        DataError: a pair stands in two parts of a given split.
+    """
+    group_by_query(table.pairs)
+    merged, overlaps = merge_duplicates(table.pairs)
+    if len(overlaps):
+        raise _overlap(table, overlaps, source)
+    return merged
+
+
+def apply_min_counts(
+    table: Table,
+    counted: np.ndarray | slice,
+    options: IngestOptions,
+    lasting: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[MinCounts, dict[str, int]]:
+    """Filter the pairs by the minimum counts among those ``counted``; returns which queries and items stay (those of
+    the masks ``lasting`` do), and the report of what went."""
     pairs, before = table.pairs, len(table.pairs)
-    train = slice(None) if pairs.part is None else pairs.part == TRAIN
     kept = filter_min_counts(
-        pairs.query[train],
-        pairs.item[train],
+        pairs.query[counted],
+        pairs.item[counted],
         len(table.query_ids),
         len(table.item_ids),
         options.min_query_count,
         options.min_item_count,
+        lasting,
     )
     if kept.rounds:
         pairs.select(kept.queries[pairs.query] & kept.items[pairs.item])
-    if len(pairs) == 0 or (pairs.part is not None and not (pairs.part == TRAIN).any()):
-        raise DataError(
-            "the minimum counts leave nothing",
-            where=source,
-            wanted="pairs that meet them",
-            got=f"none of {before:,} left with min_query_count {options.min_query_count} and "
-            f"min_item_count {options.min_item_count}",
-            do="lower --min-query-count or --min-item-count",
-        )
     gone = {
         "pairs": before - len(pairs),
         "queries": kept.dropped_queries,
         "items": kept.dropped_items,
         "rounds": kept.rounds,
     }
-    return kept.queries, gone
+    return kept, gone
+
+
+def _check_something_is_left(pairs: Pairs, dropped: int, source: str, options: IngestOptions) -> None:
+    if len(pairs) == 0 or (pairs.part is not None and not (pairs.part == TRAIN).any()):
+        raise DataError(
+            "the minimum counts leave nothing",
+            where=source,
+            wanted="pairs that meet them",
+            got=f"none of {len(pairs) + dropped:,} left with min_query_count {options.min_query_count} and "
+            f"min_item_count {options.min_item_count}",
+            do="lower --min-query-count or --min-item-count",
+        )
 
 
 def _labels(pairs: Pairs, split: str, options: IngestOptions) -> tuple[np.ndarray, dict[str, float | int]]:
@@ -148,41 +177,57 @@ def _labels(pairs: Pairs, split: str, options: IngestOptions) -> tuple[np.ndarra
     return time_split(pairs, options.test_fraction, share)
 
 
-def _write(
+def write_table(
     table: Table,
-    alive: np.ndarray,
     labels: np.ndarray,
+    lasting: tuple[np.ndarray, np.ndarray | None],
     out: Path,
     split: str,
     options: IngestOptions,
     report: dict[str, Any],
+    *,
+    item_columns: pl.DataFrame | None = None,
+    replace: bool = False,
+    fields: dict[str, Any] | None = None,
 ) -> Dataset:
+    """Number items and queries, describe what was kept in ``report``, and write the dataset directory.
+
+    Args:
+        table: its pairs are grouped by query; they are numbered in place.
+        labels: int8 (n,), the part of each pair.
+        lasting: masks of the queries and items to keep even without a pair; of queries only those that stand alone in
+            the source are meant.
+        item_columns: further columns of items.parquet, a row per item of ``table.item_ids``.
+        replace: ``out`` may exist, and is replaced in one step.
+        fields: what the manifest says besides, or instead.
+    """
     pairs = table.pairs
-    item_order, train_counts = writing.number_items(pairs, labels, len(table.item_ids))
+    item_order, train_counts = writing.number_items(pairs, labels, len(table.item_ids), lasting[1])
     has_pairs = np.zeros(len(table.query_ids), dtype=bool)
     has_pairs[pairs.query] = True
     lonely = np.zeros_like(has_pairs)
     lonely[table.lonely] = True
-    query_order = np.flatnonzero(has_pairs | (lonely & alive))
+    query_order = np.flatnonzero(has_pairs | (lonely & lasting[0]))
     item_ids, query_ids = table.item_ids.gather(item_order), table.query_ids.gather(query_order)
-    writing.numbered(pairs, writing.invert(query_order, len(alive)), writing.invert(item_order, len(table.item_ids)))
-    report |= _describe(pairs, labels, item_ids, query_ids, train_counts)
-    needed = writing.bytes_needed(
-        len(pairs), len(query_ids), [item_ids, query_ids], pairs.weight is not None, pairs.time is not None
+    writing.numbered(
+        pairs, writing.invert(query_order, len(has_pairs)), writing.invert(item_order, len(table.item_ids))
     )
-    with writing.dataset_directory(out, needed) as folder:
+    report |= _describe(pairs, labels, item_ids, query_ids, train_counts)
+    items = pl.DataFrame({"item_id": item_ids, "train_count": train_counts})
+    items = items if item_columns is None else items.hstack(item_columns[item_order])
+    needed = writing.bytes_needed(
+        len(pairs), len(query_ids), [*items.iter_columns(), query_ids], pairs.weight is not None, pairs.time is not None
+    )
+    with writing.dataset_directory(out, needed, replace) as folder:
         say(f"write {out}")
         splits = writing.write_pairs(folder, pairs, labels, len(query_ids))
-        pl.DataFrame({"item_id": item_ids, "train_count": train_counts}).write_parquet(folder / "items.parquet")
+        items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"query_id": query_ids}).write_parquet(folder / "queries.parquet")
-        fields = {
-            "split": split,
-            "columns": table.columns.used(),
-            "options": options.model_dump(mode="json"),
-            "report": report,
-        }
+        told = {"columns": table.columns.used(), "options": options.model_dump(mode="json"), "report": report}
         types = {"query": writing.id_type(query_ids), "item": writing.id_type(item_ids)}
-        writing.write_dataset_manifest(folder, len(query_ids), len(item_ids), splits, types, fields)
+        writing.write_dataset_manifest(
+            folder, len(query_ids), len(item_ids), splits, types, {"split": split, **told, **(fields or {})}
+        )
     return Dataset(out)
 
 

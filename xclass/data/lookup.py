@@ -13,6 +13,7 @@ from torch import Tensor
 from xclass.errors import InputError
 
 NAMED = 5
+IDS_PER_PART = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,27 @@ class IdMap:
         numbers = ids.cast(pl.Int64, strict=False)
         as_written = (numbers.cast(pl.String) == ids).fill_null(False)
         return pl.select(pl.when(as_written).then(numbers)).to_series()
+
+
+def match_ids(ids: pl.Series, known: pl.Series) -> Tensor:
+    """int64: the row of each of ``ids`` in ``known``, −1 where it is not there; of one type, both without repeats.
+
+    For all ids of a catalogue at once. A hash join in parts of some millions of ids: several times as fast as
+    :class:`IdMap` there, in memory of one part and 16 bytes an id.
+
+    >>> match_ids(pl.Series(["b", "x", "a"]), pl.Series(["a", "b"])).tolist()
+    [1, -1, 0]
+    """
+    parts = -(-max(len(known), len(ids), 1) // IDS_PER_PART)
+    found = np.full(len(ids), -1, dtype=np.int64)
+    wanted_part, known_part = ((series.hash() % parts).to_numpy() for series in (ids, known))
+    for part in range(parts):
+        rows, numbers = np.flatnonzero(wanted_part == part), np.flatnonzero(known_part == part)
+        table = pl.DataFrame({"id": known.gather(numbers), "number": numbers})
+        asked = pl.DataFrame({"id": ids.gather(rows)})
+        joined = asked.join(table, on="id", how="left", maintain_order="left")["number"]
+        found[rows] = joined.fill_null(-1).to_numpy()
+    return torch.from_numpy(found)
 
 
 def as_id_series(ids: pl.Series | Sequence[str] | Sequence[int]) -> pl.Series:

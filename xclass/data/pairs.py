@@ -133,29 +133,37 @@ class MinCounts:
 
 
 def filter_min_counts(
-    query: np.ndarray, item: np.ndarray, num_queries: int, num_items: int, min_query: int, min_item: int
+    query: np.ndarray,
+    item: np.ndarray,
+    num_queries: int,
+    num_items: int,
+    min_query: int,
+    min_item: int,
+    lasting: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> MinCounts:
     """Drop items with fewer than ``min_item`` pairs and queries with fewer than ``min_query``, until nothing changes.
 
     The result is the largest set of queries and items that meets both minimums among its own pairs, whatever the order
-    of dropping. Every code below ``num_queries`` and ``num_items`` counts, those without pairs too. O(pairs · rounds).
+    of dropping. Every code below ``num_queries`` and ``num_items`` counts, those without pairs too. Queries and items
+    of the masks ``lasting`` stay whatever they have. O(pairs · rounds).
 
     >>> kept = filter_min_counts(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 2]), 3, 3, 2, 2)
     >>> kept.queries.tolist(), kept.items.tolist(), kept.rounds
     ([True, True, False], [True, True, False], 1)
     """
     alive_q, alive_i = np.ones(num_queries, dtype=bool), np.ones(num_items, dtype=bool)
+    always_q, always_i = lasting if lasting is not None else (~alive_q, ~alive_i)
     rounds = 0
     while True:
-        lasting_i = alive_i & (np.bincount(item, minlength=num_items) >= min_item)
-        if not lasting_i.all():
-            query, item = _where(query, item, lasting_i[item])
-        lasting_q = alive_q & (np.bincount(query, minlength=num_queries) >= min_query)
-        if not lasting_q.all():
-            query, item = _where(query, item, lasting_q[query])
-        if (lasting_i == alive_i).all() and (lasting_q == alive_q).all():
+        staying_i = alive_i & ((np.bincount(item, minlength=num_items) >= min_item) | always_i)
+        if not staying_i.all():
+            query, item = _where(query, item, staying_i[item])
+        staying_q = alive_q & ((np.bincount(query, minlength=num_queries) >= min_query) | always_q)
+        if not staying_q.all():
+            query, item = _where(query, item, staying_q[query])
+        if (staying_i == alive_i).all() and (staying_q == alive_q).all():
             break
-        alive_i, alive_q, rounds = lasting_i, lasting_q, rounds + 1
+        alive_i, alive_q, rounds = staying_i, staying_q, rounds + 1
     return MinCounts(alive_q, alive_i, rounds, int((~alive_q).sum()), int((~alive_i).sum()))
 
 

@@ -25,6 +25,8 @@ from xclass.rng import numpy_generator
 
 QUERIES_PER_BLOCK = 1 << 14
 REJECTION_ROUNDS = 6
+MANY_ROUNDS = 30
+MOST_DRAWS = 1 << 16
 EXACT_CELLS = 1 << 22
 LENGTH_SPREAD = 0.5
 
@@ -176,15 +178,17 @@ class PlantedWorld:
     def sample_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """All pairs of a block of queries: lengths int64 (B,), and model items in the order of drawing, flat.
 
-        Each query's items are drawn one after another from P, passing over what it has already.
+        Each query's items are drawn one after another from P, passing over what it has already. When that gets slow,
+        the rest is drawn exactly from all items; with many items drawing on, ever more at a time, costs less.
         """
         bounds = _topic_bounds(self.block_topics(block))
         generator = numpy_generator(self.seed, "planted pairs", block)
         lengths = self.lengths(block)
         rows, items = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         missing, done = lengths.copy(), []
-        for _ in range(REJECTION_ROUNDS):
-            again = np.repeat(np.arange(len(lengths)), np.where(missing > 0, missing + missing // 4 + 2, 0))
+        for attempt in range(REJECTION_ROUNDS if self.num_items <= EXACT_CELLS else MANY_ROUNDS):
+            more = np.minimum(missing << max(attempt - REJECTION_ROUNDS, 0), MOST_DRAWS)
+            again = np.repeat(np.arange(len(lengths)), np.where(missing > 0, missing + more // 4 + 2, 0))
             fresh = self._draw(bounds, again, generator)
             rows, items = first_distinct(np.concatenate([rows, again]), np.concatenate([items, fresh]), lengths)
             missing[again] = lengths[again] - np.bincount(rows, minlength=len(lengths))[again]

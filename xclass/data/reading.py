@@ -27,7 +27,7 @@ class Table:
     """What was read: pairs of codes, the ids behind them in rising order, and what there is to tell.
 
     counts: pairs read by part ("all" where the source is one table). lonely: queries that stand without an item.
-    columns: of the first file.
+    columns: of the first file. integers: "query", "item", where a file's own types say that the ids are integers.
     """
 
     pairs: Pairs
@@ -37,6 +37,7 @@ class Table:
     lonely: np.ndarray
     formats: list[str]
     columns: Columns
+    integers: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -139,7 +140,10 @@ def _finish(reader: _Reader, counts: dict[str, int], described: list[tuple[Path,
     if WHOLE not in counts:
         pairs.part = np.repeat(np.array([PART_CODES[part] for part in counts], dtype=np.int8), list(counts.values()))
     formats = sorted({name for _, name, _ in described})
-    return Table(pairs, query_ids, item_ids, counts, np.unique(query_places[lonely]), formats, described[0][2])
+    typed = {"query": query_kinds, "item": item_kinds}
+    integers = frozenset(role for role, kinds in typed.items() if "int64" in kinds)
+    lonely = np.unique(query_places[lonely])
+    return Table(pairs, query_ids, item_ids, counts, lonely, formats, described[0][2], integers)
 
 
 def _same_values(described: list[tuple[Path, str, Columns]]) -> None:

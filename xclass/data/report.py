@@ -13,6 +13,7 @@ def render_report(report: dict[str, Any]) -> str:
     """The report as text for a person, one fact per line."""
     lines = [f"read       {_read(report)}"]
     lines += [f"dropped    {line}" for line in _dropped(report["dropped"])]
+    lines += _appended(report["appended"]) if "appended" in report else []
     lines.append(f"kept       {report['kept']:,} pairs of {report['queries']:,} queries and {report['items']:,} items")
     for name, part in report["splits"].items():
         lines.append(
@@ -57,6 +58,20 @@ def _dropped(dropped: dict[str, Any]) -> list[str]:
             f"in {counts['rounds']} round{'' if counts['rounds'] == 1 else 's'}"
         )
     return lines or ["nothing"]
+
+
+def _appended(grown: dict[str, Any]) -> list[str]:
+    total, parts = (
+        sum(grown["pairs"].values()),
+        ", ".join(f"{count:,} {name}" for name, count in grown["pairs"].items()),
+    )
+    lines = [f"appended   {total:,} pairs: {parts}; {grown['queries']:,} new queries, {grown['items']:,} new items"]
+    if grown["merged"]:
+        lines.append(f"merged     {grown['merged']:,} pairs that the dataset had (weights summed, first time kept)")
+    if grown["moved"]:
+        moves = ", ".join(f"{count:,} from {name}" for name, count in grown["moved"].items())
+        lines.append(f"moved      {moves}: the split was cut anew")
+    return lines
 
 
 def _dates(part: dict[str, Any]) -> str:

@@ -13,9 +13,12 @@ from xclass.errors import DataError
 from xclass.rng import numpy_generator
 
 LOTTERY = 1 << 24
+FREE = -1  # label of a pair that is still to be divided
 
 
-def random_split(pairs: Pairs, test_fraction: float, valid_fraction: float, seed: int) -> np.ndarray:
+def random_split(
+    pairs: Pairs, test_fraction: float, valid_fraction: float, seed: int, labels: np.ndarray | None = None
+) -> np.ndarray:
     """A share of every query's pairs, drawn at random; a query keeps at least one pair in train.
 
     Of c pairs, ⌊c·test_fraction + ½⌋ go to test and ⌊c·valid_fraction + ½⌋ to valid, fewer where that would leave no
@@ -33,17 +36,28 @@ def random_split(pairs: Pairs, test_fraction: float, valid_fraction: float, seed
     >>> labels = random_split(pairs, test_fraction=0.4, valid_fraction=0, seed=1)
     >>> np.flatnonzero(labels == TRAIN).tolist(), np.flatnonzero(labels == TEST).tolist()
     ([1, 2, 4, 5], [0, 3])
+
+    With ``labels``, int8 (n,), only the pairs labelled ``FREE`` are divided and the others keep their label: of a
+    query's c pairs together as many are in test and valid as above, as far as its free pairs reach.
+
+    >>> random_split(pairs, 0.4, 0, seed=1, labels=np.array([2, 0, 0, FREE, FREE, FREE], dtype=np.int8)).tolist()
+    [2, 0, 0, 2, 0, 0]
     """
-    labels = np.zeros(len(pairs), dtype=np.int8)
+    some = labels is not None
+    labels = labels.copy() if labels is not None else np.full(len(pairs), FREE, dtype=np.int8)
     generator = numpy_generator(seed, "split")
     for low, high in query_blocks(pairs.query, "split"):
-        query, item = pairs.query[low:high], pairs.item[low:high]
+        query, item, block = pairs.query[low:high], pairs.item[low:high], labels[low:high]
         order = stable_order(query, item)
-        order = order[stable_order(query, generator.integers(LOTTERY, size=high - low))]
+        lottery = generator.integers(LOTTERY, size=high - low) + LOTTERY * (block[order] != FREE)
+        order = order[stable_order(query, lottery)]  # of each query its free pairs first, drawn by lot
         rank, count = _ranks(query)
-        num_test = np.minimum(np.floor(count * test_fraction + 0.5), count - 1)
-        num_valid = np.minimum(np.floor(count * valid_fraction + 0.5), count - 1 - num_test)
-        labels[low + order] = np.select([rank < num_test, rank < num_test + num_valid], [TEST, VALID], TRAIN)
+        in_train, in_valid, in_test = (_per_query(query, block == part) if some else 0 for part in (TRAIN, VALID, TEST))
+        most = np.maximum(count - in_train - in_valid - in_test - (in_train == 0), 0)
+        num_test = np.clip(np.floor(count * test_fraction + 0.5) - in_test, 0, most)
+        num_valid = np.clip(np.floor(count * valid_fraction + 0.5) - in_valid, 0, most - num_test)
+        drawn = np.select([rank < num_test, rank < num_test + num_valid], [TEST, VALID], TRAIN)
+        block[order] = np.where(block[order] == FREE, drawn, block[order]) if some else drawn
     return labels
 
 
@@ -149,3 +163,9 @@ def _ranks(query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     starts = np.flatnonzero(np.concatenate([[True], query[1:] != query[:-1]]))
     count = np.diff(np.append(starts, len(query)))
     return np.arange(len(query)) - np.repeat(starts, count), np.repeat(count, count)
+
+
+def _per_query(query: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Of grouped pairs: at each pair, how many of its query's pairs are chosen."""
+    starts = np.flatnonzero(np.concatenate([[True], query[1:] != query[:-1]]))
+    return np.repeat(np.add.reduceat(chosen, starts, dtype=np.int64), np.diff(np.append(starts, len(query))))

@@ -40,6 +40,8 @@ class Dataset:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._mapped: dict[str, Ragged] = {}
+        self._opened = _identity(self.path / MANIFEST)
         self.manifest: dict[str, Any] = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
         self.num_queries: int = self.manifest["num_queries"]
         self.num_items: int = self.manifest["num_items"]
@@ -55,16 +57,30 @@ class Dataset:
         return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     def split(self, name: str) -> Ragged:
-        """The pairs of a split, Ragged by query (num_queries lists), memory-mapped; items in time or file order."""
+        """The pairs of a split, Ragged by query (num_queries lists), memory-mapped; items in time or file order.
+
+        A split stays mapped once it was asked for, so that it can be read on when the dataset is replaced.
+        """
+        if name in self._mapped:
+            return self._mapped[name]
         if name not in self.splits:
             raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
         folder = self.path / name
         weights = folder / "weights.npy"
-        return Ragged(
+        found = Ragged(
             _memory_map(folder / "offsets.npy"),
             _memory_map(folder / "values.npy"),
             _memory_map(weights) if weights.exists() else None,
         )
+        self.check_unchanged()
+        self._mapped[name] = found
+        return found
+
+    def check_unchanged(self) -> None:
+        """ArtefactError when another dataset has taken the place of this one (``ingest --append``) since it was opened:
+        its numbers of items and queries are others. Arrays that were mapped before stay readable."""
+        if _identity(self.path / MANIFEST) != self._opened:
+            raise ArtefactError("this dataset was replaced while it was open", where=self.path, do="open it again")
 
     def seen(self, split: str) -> Ragged | Joined:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
@@ -80,17 +96,24 @@ class Dataset:
     @functools.cached_property
     def items(self) -> pl.DataFrame:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
-        return pl.read_parquet(self.path / "items.parquet")
+        return self._read("items.parquet")
 
     @functools.cached_property
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
-        return pl.read_parquet(self.path / "queries.parquet")
+        return self._read("queries.parquet")
 
     @property
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item, as ingest numbers them never rising. Read anew at every access."""
-        return read_item_counts(self.path / "items.parquet")
+        counts = read_item_counts(self.path / "items.parquet")
+        self.check_unchanged()
+        return counts
+
+    def _read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+        found = pl.read_parquet(self.path / name, columns=columns)
+        self.check_unchanged()
+        return found
 
     def verify(self) -> None:
         """Check the SHA-256 of every file; ArtefactError names the first that differs."""
@@ -109,6 +132,15 @@ def read_item_counts(path: Path) -> Tensor:
         block = column.slice(start, COUNTS_PER_BLOCK).collect()["train_count"].to_numpy()
         counts[start : start + len(block)] = torch.from_numpy(block.copy())
     return counts
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells a file from another that took its name."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def open_dataset(path: Path | str) -> Dataset:

@@ -18,15 +18,18 @@ from xclass.errors import ArtefactError
 from xclass.manifest import atomic_directory, require_space, write_manifest
 
 
-def number_items(pairs: Pairs, labels: np.ndarray, num_codes: int) -> tuple[np.ndarray, np.ndarray]:
+def number_items(
+    pairs: Pairs, labels: np.ndarray, num_codes: int, lasting: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Item numbers by falling train count, then rising code; items that only valid or test have come last.
 
     Returns:
-        order: codes in the order of their numbers (N,), only codes that some pair has.
+        order: codes in the order of their numbers (N,), only codes that some pair has or that the mask ``lasting``
+            names.
         counts: int64 (N,), train pairs of each.
     """
     counts = np.bincount(pairs.item[labels == TRAIN], minlength=num_codes)
-    present = np.zeros(num_codes, dtype=bool)
+    present = np.zeros(num_codes, dtype=bool) if lasting is None else lasting.copy()
     present[pairs.item] = True
     codes = np.flatnonzero(present)
     order = codes[np.argsort(-counts[codes], kind="stable")]
@@ -71,15 +74,15 @@ def bytes_needed(num_pairs: int, num_queries: int, ids: list[pl.Series], weighte
 
 
 @contextlib.contextmanager
-def dataset_directory(out: Path, needed_bytes: int) -> Iterator[Path]:
+def dataset_directory(out: Path, needed_bytes: int, replace: bool = False) -> Iterator[Path]:
     """A temporary directory that becomes ``out``; nothing stays when writing fails.
 
     Raises:
-        ArtefactError: ``out`` exists, or the disk has too little room, before or while writing.
+        ArtefactError: ``out`` exists and ``replace`` is false; the disk has too little room, before or while writing.
     """
     require_space(out, needed_bytes)
     try:
-        with atomic_directory(out) as folder:
+        with atomic_directory(out, replace) as folder:
             yield folder
     except (OSError, pl.exceptions.PolarsError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _sounds_full(str(error))

@@ -61,6 +61,12 @@ class InBatch(BaseSampler):
             math.log(max(len(positives.values), 1)) - self._log_total
         )
 
+    @property
+    def has_own_buckets(self) -> bool:
+        """Whether frequencies are estimated, of each item by itself."""
+        stream = self._streaming
+        return stream is not None and stream.num_hashes == 1 and stream.num_buckets >= stream.num_items
+
     def learn(self, positives: Ragged) -> None:
         """The stream goes on."""
         if self._streaming is not None:

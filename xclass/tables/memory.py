@@ -75,15 +75,7 @@ class MemoryTable:
             raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
         self.optimizer, self.options, self.place = optimizer, options, place
         self._claim_place()
-        given = options.rows
-        if given is not None and (
-            optimizer is not None or (given.shape, given.dtype) != ((num_rows, dim), options.dtype)
-        ):
-            got = f"{tuple(given.shape)} of {given.dtype}"
-            raise InputError(
-                "these are not the rows of this table", wanted=f"{(num_rows, dim)} of {options.dtype}", got=got
-            )
-        self.weight = given if given is not None else self._zeros("weight", (num_rows, dim), options.dtype)
+        self.weight = self._first_rows((num_rows, dim))
         shapes = {} if optimizer is None else optimizer.state_shapes(dim)
         state = {name: self._zeros(name, (num_rows, *shape), torch.float32) for name, shape in shapes.items()}
         decays = optimizer is not None and options.weight_decay > 0
@@ -179,6 +171,16 @@ class MemoryTable:
         if self.weight.dtype != torch.bfloat16:
             return 0, 0
         return keys_of(self.options.seed, f"round.{purpose}", int(self._pushes))
+
+    def _first_rows(self, shape: tuple[int, int]) -> Tensor:
+        """The rows given, or zeros."""
+        given, dtype = self.options.rows, self.options.dtype
+        if given is None:
+            return self._zeros("weight", shape, dtype)
+        if self.optimizer is not None or (given.shape, given.dtype) != (shape, dtype):
+            got = f"{tuple(given.shape)} of {given.dtype}"
+            raise InputError("these can't be the rows of this table", wanted=f"{shape} of {dtype}, only read", got=got)
+        return given
 
     def _claim_place(self) -> None:
         """Before the first tensor is made."""

@@ -1,20 +1,19 @@
 """Checkpoints: tensors in safetensors, the rest in a manifest with hashes. One appears whole or not at all.
 
-``step-000000000123`` are numbered, the last ones are kept; ``best`` has the best validated weights: the same files as the
-numbered one of its step, linked. A finished run keeps the one that has its weights. All hold everything that training
-goes on from: rows, optimiser state, dense layers, what the sampler has learned, the position.
+``step-000000000123`` are numbered, the last ones are kept; ``best`` has the best validated weights: the same files as
+the numbered one of its step, linked. A finished run keeps the one that has its weights. All hold everything that
+training goes on from: rows, optimiser state, dense layers, what the sampler has learned, the position.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -22,13 +21,14 @@ from xclass.errors import ArtefactError, XclassError
 from xclass.manifest import (
     atomic_directory,
     read_manifest,
+    remove_directory,
     remove_leftovers,
     require_space,
     verify_files,
     write_manifest,
 )
 from xclass.progress import say
-from xclass.tensorfile import Blocks, load_tensors, write_tensors
+from xclass.tensorfile import Blocks, load_checked, write_tensors
 from xclass.training.snapshot import SPARE_BYTES, Cancelled, Snapshot
 
 MANIFEST = "checkpoint.json"
@@ -38,6 +38,7 @@ TENSORS = "tensors.safetensors"
 BEST = "best"
 KEEP = 2
 SMALL_FILES_BYTES = 1 << 20
+Found = TypeVar("Found")
 
 
 class Content(NamedTuple):
@@ -62,7 +63,10 @@ class Loaded(NamedTuple):
 
 
 class CheckpointStore:
-    """The checkpoints of one run. As a context it waits at its end for the one that is being written.
+    """The checkpoints of one run. As a context it waits at its end for the one that is being written; a
+    KeyboardInterrupt gives that one up.
+
+    While one is written there are at most max(keep, 2) numbered ones, that one included, and the best.
 
     Args:
         folder: their directory.
@@ -80,10 +84,9 @@ class CheckpointStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, Exception):
-            self.wait()
-        else:
-            self.cancel()
+        if self._writing is not None and error is not None and not isinstance(error, Exception):
+            self._writing.snapshot.cancel()
+        self.wait()
 
     @property
     def busy(self) -> bool:
@@ -91,7 +94,7 @@ class CheckpointStore:
         return self._writing is not None and self._writing.thread.is_alive()
 
     def save(self, name: str, tensors: Mapping[str, Tensor], state: dict[str, Any], best: bool = False) -> Path:
-        """Write a checkpoint now; when it is whole, numbered ones older than the last ``keep`` go.
+        """Write a checkpoint now, after the one that is being written; when it is whole, older ones go.
 
         Args:
             name: of a numbered one, see :func:`checkpoint_name`.
@@ -101,10 +104,9 @@ class CheckpointStore:
         Raises:
             ArtefactError: it can't be written; what was there before is untouched.
         """
-        self.cancel()
-        content = Content(tensors, {}, state)
+        self.wait()
         try:
-            self._write(_names(name, best), content, None)
+            self._write(_names(name, best), Content(tensors, {}, state), None)
         except OSError as error:
             raise ArtefactError(
                 "this checkpoint can't be written",
@@ -115,10 +117,10 @@ class CheckpointStore:
         return self.folder / name
 
     def begin(self, name: str, content: Content, best: bool = False) -> None:
-        """Write a checkpoint beside training: its content is that of now. Waits for one that is still being written.
+        """Write a checkpoint beside training, after the one that is being written; its content is that of now.
 
-        From here on :meth:`before_push` must be called before rows change. When it can't be written, a line says so
-        and what was there before is untouched.
+        Rows may then change when :meth:`before_push` was told of them, or after :meth:`wait`. When it can't be written,
+        a line says so and what was there before is untouched.
         """
         self.wait()
         self._writing = _Writing(self, _names(name, best), content)
@@ -141,15 +143,10 @@ class CheckpointStore:
             if writing.error is not None:
                 raise writing.error
 
-    def cancel(self) -> None:
-        """What is being written is given up and removed."""
-        if self._writing is not None:
-            self._writing.snapshot.cancel()
-            self.wait()
-
     def _write(self, names: list[str], content: Content, blocks: Blocks | None) -> None:
-        """Under the first name, and linked under the others; then what is older goes."""
+        """Under the first name, and linked under the others. Room is made first, but the newest whole one stays."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.prune(max(self.keep - 1, 1))
         size = sum(tensor.nbytes for tensor in content.tensors.values())
         require_space(self.folder, size + SMALL_FILES_BYTES)
         with atomic_directory(self.folder / names[0], replace=True) as temporary:
@@ -160,8 +157,7 @@ class CheckpointStore:
             with atomic_directory(self.folder / name, replace=True) as temporary:
                 for file in (TENSORS, MANIFEST):
                     _link(self.folder / names[0] / file, temporary / file)
-        for old in self._numbered()[: -self.keep]:
-            self._remove(old)
+        self.prune(self.keep)
 
     def load(self, into: Mapping[str, Tensor], others: str) -> Loaded | None:
         """The newest numbered checkpoint that is whole, into existing tensors; None when there is none.
@@ -170,12 +166,17 @@ class CheckpointStore:
             into: overwritten.
             others: tensors whose names begin so are returned.
 
-        Hashes are made while reading. Damaged ones are named on stderr and passed over.
+        Hashes are made while reading. Newer ones that are damaged are named on stderr and removed.
 
         Raises:
             ArtefactError: there are checkpoints, and all are damaged; or they are of another model.
         """
-        return self._first_whole(lambda path: read_checkpoint(path, into, others))
+        found = self._first_whole(lambda path: read_checkpoint(path, into, others))
+        if found is not None:
+            for path in self._numbered():
+                if path.name > found.path.name:
+                    remove_directory(path)
+        return found
 
     def newest(self) -> Path | None:
         """The newest numbered checkpoint that is whole; damaged ones are named on stderr and passed over.
@@ -185,7 +186,7 @@ class CheckpointStore:
         """
         return self._first_whole(_verified)
 
-    def _first_whole(self, read: Any) -> Any:
+    def _first_whole(self, read: Callable[[Path], Found]) -> Found | None:
         damage: ArtefactError | None = None
         for path in reversed(self._numbered()):
             try:
@@ -199,57 +200,53 @@ class CheckpointStore:
             raise damage
         return None
 
+    def best(self) -> dict[str, Any] | None:
+        """The plain values of the checkpoint with the best weights; None when there is none."""
+        try:
+            return read_state(self.folder / BEST)
+        except ArtefactError:
+            return None
+
     def final(self) -> Path | None:
         """Of a finished run, the checkpoint with its weights and the state they were trained with; None without one.
 
         Raises:
             ArtefactError: it is damaged.
         """
-        path = self._final()
-        return None if path is None else _verified(path)
+        best = self.folder / BEST
+        return _verified(best) if best.exists() else self.newest()
 
-    def _final(self) -> Path | None:
-        if (self.folder / BEST).exists():
-            return self.folder / BEST
-        return self._numbered()[-1] if self._numbered() else None
-
-    def drop_best(self) -> None:
-        """The last weights were chosen."""
-        self._remove(self.folder / BEST)
+    def prune(self, keep: int) -> None:
+        """Of the numbered ones only the last ``keep`` stay."""
+        for old in self._numbered()[:-keep]:
+            remove_directory(old)
 
     def keep_final(self) -> None:
-        """Of a run that has been finished only the checkpoint with its weights stays."""
-        final = self._final()
+        """Of a run that has been finished only the checkpoint with its weights stays, under its number. Can be done
+        again at any point."""
         remove_leftovers(self.folder)
-        for path in [*self._numbered(), self.folder / BEST]:
-            if path != final:
-                self._remove(path)
-
-    def clean(self) -> None:
-        """Remove what a process that was killed while writing left half done."""
-        remove_leftovers(self.folder)
+        best = self.folder / BEST
+        if not best.exists():
+            self.prune(1)
+            return
+        best_step = read_state(best)["position"]["step"]
+        for path in self._numbered():
+            remove_directory(path)
+        os.rename(best, self.folder / checkpoint_name(best_step))
 
     def _numbered(self) -> list[Path]:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
-
-    def _remove(self, path: Path) -> None:
-        """First out of sight: what is half removed is no damaged checkpoint."""
-        if path.exists():
-            hidden = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{path.name}.", suffix=".old"))
-            os.rename(path, hidden / "old")
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 class _Writing:
     """A checkpoint that is being written in a thread."""
 
-    def __init__(self, store: CheckpointStore, names: list[str], content: Content) -> None:
-        self.store, self.names, self.error = store, names, None
-        self.snapshot = Snapshot(content.tensors, content.rows, store.spare_bytes)
-        self.content = content
-        self.thread = threading.Thread(target=self._run, name="xclass-checkpoint")
+    error: BaseException | None = None
 
-    error: BaseException | None
+    def __init__(self, store: CheckpointStore, names: list[str], content: Content) -> None:
+        self.store, self.names, self.content = store, names, content
+        self.snapshot = Snapshot(content.tensors, content.rows, store.spare_bytes)
+        self.thread = threading.Thread(target=self._run, name="xclass-checkpoint")
 
     def _run(self) -> None:
         try:
@@ -263,7 +260,7 @@ class _Writing:
                 f"checkpoint {self.names[-1]} could not be written: {reason}; training goes on, and "
                 + (f"{last[0].name} stays the last whole one" if last else "there is no whole one yet")
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  wait() raises it
             self.error = error
         finally:
             self.snapshot.close()
@@ -291,7 +288,7 @@ def read_checkpoint(path: Path, into: Mapping[str, Tensor], others: str) -> Load
         ArtefactError: it is damaged (what is in ``into`` by then is worthless), or of another model.
     """
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
-    returned = load_tensors(path / TENSORS, into, others, manifest["files"][TENSORS]["sha256"])
+    returned = load_checked(path / TENSORS, into, others, manifest["files"][TENSORS]["sha256"])
     return Loaded(path, manifest["state"], returned)
 
 
@@ -309,7 +306,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _names(name: str, best: bool) -> list[str]:
-    """The best one first: a numbered one says where it is, and so must not come before it."""
+    """The best one first: a numbered one says which step is the best, and must not come before it."""
     return [BEST, name] if best else [name]
 
 

@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from xclass.manifest import atomic_file
+from xclass.progress import say
 from xclass.training.board import FOLDER, Board
 
+GROWN = "grown"
 PHASES = ("load", "sample", "pull", "loss", "push")
 
 
@@ -91,9 +93,10 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, first_step: int, tensorboard: bool = False) -> None:
-        kept = _cut_after(path, first_step)
+        kept = cut_after(path, first_step)
         self._board = Board(path.parent / FOLDER, kept) if tensorboard else None
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._waiting, self._told = b"", False
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -106,28 +109,41 @@ class MetricsLog:
             self._board.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """One record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            self._board.write(record)
+        """One record. When the disk is full it waits for the next one, and training goes on."""
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            if self._board is not None:
+                self._board.write(record)
+        except OSError as error:
+            if not self._told:
+                say(f"{self._path} can't be written: {error.strerror}; training goes on, and its records wait")
+            self._told = True
 
 
-def _cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
+def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
     """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and half-written lines; the rest."""
     if not path.exists():
         return []
-    kept = []
+    kept = list[dict[str, Any]]()
+    before = 0  # records before the run was last grown: its steps are counted anew from there
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if "event" not in record and record["step"] <= first_step:
-            kept.append(record)
+        kept.append(record)
+        if record.get("event") == GROWN:
+            before = len(kept)
+    kept[before:] = [record for record in kept[before:] if _is_before(record, first_step)]
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     return kept
+
+
+def _is_before(record: dict[str, Any], first_step: int) -> bool:
+    return "event" not in record and record["step"] <= first_step
 
 
 def rss_bytes() -> int:

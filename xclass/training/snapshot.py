@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.memory import will_read
 from xclass.tensorfile import as_bytes, blocks_of, rows_per_block
 
 SPARE_BYTES = 1 << 29
@@ -172,6 +173,7 @@ class Snapshot:
         step = max(tensor.block_rows // COPIES_PER_BLOCK, 1)
         for low in range(start, stop, step):
             high = min(low + step, stop)
+            will_read(tensor.tensor[low:high])
             with self._changed:
                 buffer[low - start : high - start] = tensor.read(low, high)
                 tensor.passed = high
