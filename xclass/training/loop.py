@@ -21,7 +21,7 @@ from xclass.training.ahead import Ahead, Ready
 from xclass.training.checkpoint import BEST, CheckpointStore, Content, checkpoint_name, read_checkpoint
 from xclass.training.collapse import Validated
 from xclass.training.config import TrainingConfig
-from xclass.training.log import MetricsLog, Report, peak_rss_bytes
+from xclass.training.log import MetricsLog, Report, describe_phases, peak_rss_bytes, phase_fields
 from xclass.training.position import Position
 from xclass.training.signals import StopSignal
 from xclass.training.state import SAMPLER, ModelState
@@ -64,7 +64,7 @@ class Trainer:
         self.position = Position()
         epochs_steps = config.epochs * len(batches)
         self.total_steps = epochs_steps if config.steps is None else min(epochs_steps, config.steps)
-        self._report = Report()
+        self._report = Report(self.position.phase_s)
         self._saved_s = 0.0
 
     def resume(self) -> bool:
@@ -74,6 +74,7 @@ class Trainer:
             return False
         self.state.load_sampler(loaded.others)
         self.position = Position(**loaded.state["position"])
+        self._report = Report(self.position.phase_s)
         say(f"resuming from step {self.position.step:,} of {self.total_steps:,}")
         return True
 
@@ -97,7 +98,8 @@ class Trainer:
                 self._write_report(log, self._validate()[0])
             self._choose_weights()
             self._settle()
-            log.write(self._last_record())
+            log.write(last := self._last_record())
+            say(describe_phases(last))
         return self.position
 
     def _epoch(self, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
@@ -266,7 +268,7 @@ class Trainer:
         here = self.position
         rate = learning_rate(self.config.schedule, self.config.learning_rate, max(here.step - 1, 0), self.total_steps)
         log.write(self._report.record(here.step, here.epoch, here.train_s, rate) | (measured or {}))
-        self._report = Report()
+        self._report = Report(here.phase_s)
 
     def _last_record(self) -> dict[str, Any]:
         here = self.position
@@ -276,6 +278,7 @@ class Trainer:
             "train_s": round(here.train_s, 3),
             "positives": here.positives,
             "positives_per_s": round(here.positives / max(here.train_s, 1e-9), 1),
+            **phase_fields(here.phase_s, here.step),
             "peak_rss_bytes": peak_rss_bytes(),
         }
 

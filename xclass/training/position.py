@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from xclass.training.log import PHASES
+
 
 @dataclass
 class Position:
@@ -15,6 +17,7 @@ class Position:
     batch: int = 0
     positives: int = 0
     train_s: float = 0.0
+    phase_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     best: float | None = None
     best_step: int = 0
     bad_validations: int = 0
