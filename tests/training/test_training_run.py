@@ -397,7 +397,8 @@ def test_short_epochs_are_checkpointed_too(dataset, tmp_path, monkeypatch):
     """The time since the last checkpoint goes on over the ends of epochs: here a second passes at each look."""
     saved, seconds = [], itertools.count()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
-    monkeypatch.setattr(loop.CheckpointStore, "save", lambda self, name, *rest: saved.append(name))
+    for how in ("save", "begin"):
+        monkeypatch.setattr(loop.CheckpointStore, how, lambda self, name, *rest: saved.append(name))
     changes = {"train__epochs": 6, "train__checkpoint_every_s": 40, "train__validation__keep_best": False}
     train_run(dataset, config(**changes), tmp_path / "run")
     assert len(saved) >= 3, saved

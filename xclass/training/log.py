@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from xclass.manifest import atomic_file
+from xclass.progress import say
 from xclass.training.board import FOLDER, Board
 
 GROWN = "grown"
@@ -117,7 +118,8 @@ class MetricsLog:
     def __init__(self, path: Path, first_step: int, tensorboard: bool = False) -> None:
         kept = cut_after(path, first_step)
         self._board = Board(path.parent / FOLDER, kept) if tensorboard else None
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._waiting, self._told = b"", False
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -130,11 +132,17 @@ class MetricsLog:
             self._board.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """One record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            self._board.write(record)
+        """One record. When the disk is full it waits for the next one, and training goes on."""
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            if self._board is not None:
+                self._board.write(record)
+        except OSError as error:
+            if not self._told:
+                say(f"{self._path} can't be written: {error.strerror}; training goes on, and its records wait")
+            self._told = True
 
 
 def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
