@@ -62,6 +62,7 @@ FORMAT_VERSION = 1
 IDS = ("items.parquet", "queries.parquet")
 GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
 MODEL = "model.safetensors"
+TABLES = "tables"  # files of mapped tables, while a process trains
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
@@ -136,6 +137,7 @@ def _train_in(
     checkpoints = CheckpointStore(out / "checkpoints")
     if (out / MANIFEST).exists():
         checkpoints.keep_final()
+        shutil.rmtree(out / TABLES, ignore_errors=True)
         say(f"{out} is finished already; nothing to resume")
         return
     remove_leftovers(checkpoints.folder)
@@ -146,7 +148,7 @@ def _train_in(
         dataset.split("train") if fresh else None,
         device,
         functools.partial(read_candidates, dataset=dataset),
-        folder=out / "tables",
+        folder=out / TABLES,
         start=fresh,
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
