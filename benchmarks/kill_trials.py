@@ -2,15 +2,15 @@
 
     python benchmarks/kill_trials.py [--trials 1000] [--seed 0] [--folder DIR]
 
-A tiny run (planted data, tables, dense layers, a sampler that learns, best weights that are not the last) is started in a
-process of its own, killed at a random moment, resumed, perhaps killed again, up to four times, and finished. Then the
+A tiny run (planted data, tables, dense layers, a sampler that learns, best weights that are not the last) is started in
+a process of its own, killed at a random moment, resumed, perhaps killed again, up to four times, and finished. Then the
 SHA-256 of model.safetensors must be that of the undisturbed run, and the directory must hold what that one's holds and
 nothing else. Trials take turns between the configurations below.
 
-Processes are forked off one that has loaded everything and has no thread of its own at work, so that a trial takes a second
-and kills fall into the work, not into imports. A checkpoint is begun as soon as the one before is written; tables are read in
-blocks of 1 KiB with a pause after each, so that training goes on while they are read. What a process was doing when
-it was killed is read from memory that it shares with its parent. The last line is JSON.
+Processes are forked off one that has loaded everything and has no thread of its own at work, so that a trial takes a
+second and kills fall into the work, not into imports. A checkpoint is begun as soon as the one before is written, and
+tables are read in blocks of 1 KiB with a pause after each, so that training goes on while they are read. What a process
+was doing when it was killed is read from memory that it shares with its parent. The last line is JSON.
 """
 
 from __future__ import annotations
