@@ -214,8 +214,16 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
     tensors = trainer.state.model_tensors()
     trainer.store.prune(1)
     require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-    with atomic_file(out / MODEL) as temporary:
-        entry = write_tensors(temporary, tensors)
+    try:
+        with atomic_file(out / MODEL) as temporary:
+            entry = write_tensors(temporary, tensors)
+    except OSError as error:
+        raise ArtefactError(
+            "the model can't be written",
+            where=out / MODEL,
+            got=error.strerror,
+            do="free some space, then run the same command with --resume: training is done",
+        ) from None
     started = read_json(out / "started.json")
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
