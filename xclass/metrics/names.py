@@ -19,7 +19,7 @@ RATIO = (
     " queries without are skipped and counted"
 )
 TIES = (
-    "ranks are the list's order (equal scores: lower item number first, whatever the truth); missing places are misses"
+    "ranks are the list's order, among equal scores the positives come last; missing places and missing lists are misses"
 )
 
 
