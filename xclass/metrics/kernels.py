@@ -12,6 +12,17 @@ HASH = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND, THIRD = np.int64(-7046029254386353131), np.int64(-4658895280553007687), np.int64(-7723592293110705685)
 
 
+@njit(inline="always")
+def _lower_bound(values, low, high, wanted):  # type: ignore[no-untyped-def]
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @njit(**OPTIONS)
 def find_hits(offsets, ids, scores, truth_offsets, truth_values, rows, ranks, items):  # type: ignore[no-untyped-def]
     """Rows, ranks and items of the recommended positives; their number, −1 where a list recommends one twice.
@@ -32,13 +43,7 @@ def find_hits(offsets, ids, scores, truth_offsets, truth_values, rows, ranks, it
                     ranks[other] = place - start - found + other + 1
                 first = found
             item = ids[place]
-            left, right = low, high
-            while left < right:
-                middle = (left + right) >> 1
-                if truth_values[middle] < item:
-                    left = middle + 1
-                else:
-                    right = middle
+            left = _lower_bound(truth_values, low, high, item)
             if left < high and truth_values[left] == item:
                 if taken[left]:
                     return -1
