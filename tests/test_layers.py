@@ -17,7 +17,7 @@ PACKAGE = ROOT / "xclass"
 # Room → floor. ARCHITECTURE.md has the same table; imports point to a lower floor, or stay in the room.
 FLOORS = {
     "types": 0, "errors": 0, "rng": 0, "config": 0, "manifest": 0, "memory": 0, "progress": 0, "compiling": 0, "workers": 0,
-    "data": 1, "metrics": 1, "vectors": 1,
+    "data": 1, "tensorfile": 1, "metrics": 1, "vectors": 1,
     "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2,
     "heads": 3,
     "model": 4, "compat": 4,
