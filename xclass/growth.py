@@ -26,8 +26,9 @@ from xclass.manifest import atomic_directory, read_json, read_manifest, verify_f
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.run import FORMAT_VERSION, GROWING, IDS, KIND, MANIFEST, keep_ids, locked, train_run
+from xclass.tensorfile import read_tensors
 from xclass.training import Position
-from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, read_state, read_tensors
+from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, read_state
 from xclass.training.grown import SPACES, NewRows, Numbers, grow_sampler, grow_tensors
 from xclass.training.log import GROWN, cut_after
 from xclass.training.loop import OnValidation

@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from typing import Any
 from xclass.errors import ArtefactError
 
 HASH_BLOCK_BYTES = 1 << 20
+LEFTOVER = re.compile(r"\.(.+)\.\w{8}\.(tmp|old)")
+OLD = "old"  # below its hidden name, what is being replaced where two paths can't change places
 
 
 @contextlib.contextmanager
@@ -68,9 +71,35 @@ def _swap_in(temporary: Path, path: Path) -> None:
     if _exchange(temporary, path):
         return  # the old one now has the temporary name, and goes with it
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    os.rename(path, old / "old")
+    os.rename(path, old / OLD)
     os.rename(temporary, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what a process that was killed inside :func:`atomic_file` or :func:`atomic_directory` left in a directory.
+
+    Nobody else may be writing there.
+    """
+    for path in Path(directory).glob(".*"):
+        found = LEFTOVER.fullmatch(path.name)
+        if found is None:
+            continue
+        original = path.parent / found[1]
+        if (path / OLD).exists() and not original.exists():  # it was being replaced in two steps
+            os.rename(path / OLD, original)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory. It is out of sight at once: killed meanwhile, nothing that is half removed is left there."""
+    if path.exists():
+        hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        os.rename(path, hidden / "removed")
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -106,21 +135,31 @@ def sha256_file(path: Path) -> str:
 
 
 def write_manifest(
-    directory: Path, name: str, kind: str, version: int, fields: dict[str, Any], only: list[str] | None = None
+    directory: Path,
+    name: str,
+    kind: str,
+    version: int,
+    fields: dict[str, Any],
+    only: list[str] | None = None,
+    known: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write ``directory/name``: kind, format version, ``fields``, and size and SHA-256 of its files.
 
     Call it last: it describes what lies in the directory now. ``only`` names the files that belong to it; without it
-    all files below do, but hidden ones and ``name`` itself.
+    all files below do, but hidden ones and ``name`` itself. ``known`` holds the entries of files that were hashed while
+    they were written; they are not read again.
     """
     names = _visible_files(directory, name) if only is None else only
-    files = {
-        relative: {"bytes": (directory / relative).stat().st_size, "sha256": sha256_file(directory / relative)}
-        for relative in names
-    }
+    given = known or {}
+    files = {relative: given.get(relative) or file_entry(directory / relative) for relative in names}
     manifest = {"kind": kind, "format_version": version, **fields, "files": files}
     write_json(directory / name, manifest)
     return manifest
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file: ``{"bytes": …, "sha256": …}``."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _visible_files(directory: Path, name: str) -> list[str]:

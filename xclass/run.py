@@ -25,7 +25,6 @@ from typing import Any
 import polars as pl
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xclass.build import RunConfig, build_model, choose_device
@@ -39,6 +38,7 @@ from xclass.manifest import (
     atomic_file,
     read_json,
     read_manifest,
+    remove_leftovers,
     require_space,
     verify_files,
     write_json,
@@ -46,9 +46,10 @@ from xclass.manifest import (
 )
 from xclass.model import TwoTower
 from xclass.progress import say
+from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.board import require_tensorboard
-from xclass.training.checkpoint import load_tensors
+from xclass.training.checkpoint import CheckpointStore
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
@@ -60,7 +61,9 @@ TABLE = "table."
 FORMAT_VERSION = 1
 IDS = ("items.parquet", "queries.parquet")
 GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
-FILES = ["config.toml", "items.parquet", "metrics.jsonl", "model.safetensors", "queries.parquet", "started.json"]
+MODEL = "model.safetensors"
+TABLES = "tables"  # files of mapped tables, while a process trains
+FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
 def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: list[str] | None = None) -> RunConfig:
@@ -110,13 +113,13 @@ def train_run(
         check_fit(dataset, config, chosen, out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(out):
+    with locked(out):
+        try:
             _train_in(out, dataset, config, resume, chosen, on_validation)
-    except XclassError:
-        if new and not (out / "metrics.jsonl").exists():
-            shutil.rmtree(out)
-        raise
+        except XclassError:
+            if new and not (out / "metrics.jsonl").exists():
+                shutil.rmtree(out)
+            raise
     return out
 
 
@@ -128,19 +131,24 @@ def _train_in(
     device: torch.device,
     on_validation: OnValidation | None,
 ) -> None:
-    """Train in a directory that is this process's alone."""
+    """Train in a directory that is this process's alone. What a killed one left half-written goes."""
+    remove_leftovers(out)
     _start(out, dataset, config)
+    checkpoints = CheckpointStore(out / "checkpoints")
     if (out / MANIFEST).exists():
+        checkpoints.keep_final()
+        shutil.rmtree(out / TABLES, ignore_errors=True)
         say(f"{out} is finished already; nothing to resume")
         return
-    fresh = not any((out / "checkpoints").glob("step-*"))
+    remove_leftovers(checkpoints.folder)
+    fresh = not any(checkpoints.folder.glob("step-*"))
     model = build_model(
         config,
         dataset,
         dataset.split("train") if fresh else None,
         device,
         functools.partial(read_candidates, dataset=dataset),
-        folder=out / "tables",
+        folder=out / TABLES,
         start=fresh,
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
@@ -149,7 +157,7 @@ def _train_in(
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
-    _finish(out, dataset, trainer.state, trainer.run())
+    _finish(out, dataset, trainer, trainer.run())
 
 
 def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
@@ -198,12 +206,24 @@ def keep_ids(out: Path, dataset: Dataset) -> None:
     dataset.check_unchanged()
 
 
-def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) -> None:
-    """Write the model and the ids, then the manifest that makes it a run; drop the copy of the best weights."""
-    tensors = state.model_tensors()
+def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> None:
+    """Write the model, then the manifest that makes it a run; of the checkpoints only that of its weights stays.
+
+    The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading.
+    """
+    tensors = trainer.state.model_tensors()
+    trainer.store.prune(1)
     require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-    with atomic_file(out / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
+    try:
+        with atomic_file(out / MODEL) as temporary:
+            entry = write_tensors(temporary, tensors)
+    except OSError as error:
+        raise ArtefactError(
+            "the model can't be written",
+            where=out / MODEL,
+            got=error.strerror,
+            do="free some space, then run the same command with --resume: training is done",
+        ) from None
     started = read_json(out / "started.json")
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
@@ -220,9 +240,8 @@ def _finish(out: Path, dataset: Dataset, state: ModelState, result: Position) ->
         },
         **grown,
     }
-    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES)
-    if result.best_step == result.step:
-        shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
+    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES, known={MODEL: entry})
+    trainer.store.keep_final()
 
 
 class RunDirectory:
@@ -246,7 +265,7 @@ class RunDirectory:
     @property
     def model_hash(self) -> str:
         """SHA-256 of the weights: what an index of this run names."""
-        digest: str = self.manifest["files"]["model.safetensors"]["sha256"]
+        digest: str = self.manifest["files"][MODEL]["sha256"]
         return digest
 
     @functools.cached_property
@@ -298,7 +317,7 @@ class RunDirectory:
 
     def load_model(self) -> TwoTower:
         """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
-        path = self.path / "model.safetensors"
+        path = self.path / MODEL
         rows = _mapped_rows(path)
         try:
             model = build_model(self.config, self, None, untrained=False, stored=rows)

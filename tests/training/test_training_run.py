@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -76,6 +77,9 @@ def test_records_and_manifest(dataset, tmp_path):
     for record in steps:
         assert {"step", "epoch", "loss", "positives_per_s", "phase_ms", "rss_bytes", "valid"} <= set(record)
         assert list(record["phase_ms"]) == ["load", "sample", "pull", "loss", "push"]
+        assert sum(record["phase_share"].values()) == pytest.approx(1.0, abs=1e-3)
+    for phase, ms in end["phase_ms"].items():
+        assert ms == pytest.approx(statistics.mean(record["phase_ms"][phase] for record in steps), rel=1e-2, abs=1e-3)
     assert end["event"] == "end" and end["step"] == steps[-1]["step"] == 4 * 16
     assert end["positives"] == RunDirectory(run).manifest["result"]["positives"] > 0
     assert RunDirectory(run).config == config()
@@ -393,7 +397,8 @@ def test_short_epochs_are_checkpointed_too(dataset, tmp_path, monkeypatch):
     """The time since the last checkpoint goes on over the ends of epochs: here a second passes at each look."""
     saved, seconds = [], itertools.count()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
-    monkeypatch.setattr(loop.CheckpointStore, "save", lambda self, name, *rest: saved.append(name))
+    for how in ("save", "begin"):
+        monkeypatch.setattr(loop.CheckpointStore, how, lambda self, name, *rest: saved.append(name))
     changes = {"train__epochs": 6, "train__checkpoint_every_s": 40, "train__validation__keep_best": False}
     train_run(dataset, config(**changes), tmp_path / "run")
     assert len(saved) >= 3, saved

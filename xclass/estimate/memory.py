@@ -18,7 +18,6 @@ from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
-from xclass.training.checkpoint import KEEP
 from xclass.training.validate import SHOWN
 
 BASE = "interpreter and libraries"
@@ -202,16 +201,21 @@ def _positives_per_epoch(config: RunConfig, job: Job) -> int:
 
 
 def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
-    """At most so much at a time. One checkpoint, the best weights and the model are certain. What is read back from a
-    file is mapped."""
+    """At most so much at a time. One checkpoint and the model are certain. What is read back from a file is mapped.
+
+    While a checkpoint is being written the numbered ones are max(keep_checkpoints, 2), that one included, and the best.
+    The model, which is no larger than a checkpoint, comes when all but the newest and the best have gone: it takes the
+    place of one of the others.
+    """
     weights = layout.dense + sum(rows_of(name, job) * tensors["weight"] for name, tensors in layout.tables.items())
     tables = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in layout.tables.items())
     checkpoint = layout.trained + tables
     trains = config.train.epochs > 0 and config.train.steps != 0
     yield Part("checkpoint", "disk", checkpoint, certain=trains)
-    yield Part("checkpoints: older ones kept, one being written", "disk", KEEP * checkpoint, certain=False)
+    others = (max(config.train.keep_checkpoints, 2) - 1) * checkpoint - weights
+    yield Part("checkpoints: others, while there is no model", "disk", others, certain=False)
     if config.train.validation.keep_best and job.valid_pairs:
-        yield Part("best weights", "disk", checkpoint, certain=trains)
+        yield Part("best weights", "disk", checkpoint, certain=False)
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)
     yield Part("model", "disk", weights)
     yield Part(

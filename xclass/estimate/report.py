@@ -145,7 +145,7 @@ def _times(
     train_s = steps * rates.step_s
     every_s = config.train.checkpoint_every_s
     checkpoints = 1 + (int(train_s / every_s) if every_s else epochs - 1)
-    best = validations if config.train.validation.keep_best else 0
+    best = validations if config.train.validation.keep_best and every_s else 0  # without, each is that of an epoch
     finish_s = disk["model"] / rates.write_bytes_per_s
     return {
         "start_s": start_s,

@@ -1,57 +1,182 @@
-"""Checkpoints: tensors in safetensors, the rest in a manifest with hashes. One appears whole or not at all."""
+"""Checkpoints: tensors in safetensors, the rest in a manifest with hashes. One appears whole or not at all.
+
+``step-000000000123`` are numbered, the last ones are kept; ``best`` has the best validated weights: the same files as
+the numbered one of its step, linked. A finished run keeps the one that has its weights. All hold everything that
+training goes on from: rows, optimiser state, dense layers, what the sampler has learned, the position.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
 
-import safetensors
-from safetensors.torch import save_file
 from torch import Tensor
 
-from xclass.errors import ArtefactError
-from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
+from xclass.errors import ArtefactError, XclassError
+from xclass.manifest import (
+    atomic_directory,
+    read_manifest,
+    remove_directory,
+    remove_leftovers,
+    require_space,
+    verify_files,
+    write_manifest,
+)
 from xclass.progress import say
+from xclass.tensorfile import Blocks, load_checked, write_tensors
+from xclass.training.snapshot import SPARE_BYTES, Cancelled, Snapshot
 
 MANIFEST = "checkpoint.json"
 KIND = "checkpoint"
 FORMAT_VERSION = 1
 TENSORS = "tensors.safetensors"
+BEST = "best"
 KEEP = 2
-COPY_ROWS = 1 << 16
+SMALL_FILES_BYTES = 1 << 20
+Found = TypeVar("Found")
+
+
+class Content(NamedTuple):
+    """What goes into a checkpoint.
+
+    tensors: everything by name; the tensors themselves.
+    rows: table → the names of the tensors that hold its rows, see :class:`xclass.training.snapshot.Snapshot`.
+    state: plain values.
+    """
+
+    tensors: Mapping[str, Tensor]
+    rows: Mapping[str, list[str]]
+    state: dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint held beside the tensors that were loaded in place."""
+
+    path: Path
+    state: dict[str, Any]
+    others: dict[str, Tensor]
 
 
 class CheckpointStore:
-    """The checkpoints of one run: ``step-000000123`` directories, the last two kept, and ``best``."""
+    """The checkpoints of one run. As a context it waits at its end for the one that is being written; a
+    KeyboardInterrupt gives that one up.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    While one is written there are at most max(keep, 2) numbered ones, that one included, and the best.
 
-    def save(self, name: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-        """Write a checkpoint; when it is whole, numbered ones older than the last two go.
+    Args:
+        folder: their directory.
+        keep: how many numbered ones stay.
+        spare_bytes: memory for rows that change while one is being written.
+    """
+
+    def __init__(self, folder: Path, keep: int = KEEP, spare_bytes: int = SPARE_BYTES) -> None:
+        self.folder, self.keep, self.spare_bytes = Path(folder), keep, spare_bytes
+        self._writing: _Writing | None = None
+
+    def __enter__(self) -> CheckpointStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writing is not None and error is not None and not isinstance(error, Exception):
+            self._writing.snapshot.cancel()
+        self.wait()
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return self._writing is not None and self._writing.thread.is_alive()
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], state: dict[str, Any], best: bool = False) -> Path:
+        """Write a checkpoint now, after the one that is being written; when it is whole, older ones go.
+
+        Args:
+            name: of a numbered one, see :func:`checkpoint_name`.
+            tensors, state: what it holds.
+            best: it becomes ``best``, too.
 
         Raises:
-            ArtefactError: the disk has no room; what was there before is untouched.
+            ArtefactError: it can't be written; what was there before is untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        require_space(self.folder, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-        with atomic_directory(self.folder / name, replace=True) as temporary:
-            save_file(tensors, temporary / TENSORS)
-            write_manifest(temporary, MANIFEST, KIND, FORMAT_VERSION, {"state": state})
-        for old in self._numbered()[:-KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
+        self.wait()
+        try:
+            self._write(_names(name, best), Content(tensors, {}, state), None)
+        except OSError as error:
+            raise ArtefactError(
+                "this checkpoint can't be written",
+                where=error.filename or self.folder / name,
+                got=error.strerror,
+                do="free some space, then run the same command with --resume: it goes on from the last whole one",
+            ) from None
         return self.folder / name
 
-    def final(self) -> Path | None:
-        """Of a finished run, the checkpoint with the weights that it chose: the best one, where it is kept, else the
-        newest. None when there is none."""
-        best = self.folder / "best"
-        if not best.exists():
-            return self.newest()
-        verify_files(best, read_manifest(best, MANIFEST, KIND, FORMAT_VERSION))
-        return best
+    def begin(self, name: str, content: Content, best: bool = False) -> None:
+        """Write a checkpoint beside training, after the one that is being written; its content is that of now.
+
+        Rows may then change when :meth:`before_push` was told of them, or after :meth:`wait`. When it can't be written,
+        a line says so and what was there before is untouched.
+        """
+        self.wait()
+        self._writing = _Writing(self, _names(name, best), content)
+        self._writing.thread.start()
+
+    def before_push(self, ids: Mapping[str, Tensor]) -> None:
+        """Rows (table → distinct and rising numbers) are about to change."""
+        if self._writing is None:
+            return
+        if self._writing.thread.is_alive():
+            self._writing.snapshot.before_push(ids)
+        else:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what nobody foresaw."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.thread.join()
+            if writing.error is not None:
+                raise writing.error
+
+    def _write(self, names: list[str], content: Content, blocks: Blocks | None) -> None:
+        """Under the first name, and linked under the others. Room is made first, but the newest whole one stays."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.prune(max(self.keep - 1, 1))
+        size = sum(tensor.nbytes for tensor in content.tensors.values())
+        require_space(self.folder, size + SMALL_FILES_BYTES)
+        with atomic_directory(self.folder / names[0], replace=True) as temporary:
+            entry = write_tensors(temporary / TENSORS, content.tensors, blocks)
+            fields = {"state": content.state}
+            write_manifest(temporary, MANIFEST, KIND, FORMAT_VERSION, fields, known={TENSORS: entry})
+        for name in names[1:]:
+            with atomic_directory(self.folder / name, replace=True) as temporary:
+                for file in (TENSORS, MANIFEST):
+                    _link(self.folder / names[0] / file, temporary / file)
+        self.prune(self.keep)
+
+    def load(self, into: Mapping[str, Tensor], others: str) -> Loaded | None:
+        """The newest numbered checkpoint that is whole, into existing tensors; None when there is none.
+
+        Args:
+            into: overwritten.
+            others: tensors whose names begin so are returned.
+
+        Hashes are made while reading. Newer ones that are damaged are named on stderr and removed.
+
+        Raises:
+            ArtefactError: there are checkpoints, and all are damaged; or they are of another model.
+        """
+        found = self._first_whole(lambda path: read_checkpoint(path, into, others))
+        if found is not None:
+            for path in self._numbered():
+                if path.name > found.path.name:
+                    remove_directory(path)
+        return found
 
     def newest(self) -> Path | None:
         """The newest numbered checkpoint that is whole; damaged ones are named on stderr and passed over.
@@ -59,21 +184,86 @@ class CheckpointStore:
         Raises:
             ArtefactError: there are checkpoints, and all are damaged.
         """
+        return self._first_whole(_verified)
+
+    def _first_whole(self, read: Callable[[Path], Found]) -> Found | None:
         damage: ArtefactError | None = None
         for path in reversed(self._numbered()):
             try:
-                verify_files(path, read_manifest(path, MANIFEST, KIND, FORMAT_VERSION))
+                return read(path)
             except ArtefactError as error:
+                if _is_whole(path):
+                    raise
                 say(f"passing over a damaged checkpoint: {error}")
                 damage = error
-            else:
-                return path
         if damage is not None:
             raise damage
         return None
 
+    def best(self) -> dict[str, Any] | None:
+        """The plain values of the checkpoint with the best weights; None when there is none."""
+        try:
+            return read_state(self.folder / BEST)
+        except ArtefactError:
+            return None
+
+    def final(self) -> Path | None:
+        """Of a finished run, the checkpoint with its weights and the state they were trained with; None without one.
+
+        Raises:
+            ArtefactError: it is damaged.
+        """
+        best = self.folder / BEST
+        return _verified(best) if best.exists() else self.newest()
+
+    def prune(self, keep: int) -> None:
+        """Of the numbered ones only the last ``keep`` stay."""
+        for old in self._numbered()[:-keep]:
+            remove_directory(old)
+
+    def keep_final(self) -> None:
+        """Of a run that has been finished only the checkpoint with its weights stays, under its number. Can be done
+        again at any point."""
+        remove_leftovers(self.folder)
+        best = self.folder / BEST
+        if not best.exists():
+            self.prune(1)
+            return
+        best_step = read_state(best)["position"]["step"]
+        for path in self._numbered():
+            remove_directory(path)
+        os.rename(best, self.folder / checkpoint_name(best_step))
+
     def _numbered(self) -> list[Path]:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+class _Writing:
+    """A checkpoint that is being written in a thread."""
+
+    error: BaseException | None = None
+
+    def __init__(self, store: CheckpointStore, names: list[str], content: Content) -> None:
+        self.store, self.names, self.content = store, names, content
+        self.snapshot = Snapshot(content.tensors, content.rows, store.spare_bytes)
+        self.thread = threading.Thread(target=self._run, name="xclass-checkpoint")
+
+    def _run(self) -> None:
+        try:
+            self.store._write(self.names, self.content, self.snapshot.blocks)
+        except Cancelled:
+            pass
+        except (OSError, ArtefactError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.what
+            last = self.store._numbered()[-1:]
+            say(
+                f"checkpoint {self.names[-1]} could not be written: {reason}; training goes on, and "
+                + (f"{last[0].name} stays the last whole one" if last else "there is no whole one yet")
+            )
+        except BaseException as error:  # noqa: BLE001  wait() raises it
+            self.error = error
+        finally:
+            self.snapshot.close()
 
 
 def checkpoint_name(step: int) -> str:
@@ -91,64 +281,37 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The stored tensors whose names begin so.
+def read_checkpoint(path: Path, into: Mapping[str, Tensor], others: str) -> Loaded:
+    """A checkpoint into existing tensors; its hash is made meanwhile.
 
     Raises:
-        ArtefactError: cut file.
+        ArtefactError: it is damaged (what is in ``into`` by then is worthless), or of another model.
     """
+    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    returned = load_checked(path / TENSORS, into, others, manifest["files"][TENSORS]["sha256"])
+    return Loaded(path, manifest["state"], returned)
+
+
+def _verified(path: Path) -> Path:
+    verify_files(path, read_manifest(path, MANIFEST, KIND, FORMAT_VERSION))
+    return path
+
+
+def _is_whole(path: Path) -> bool:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+        _verified(path)
+    except XclassError:
+        return False
+    return True
 
 
-def load_tensors(path: Path, into: dict[str, Tensor], but: str | None = None) -> None:
-    """Copy the stored tensors into existing ones, block by block: never a second copy of a table in memory.
+def _names(name: str, best: bool) -> list[str]:
+    """The best one first: a numbered one says which step is the best, and must not come before it."""
+    return [BEST, name] if best else [name]
 
-    Names that begin with ``but`` are passed over.
 
-    Raises:
-        ArtefactError: cut file, missing or surplus names, other shapes or dtypes. Checked before anything is copied.
-    """
+def _link(source: Path, target: Path) -> None:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            stored_names = {name for name in file.keys() if but is None or not name.startswith(but)}  # noqa: SIM118
-            _check_names(path, stored_names, set(into))
-            for name, target in into.items():
-                stored = file.get_slice(name)
-                if list(stored.get_shape()) != list(target.shape):
-                    raise ArtefactError(
-                        f'tensor "{name}" has another shape',
-                        where=path,
-                        wanted=list(target.shape),
-                        got=stored.get_shape(),
-                        do="use the dataset and the configuration that this run was trained with",
-                    )
-            for name, target in into.items():
-                for rows, block in _blocks(file, name, target):
-                    rows.copy_(block)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
-
-
-def _blocks(file: Any, name: str, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    if target.dim() == 0:
-        yield target, file.get_tensor(name)
-        return
-    stored = file.get_slice(name)
-    for start in range(0, len(target), COPY_ROWS):
-        stop = min(start + COPY_ROWS, len(target))
-        yield target[start:stop], stored[start:stop]
-
-
-def _check_names(path: Path, stored: set[str], wanted: set[str]) -> None:
-    if stored != wanted:
-        raise ArtefactError(
-            "this file holds another model",
-            where=path,
-            wanted=", ".join(sorted(wanted - stored)) or "no more tensors",
-            got=", ".join(sorted(stored - wanted)) or "fewer tensors",
-            do="use the configuration that this run was trained with",
-        )
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -7,6 +7,7 @@ import pydantic
 from xclass.config import Config
 from xclass.data.batches import BatchConfig
 from xclass.optim.schedule import ScheduleConfig
+from xclass.training.checkpoint import KEEP
 
 
 class ValidationConfig(Config):
@@ -45,6 +46,8 @@ class TrainingConfig(Config):
     """A record in metrics.jsonl at least this often."""
     checkpoint_every_s: float = pydantic.Field(300.0, ge=0)
     """A checkpoint this often; 0 writes one after every epoch and at the end only."""
+    keep_checkpoints: int = pydantic.Field(KEEP, ge=1)
+    """How many checkpoints stay, beside that of the best weights. The last whole one stays until the next is whole."""
     tensorboard: bool = False
     """Write what metrics.jsonl holds into RUN/tensorboard, too. Needs the extra "tensorboard"."""
     validation: ValidationConfig = ValidationConfig()

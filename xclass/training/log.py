@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from xclass.manifest import atomic_file
+from xclass.progress import say
 from xclass.training.board import FOLDER, Board
 
 GROWN = "grown"
@@ -17,10 +18,10 @@ PHASES = ("load", "sample", "pull", "loss", "push")
 
 
 class PhaseClock:
-    """Adds up the time of each phase of a step."""
+    """Adds the time of each phase of a step to ``seconds``."""
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
         self._started = self._last = time.perf_counter()
 
     def start(self) -> None:
@@ -46,10 +47,14 @@ class PhaseClock:
 
 
 class Report:
-    """What happened since the last record."""
+    """What happened since the last record.
 
-    def __init__(self) -> None:
-        self.clock = PhaseClock()
+    Args:
+        phase_s: phase → seconds of the whole training, added to as steps go by.
+    """
+
+    def __init__(self, phase_s: dict[str, float]) -> None:
+        self.clock, self._before_s = PhaseClock(phase_s), dict(phase_s)
         self.steps = self.rows = self.positives = 0
         self.loss_sum = self.wall_s = 0.0
 
@@ -69,7 +74,7 @@ class Report:
 
     def record(self, step: int, epoch: int, train_s: float, learning_rate: float) -> dict[str, Any]:
         """One line of metrics.jsonl."""
-        per_step = {phase: round(1000 * s / max(self.steps, 1), 4) for phase, s in self.clock.seconds.items()}
+        phase_s = {phase: seconds - self._before_s[phase] for phase, seconds in self.clock.seconds.items()}
         return {
             "step": step,
             "epoch": epoch,
@@ -77,9 +82,28 @@ class Report:
             "loss": self.mean_loss() if self.rows else None,
             "learning_rate": learning_rate,
             "positives_per_s": round(self.positives / self.wall_s, 1) if self.wall_s else None,
-            "phase_ms": per_step,
+            **phase_fields(phase_s, self.steps),
             "rss_bytes": rss_bytes(),
         }
+
+
+def phase_fields(seconds: dict[str, float], steps: int) -> dict[str, dict[str, float]]:
+    """``phase_ms``, mean time of a step in each phase, and ``phase_share`` of the sum of all phases."""
+    whole = sum(seconds.values())
+    return {
+        "phase_ms": {phase: round(1000 * s / max(steps, 1), 4) for phase, s in seconds.items()},
+        "phase_share": {phase: round(s / whole if whole else 0.0, 4) for phase, s in seconds.items()},
+    }
+
+
+def describe_phases(record: dict[str, Any]) -> str:
+    """One line of a record's phases.
+
+    >>> describe_phases({"phase_ms": {"load": 0.5, "loss": 4.5}, "phase_share": {"load": 0.1, "loss": 0.9}})
+    'a step: load 0.50 ms (10%), loss 4.50 ms (90%)'
+    """
+    share = record["phase_share"]
+    return "a step: " + ", ".join(f"{name} {ms:.2f} ms ({share[name]:.0%})" for name, ms in record["phase_ms"].items())
 
 
 class MetricsLog:
@@ -94,7 +118,8 @@ class MetricsLog:
     def __init__(self, path: Path, first_step: int, tensorboard: bool = False) -> None:
         kept = cut_after(path, first_step)
         self._board = Board(path.parent / FOLDER, kept) if tensorboard else None
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._waiting, self._told = b"", False
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -107,11 +132,17 @@ class MetricsLog:
             self._board.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """One record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            self._board.write(record)
+        """One record. When the disk is full it waits for the next one, and training goes on."""
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            if self._board is not None:
+                self._board.write(record)
+        except OSError as error:
+            if not self._told:
+                say(f"{self._path} can't be written: {error.strerror}; training goes on, and its records wait")
+            self._told = True
 
 
 def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:

@@ -6,29 +6,23 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xclass.data.batches import TrainBatches
-from xclass.errors import InputError, Interrupted, XclassError
+from xclass.errors import ArtefactError, InputError, Interrupted, XclassError
 from xclass.memory import keep_freed_memory
 from xclass.model import Prepared, TwoTower
 from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
 from xclass.rng import torch_generator
 from xclass.training.ahead import Ahead, Ready
-from xclass.training.checkpoint import (
-    TENSORS,
-    CheckpointStore,
-    checkpoint_name,
-    load_tensors,
-    read_state,
-    read_tensors,
-)
+from xclass.training.checkpoint import BEST, CheckpointStore, Content, checkpoint_name, read_checkpoint
 from xclass.training.collapse import Validated
 from xclass.training.config import TrainingConfig
-from xclass.training.log import MetricsLog, Report, peak_rss_bytes
+from xclass.training.log import MetricsLog, Report, describe_phases, peak_rss_bytes, phase_fields
+from xclass.training.position import Position
 from xclass.training.signals import StopSignal
 from xclass.training.state import SAMPLER, ModelState
 from xclass.types import Batch
@@ -37,23 +31,6 @@ from xclass.workers import short_operations
 Mine = Callable[[TwoTower, int], None]
 Validate = Callable[[TwoTower], Validated]
 OnValidation = Callable[[int, dict[str, float]], bool | None]
-
-
-@dataclass
-class Position:
-    """Where training stands. With the tensors it is all that a resume needs: draws depend on (seed, step) only."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    positives: int = 0
-    train_s: float = 0.0
-    best: float | None = None
-    best_step: int = 0
-    bad_validations: int = 0
-    stopped: bool = False
-    validations: list[dict[str, float]] = field(default_factory=list)
-    warned: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -82,22 +59,22 @@ class Trainer:
         self.model, self.batches, self.config, self.validate, self.mine = model, batches, config, validate, mine
         self.on_validation = on_validation
         self.log_path = folder / "metrics.jsonl"
-        self.store = CheckpointStore(folder / "checkpoints")
+        self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
         self.state = ModelState(model, config.dense_learning_rate)
         self.position = Position()
         epochs_steps = config.epochs * len(batches)
         self.total_steps = epochs_steps if config.steps is None else min(epochs_steps, config.steps)
-        self._report = Report()
+        self._report = Report(self.position.phase_s)
         self._saved_s = 0.0
 
     def resume(self) -> bool:
         """Load the newest whole checkpoint; False when there is none."""
-        path = self.store.newest()
-        if path is None:
+        loaded = self.store.load(self.state.tensors(), SAMPLER)
+        if loaded is None:
             return False
-        load_tensors(path / TENSORS, self.state.tensors(), SAMPLER)
-        self.state.load_sampler(read_tensors(path / TENSORS, SAMPLER))
-        self.position = Position(**read_state(path)["position"])
+        self.state.load_sampler(loaded.others)
+        self.position = Position(**loaded.state["position"])
+        self._report = Report(self.position.phase_s)
         say(f"resuming from step {self.position.step:,} of {self.total_steps:,}")
         return True
 
@@ -106,20 +83,23 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; a checkpoint was written first.
+            ArtefactError: the last checkpoint can't be written; the run can be resumed.
             XclassError: the loss is no longer finite.
         """
         keep_freed_memory()
         self._saved_s = time.monotonic()
         with MetricsLog(self.log_path, self.position.step, self.config.tensorboard) as log:
-            with StopSignal() as stop, Progress("train", self._total_positives(), "positives") as progress:
+            training = Progress("train", self._total_positives(), "positives")
+            with self.store, StopSignal() as stop, training as progress:
                 progress.resume_at(self.position.positives)
                 while self.position.step < self.total_steps and not self.position.stopped:
                     self._epoch(log, progress, stop)
             if self.validate is not None and not self.position.validations:
-                self._write_report(log, self._validate())
+                self._write_report(log, self._validate()[0])
             self._choose_weights()
-            self.model.settle()
-            log.write(self._last_record())
+            self._settle()
+            log.write(last := self._last_record())
+            say(describe_phases(last))
         return self.position
 
     def _epoch(self, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
@@ -128,7 +108,7 @@ class Trainer:
             self.mine(self.model, here.epoch)
         with Ahead(self.batches.epoch(here.epoch, here.batch), self._prepare, here.step) as ahead, self._threads():
             self._steps(ahead, log, progress, stop)
-        self._end_epoch(log)
+        self._end_epoch(log, stop)
 
     def _steps(self, ahead: Ahead, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
         """The steps of an epoch. The next batch is prepared beside, but for one that comes after a checkpoint."""
@@ -150,17 +130,22 @@ class Trainer:
                 break
 
     def _is_checkpoint_due(self) -> bool:
-        return 0 < self.config.checkpoint_every_s <= time.monotonic() - self._saved_s
+        return 0 < self.config.checkpoint_every_s <= time.monotonic() - self._saved_s and not self.store.busy
 
     def _pause(self, stop: StopSignal, due: bool) -> None:
         """A checkpoint, when it is time for one or a signal came."""
-        if due or stop.received:
-            self._checkpoint()
         if stop.received:
-            raise Interrupted(
-                f"stopped by a signal at step {self.position.step:,}; a checkpoint was written",
-                "run the same command with --resume",
-            )
+            self._stop()
+        if due:
+            self._checkpoint(beside=True)
+
+    def _stop(self, best: bool = False) -> NoReturn:
+        here, found = self.position, "a checkpoint was written"
+        try:
+            self._checkpoint(beside=False, best=best)
+        except ArtefactError as error:
+            found = f"no checkpoint could be written ({error.what}), a resume goes on from the one before"
+        raise Interrupted(f"stopped by a signal at step {here.step:,}; {found}", "run the same command with --resume")
 
     def _prepare(self, batch: Batch, step: int) -> Prepared:
         return self.model.prepare(batch, torch_generator(self.config.seed, "sample", step))
@@ -183,6 +168,7 @@ class Trainer:
         loss.mean().backward()
         clock.mark("loss")
         rate = learning_rate(self.config.schedule, 1.0, here.step, self.total_steps)
+        self.store.before_push({table: plan.unique for table, plan in prepared.row_plans.items()})
         model.push(prepared.row_plans, rows, self.config.learning_rate * rate)
         self.state.dense_step(self.config.dense_learning_rate * rate)
         clock.mark("push")
@@ -209,22 +195,27 @@ class Trainer:
             do="lower train.learning_rate or raise model.temperature; the last checkpoint is whole",
         )
 
-    def _end_epoch(self, log: MetricsLog) -> None:
+    def _end_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
         here = self.position
         if here.batch >= len(self.batches):
             here.epoch, here.batch = here.epoch + 1, 0
         done = here.step >= self.total_steps
         due = here.batch == 0 and here.epoch % self.config.validation.every_epochs == 0
-        measured = self._validate() if self.validate is not None and (done or due) else {}
+        measured, best = self._validate() if self.validate is not None and (done or due) else ({}, False)
         self._write_report(log, measured)
-        if done or here.stopped or self.config.checkpoint_every_s == 0:
-            self._checkpoint()
+        best = best and self.config.validation.keep_best
+        if stop.received:
+            self._stop(best)
+        if done or here.stopped:
+            self._checkpoint(beside=False, best=best)
+        elif best or self.config.checkpoint_every_s == 0:
+            self._checkpoint(beside=True, best=best)
 
-    def _validate(self) -> dict[str, dict[str, float]]:
-        """Measure, keep the best weights, and see whether to stop; what the record of it holds."""
+    def _validate(self) -> tuple[dict[str, dict[str, float]], bool]:
+        """Measure, and see whether to stop; what the record of it holds, and whether these weights are the best."""
         assert self.validate is not None
         here, settings = self.position, self.config.validation
-        self.model.settle()
+        self._settle()
         try:
             metrics, collapse, warnings = self.validate(self.model)
         except InputError as error:
@@ -234,29 +225,50 @@ class Trainer:
         for figure in [name for name in warnings if name not in here.warned]:
             say(warnings[figure])
             here.warned.append(figure)
-        if here.best is None or metrics[settings.metric] > here.best:
-            here.best, here.best_step, here.bad_validations = metrics[settings.metric], here.step, 0
-            if settings.keep_best:
-                self.store.save("best", self.state.tensors(), {"step": here.step, "metrics": metrics})
-        else:
-            here.bad_validations += 1
-            here.stopped = 0 < settings.patience <= here.bad_validations
+        self._wait()
+        best = here.judge(metrics[settings.metric], settings.patience)
         if self.on_validation is not None and self.on_validation(here.step, dict(metrics)):
             here.stopped = True
-        return {"valid": metrics, "collapse": collapse}
+        return {"valid": metrics, "collapse": collapse}, best
+
+    def _settle(self) -> None:
+        """Weight decay that is due goes into every row: nothing may be reading them meanwhile."""
+        if any("decayed" in table.tensors() for table in self.model.tables.values()):
+            self.store.wait()
+        self.model.settle()
+
+    def _wait(self) -> None:
+        """Until no checkpoint is being written. Best weights that could not be kept are not the best ones any more."""
+        self.store.wait()
+        if self.config.validation.keep_best and self.position.best is not None:
+            kept = self.store.best()
+            if kept is None or kept["position"]["step"] < self.position.best_step:
+                self.position.take_best(kept and kept["position"])
 
     def _choose_weights(self) -> None:
         """Load the best validated weights back, unless the last ones are the best."""
         here, settings = self.position, self.config.validation
-        if settings.keep_best and here.best is not None and here.best_step != here.step:
-            load_tensors(self.store.folder / "best" / TENSORS, self.state.tensors())
-            say(f"keeping the weights of step {here.best_step:,}: {settings.metric} {here.best:.4f}")
+        kept = self.store.best() if settings.keep_best else None
+        if kept is None or kept["position"]["step"] == here.step:
+            return
+        here.take_best(kept["position"])
+        best = self.store.folder / BEST
+        try:
+            read_checkpoint(best, self.state.tensors(), SAMPLER)
+        except ArtefactError as error:
+            raise ArtefactError(
+                "the checkpoint of the best weights is damaged",
+                where=best,
+                got=error.what,
+                do="restore it, or remove it and run the same command with --resume: the last weights are taken then",
+            ) from None
+        say(f"keeping the weights of step {here.best_step:,}: {settings.metric} {here.best:.4f}")
 
     def _write_report(self, log: MetricsLog, measured: dict[str, dict[str, float]] | None = None) -> None:
         here = self.position
         rate = learning_rate(self.config.schedule, self.config.learning_rate, max(here.step - 1, 0), self.total_steps)
         log.write(self._report.record(here.step, here.epoch, here.train_s, rate) | (measured or {}))
-        self._report = Report()
+        self._report = Report(here.phase_s)
 
     def _last_record(self) -> dict[str, Any]:
         here = self.position
@@ -266,12 +278,20 @@ class Trainer:
             "train_s": round(here.train_s, 3),
             "positives": here.positives,
             "positives_per_s": round(here.positives / max(here.train_s, 1e-9), 1),
+            **phase_fields(here.phase_s, here.step),
             "peak_rss_bytes": peak_rss_bytes(),
         }
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, beside: bool, best: bool = False) -> None:
+        """Written beside training, or now; ``best``: these weights were just found to be the best."""
+        if not best:
+            self._wait()
+        name, state = checkpoint_name(self.position.step), {"position": asdict(self.position)}
         tensors = self.state.tensors() | self.state.sampler_tensors()
-        self.store.save(checkpoint_name(self.position.step), tensors, {"position": asdict(self.position)})
+        if beside:
+            self.store.begin(name, Content(tensors, self.state.row_names(), state), best)
+        else:
+            self.store.save(name, tensors, state, best)
         self._saved_s = time.monotonic()
 
     def _total_positives(self) -> int:

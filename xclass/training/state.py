@@ -49,6 +49,17 @@ class ModelState:
                     found[f"adam.{name}.{key}"] = value
         return found
 
+    def row_names(self) -> dict[str, list[str]]:
+        """Table → the names of the tensors that hold its rows: a push changes them at its ids only."""
+        return {
+            name: [
+                f"table.{name}.{key}"
+                for key, tensor in table.tensors().items()
+                if tensor.dim() and tensor.shape[0] == table.num_rows
+            ]
+            for name, table in self.model.tables.items()
+        }
+
     def sampler_tensors(self) -> dict[str, Tensor]:
         """What the sampler has learned; it is read back whole, as its sizes depend on what was seen."""
         sampler = getattr(self.model.head, "sampler", None)

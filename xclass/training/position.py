@@ -1,0 +1,39 @@
+"""Where training stands. With the tensors it is all that a resume needs: draws depend on (seed, step) only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xclass.training.log import PHASES
+
+
+@dataclass
+class Position:
+    """Counts, and what validations have found. ``best`` is the metric of the weights that are kept as the best ones."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    positives: int = 0
+    train_s: float = 0.0
+    phase_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    best: float | None = None
+    best_step: int = 0
+    bad_validations: int = 0
+    stopped: bool = False
+    validations: list[dict[str, float]] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+    def judge(self, value: float, patience: int) -> bool:
+        """Whether a validation is the best so far; after ``patience`` (0: never) that are not, training stops."""
+        if self.best is None or value > self.best:
+            self.best, self.best_step, self.bad_validations = value, self.step, 0
+            return True
+        self.bad_validations += 1
+        self.stopped = 0 < patience <= self.bad_validations
+        return False
+
+    def take_best(self, kept: dict[str, Any] | None) -> None:
+        """The best weights are those of the checkpoint that holds them, by its position; None: there are none."""
+        self.best, self.best_step = (None, 0) if kept is None else (kept["best"], kept["best_step"])
