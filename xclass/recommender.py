@@ -22,7 +22,7 @@ from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.growth import grow_run
-from xclass.index import Index, IndexConfig, IndexReport, build_index, load_index, save_index, tune
+from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.progress import say
 from xclass.retrieve import restricted, retrieve, topk_frame
@@ -33,7 +33,7 @@ from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
 INDEX_FOLDER = "index"
-TUNING_QUERIES = 1000
+TUNING_QUERIES = 4096
 PROPENSITY_METRICS = ("psp", "psndcg")
 
 
@@ -273,7 +273,7 @@ def index_run(
 ) -> IndexReport:
     """Build an index over a run's item vectors, tune it on held-out queries, write it to ``run/index``.
 
-    It is tuned on up to 1000 queries drawn by the run's seed, with their histories left out of the search, as in use.
+    It is tuned on up to 4096 queries drawn by the run's seed, with their histories left out of the search, as in use.
     When the target can't be reached, exact search is written instead and the report says so.
 
     Raises:
@@ -283,9 +283,8 @@ def index_run(
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
     vectors = recommender.item_vectors
-    say(f"indexing {len(vectors):,} vectors of {vectors.dim} dimensions, {vectors.nbytes / 1e6:,.0f} MB")
     queries, seen = _tuning_queries(recommender)
-    report = tune(build_index(vectors, config), queries, k, target_recall, exclude=seen)
+    report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
     if report.fell_back:
         say(report.fell_back)
     save_index(report.index, folder, recommender.run.model_hash, report.to_dict(), replace)

@@ -1,11 +1,13 @@
 """Search by inner product: exact through torch, or any Faiss index, behind one seam."""
 
-from xclass.index.approximate import FaissIndex
+from xclass.index.faiss_index import FaissIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.kinds import AUTO_EXACT_ITEMS, INDEX_KINDS, Index, IndexConfig, build_index, choose_kind
+from xclass.index.measuring import INDEX_RECALL, Point, index_recall
 from xclass.index.saved import load_index, read_index_manifest, save_index, vectors_digest
 from xclass.index.subset import SubsetIndex
-from xclass.index.tuning import INDEX_RECALL, IndexReport, Point, index_recall, tune
+from xclass.index.sweep import find_index
+from xclass.index.tuning import IndexReport, tune
 
 __all__ = [
     "AUTO_EXACT_ITEMS",
@@ -20,6 +22,7 @@ __all__ = [
     "SubsetIndex",
     "build_index",
     "choose_kind",
+    "find_index",
     "index_recall",
     "load_index",
     "read_index_manifest",

@@ -87,7 +87,7 @@ class ExactIndex:
 
     def describe(self) -> dict[str, Any]:
         """Kind, sizes and parameters, as the manifest stores them."""
-        return {"kind": self.kind, "factory": None, "metric": "inner_product", "search_parameter": None}
+        return {"kind": self.kind, "factory": None, "metric": "inner_product", "search_parameters": {}}
 
     @torch.no_grad()
     def _sweep(self, query_BD: Tensor, k: int, exclude: Ragged | None) -> TopK:

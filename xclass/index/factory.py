@@ -12,7 +12,8 @@ from typing import Any
 from xclass.errors import ConfigError
 
 POINTS_PER_LIST = 39
-EXACT_STORAGE = re.compile(r"(Flat|HNSW\d*(,Flat)?|IVF\d+(_HNSW\d+)?,Flat)")
+EXACT_STORAGE = re.compile(r"(Flat|HNSW\d*(,Flat)?|IVF\d+(_HNSW\d+)?,Flat|.*,RFlat)")
+LEAST_TO_LEARN = {"ivfpq": POINTS_PER_LIST * 256, "fastscan": POINTS_PER_LIST * 16}
 
 
 def faiss_module() -> Any:
@@ -36,16 +37,46 @@ def faiss_installed() -> bool:
     return True
 
 
-def default_factory(kind: str, num_items: int) -> str:
-    """The factory string of a kind for a catalogue of this size.
+def default_factory(kind: str, num_items: int, dim: int) -> str:
+    """The factory string of a kind for a catalogue of this size: the first of :func:`builds`.
 
-    >>> default_factory("hnsw", 1_000_000), default_factory("ivf", 1_000_000)
-    ('HNSW32,Flat', 'IVF4096,Flat')
+    >>> default_factory("hnsw", 1_000_000, 64), default_factory("ivf", 1_000_000, 64)
+    ('HNSW32,Flat', 'IVF1024,Flat')
     """
-    if kind == "ivf":
-        lists = 1 << max(round(math.log2(4 * num_items**0.5)), 0)
-        return fit_lists(f"IVF{lists},Flat", num_items)
-    return {"flat": "Flat", "hnsw": "HNSW32,Flat"}[kind]
+    return builds(kind, num_items, dim)[0]
+
+
+def builds(kind: str, num_items: int, dim: int) -> list[str]:
+    """The factory strings of a kind that are worth trying on a catalogue of this size, the likeliest first.
+
+    With too few vectors to learn codes from, the lists hold the vectors as they are.
+
+    >>> builds("fastscan", 1_000_000, 64)
+    ['IVF1024,PQ32x4fs', 'IVF4096,PQ32x4fs', 'IVF1024,PQ64x4fs']
+    """
+    few, many = _lists(num_items, 1), _lists(num_items, 4)
+    half, whole = _parts(dim, 2), dim
+    if num_items < LEAST_TO_LEARN.get(kind, 0):
+        kind = "ivf"
+    choices = {
+        "flat": ["Flat"],
+        "hnsw": ["HNSW32,Flat", "HNSW32,SQ8"],
+        "ivf": [f"IVF{few},Flat", f"IVF{many},Flat"],
+        "ivfpq": [f"IVF{few},PQ{half}", f"IVF{many},PQ{half}"],
+        "sq": [f"IVF{few},SQ8", f"IVF{many},SQ8"],
+        "fastscan": [f"IVF{few},PQ{half}x4fs", f"IVF{many},PQ{half}x4fs", f"IVF{few},PQ{whole}x4fs"],
+    }[kind]
+    return list(dict.fromkeys(fit_lists(choice, num_items) for choice in choices))
+
+
+def _lists(num_items: int, factor: int) -> int:
+    """A power of two near ``factor`` · √N."""
+    return 1 << max(round(math.log2(factor * num_items**0.5)), 0)
+
+
+def _parts(dim: int, per_part: int) -> int:
+    """The most parts of equal length that ``dim`` has with at least ``per_part`` dimensions in each."""
+    return max(parts for parts in range(1, max(dim // per_part, 1) + 1) if dim % parts == 0)
 
 
 def fit_lists(factory: str, num_items: int) -> str:
@@ -85,6 +116,12 @@ def search_parameter_name(index: Any) -> str | None:
     if isinstance(index, faiss.IndexHNSW):
         return "efSearch"
     return "nprobe" if isinstance(index, faiss.IndexIVF) else None
+
+
+def refines(index: Any) -> bool:
+    """Whether this Faiss index scores what it finds again by itself."""
+    faiss = faiss_module()
+    return isinstance(faiss.downcast_index(index), faiss.IndexRefine)
 
 
 def num_lists(index: Any) -> int:

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from xclass.config import Config
 from xclass.errors import ConfigError, lookup
-from xclass.index.approximate import FaissIndex
 from xclass.index.exact import ExactIndex
-from xclass.index.factory import faiss_installed
+from xclass.index.factory import builds, faiss_installed
+from xclass.index.faiss_index import FaissIndex
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
 AUTO_EXACT_ITEMS = 100_000
+AUTO_KINDS = ("fastscan", "hnsw")
 
 
 class Index(Protocol):
@@ -56,7 +57,7 @@ class IndexConfig(Config):
     """How to index the item vectors."""
 
     kind: str = "auto"
-    """exact, flat, hnsw, ivf, factory; auto: exact up to 100,000 items, hnsw above."""
+    """exact, flat, hnsw, ivf, ivfpq, sq, fastscan, factory; auto: exact up to 100,000 items, fastscan above."""
     factory: str | None = None
     """A Faiss factory string, for the kind factory."""
     metric: str = "inner_product"
@@ -65,20 +66,54 @@ class IndexConfig(Config):
     """Build on one thread, so that the same vectors give the same index."""
 
 
+def _faiss(config: IndexConfig) -> Index:
+    return FaissIndex(config.kind, config.factory, config.metric, config.deterministic)
+
+
 INDEX_KINDS: dict[str, Callable[[IndexConfig], Index]] = {
     "exact": lambda config: ExactIndex(),
-    "flat": lambda config: FaissIndex("flat", None, config.metric, config.deterministic),
-    "hnsw": lambda config: FaissIndex("hnsw", None, config.metric, config.deterministic),
-    "ivf": lambda config: FaissIndex("ivf", None, config.metric, config.deterministic),
-    "factory": lambda config: FaissIndex("factory", config.factory, config.metric, config.deterministic),
+    "flat": _faiss,
+    "hnsw": _faiss,
+    "ivf": _faiss,
+    "ivfpq": _faiss,
+    "sq": _faiss,
+    "fastscan": _faiss,
+    "factory": _faiss,
 }
 
 
 def choose_kind(kind: str, num_items: int) -> str:
-    """``kind`` itself; "auto" becomes exact for at most 100,000 items or where Faiss is not installed, else hnsw."""
+    """``kind`` itself; "auto" is exact for at most 100,000 items or where Faiss is not installed, else fastscan."""
     if kind != "auto":
         return kind
-    return "exact" if num_items <= AUTO_EXACT_ITEMS or not faiss_installed() else "hnsw"
+    return "exact" if num_items <= AUTO_EXACT_ITEMS or not faiss_installed() else AUTO_KINDS[0]
+
+
+def resolved(config: IndexConfig, num_items: int) -> IndexConfig:
+    """With a kind of the table instead of "auto".
+
+    Raises:
+        ConfigError: an unknown kind (with the nearest); a factory string missing, or with a kind that takes none.
+    """
+    kind = choose_kind("factory" if config.kind == "auto" and config.factory else config.kind, num_items)
+    lookup("index kind", kind, INDEX_KINDS, where="index.kind")
+    if (kind == "factory") != (config.factory is not None):
+        do = "pass a factory string with the kind factory, and only with it"
+        raise ConfigError("kind and factory do not fit", where="index.factory", got=f"{kind}, {config.factory}", do=do)
+    return config.model_copy(update={"kind": kind})
+
+
+def candidates(config: IndexConfig, num_items: int, dim: int) -> list[IndexConfig]:
+    """Every build that is worth trying for this configuration and size, the likeliest first, for :func:`built`."""
+    chosen = resolved(config, num_items)
+    kinds = AUTO_KINDS if config.kind == "auto" and chosen.kind == AUTO_KINDS[0] else (chosen.kind,)
+    if chosen.kind in ("exact", "factory"):
+        return [chosen]
+    return [
+        chosen.model_copy(update={"kind": kind, "factory": factory})
+        for kind in kinds
+        for factory in builds(kind, num_items, dim)
+    ]
 
 
 def build_index(vectors: Tensor | Vectors, config: IndexConfig | None = None) -> Index:
@@ -88,12 +123,11 @@ def build_index(vectors: Tensor | Vectors, config: IndexConfig | None = None) ->
         ConfigError: an unknown kind (with the nearest), a factory string missing or of no use, Faiss not installed.
         InputError: vectors of the wrong shape, NaN or infinity.
     """
-    config = config or IndexConfig()
-    kind = choose_kind("factory" if config.kind == "auto" and config.factory else config.kind, len(vectors))
-    make = lookup("index kind", kind, INDEX_KINDS, where="index.kind")
-    if (kind == "factory") != (config.factory is not None):
-        do = "pass a factory string with the kind factory, and only with it"
-        raise ConfigError("kind and factory do not fit", where="index.factory", got=f"{kind}, {config.factory}", do=do)
-    index: Index = make(config)
+    return built(vectors, resolved(config or IndexConfig(), len(vectors)))
+
+
+def built(vectors: Tensor | Vectors, config: IndexConfig) -> Index:
+    """The index that a resolved configuration or one of its :func:`candidates` names, over ``vectors``."""
+    index = INDEX_KINDS[config.kind](config)
     index.build(vectors)
     return index

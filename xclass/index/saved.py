@@ -17,16 +17,16 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from xclass.errors import ArtefactError
-from xclass.index.approximate import FaissIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_module
+from xclass.index.faiss_index import FaissIndex
 from xclass.index.kinds import Index
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
 from xclass.vectors import TensorVectors, Vectors, as_vectors
 
 MANIFEST = "index.json"
 KIND = "index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 VECTORS = "vectors.npy"
 FAISS_FILE = "index.faiss"
 REBUILT = ("exact", "flat")
@@ -98,8 +98,7 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
         index.build(held)
     else:
         index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
-    if described["search_parameter"]:
-        index.set_search_parameter(described["search_parameter"]["value"])
+    index.set_parameters(**described["search_parameters"])
     return index
 
 

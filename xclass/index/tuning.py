@@ -1,44 +1,35 @@
-"""How much of the exact answer an index finds, and the search parameter that finds enough of it."""
+"""The cheapest search that finds enough of the exact answer: over an index's search parameters, and over builds."""
 
 from __future__ import annotations
 
-import time
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.index.approximate import FaissIndex
-from xclass.index.exact import ExactIndex
+from xclass.index.approximate import ApproximateIndex
 from xclass.index.kinds import Index
+from xclass.index.measuring import INDEX_RECALL, HeldOut, Point, flat_queries_per_s
 from xclass.progress import Progress
-from xclass.types import Ragged, TopK
+from xclass.types import Ragged
 
-INDEX_RECALL = (
-    "items of the index's first {k} that the exact first {k} hold, or that score as high as its last / length of the "
-    "exact list; macro mean over queries with a list"
-)
-FIRST_PARAMETER = {"efSearch": 16, "nprobe": 1}
-LARGEST_EF = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One setting of the search parameter and what it gives on the held-out queries."""
-
-    value: int | None
-    index_recall: float
-    queries_per_s: float
+FINE = 2**0.25
+FINE_STEPS = 4
+CLOSE = 0.85
+ROUNDS = 3
+LAST_ROUNDS = 9
 
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What :func:`tune` found. ``index`` is the one to use: the tuned one, or the exact one.
+    """What tuning found. ``index`` is the one to use: the tuned one, or the exact one.
 
-    frontier: every setting tried, in order.
+    frontier: every setting that was measured, in that order.
     fell_back: why the exact search is used instead, None when it is not.
+    flat_queries_per_s: Faiss's exact search in the same run, None without Faiss.
     """
 
     index: Index
@@ -47,6 +38,7 @@ class IndexReport:
     index_recall: float
     queries_per_s: float
     exact_queries_per_s: float
+    flat_queries_per_s: float | None
     num_queries: int
     build_s: float
     memory_bytes: int
@@ -55,6 +47,7 @@ class IndexReport:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``xclass index --json`` prints."""
+        best = {id(point) for point in optimal(self.frontier)}
         return {
             **self.index.describe(),
             "num_items": self.index.num_items,
@@ -63,41 +56,33 @@ class IndexReport:
             "definition": INDEX_RECALL.format(k=self.k),
             "target_recall": self.target_recall,
             "queries_per_s": self.queries_per_s,
+            "flat_queries_per_s": self.flat_queries_per_s,
             "exact_queries_per_s": self.exact_queries_per_s,
             "num_queries": self.num_queries,
             "memory_bytes": self.memory_bytes,
             "build_s": self.build_s,
-            "frontier": [asdict(point) for point in self.frontier],
+            "frontier": [{**asdict(point), "optimal": id(point) in best} for point in self.frontier],
             "fell_back": self.fell_back,
         }
 
 
-def index_recall(found: TopK, exact: TopK) -> Tensor:
-    """float64 (B,): the share of the exact list that was found; NaN where the exact list is empty.
+def tune(
+    index: Index,
+    query_BD: Tensor,
+    k: int,
+    target_recall: float,
+    exclude: Ragged | None = None,
+) -> IndexReport:
+    """Set the search parameters of a built index to the cheapest that find ``target_recall`` of the exact top k.
 
-    An item that is not in the exact list but scores at least as high as its last one counts as found: among equal
-    scores nobody is more right. The score must reach the last one's within 1e-6 of it.
-    """
-    if len(found) != len(exact):
-        raise InputError("two results of different length", wanted=len(exact), got=len(found))
-    stride = 1 + max((int(ids.max()) for ids in (found.ids, exact.ids) if len(ids)), default=0)
-    rows = found.rows()
-    in_exact = torch.isin(rows * stride + found.ids, exact.rows() * stride + exact.ids, assume_unique=True)
-    lengths = exact.lengths()
-    last = torch.full((len(exact),), torch.inf)
-    some = lengths > 0
-    last[some] = exact.scores[exact.offsets[1:][some] - 1]
-    hits = in_exact | (found.scores >= last[rows] - 1e-6 * last[rows].abs().nan_to_num(posinf=0))
-    counts = torch.bincount(rows[hits], minlength=len(exact)).minimum(lengths)
-    return torch.where(some, counts.double() / lengths.clamp(min=1), torch.nan)
-
-
-def tune(index: Index, query_BD: Tensor, k: int, target_recall: float, exclude: Ragged | None = None) -> IndexReport:
-    """Double the search parameter until the index finds ``target_recall`` of the exact top k.
+    With two parameters (how many lists are visited, how many finds are scored again) the settings that just meet the
+    target lie on a falling line; it is followed once in steps of 2, then around its cheapest place in steps of 2^¼,
+    and the fastest few are timed again. A setting meets the target when the mean over the queries less its standard
+    error does.
 
     Args:
-        index: built. Its search parameter is set; an index without one is only measured.
-        query_BD: held-out query vectors, of the kind that will be searched with. A thousand are plenty.
+        index: built. An index without search parameters is only measured.
+        query_BD: held-out query vectors, of the kind that will be searched with. A few thousand are plenty.
         k: the cut-off that the index is for.
         target_recall: in (0, 1], of :func:`index_recall` averaged over the queries.
         exclude: Ragged (B), items to leave out of both searches, as they will be in use.
@@ -105,75 +90,135 @@ def tune(index: Index, query_BD: Tensor, k: int, target_recall: float, exclude: 
     Returns:
         The report; ``report.index`` is exact when the target cannot be reached, and ``report.fell_back`` says so.
     """
+    check_goal(query_BD, target_recall)
+    held = HeldOut(query_BD, k, exclude)
+    exact = held.against(index.vectors)
+    best = cheapest(index, held, target_recall)
+    if best is not None:
+        return report(index, best, held, target_recall)
+    return report(exact, None, held, target_recall, reason([index.kind], held.points, target_recall))
+
+
+def report(index: Index, best: Point | None, held: HeldOut, target: float, fell_back: str | None = None) -> IndexReport:
+    """``index`` set as ``best`` says, and all that was measured; without ``best`` the exact search is measured, too."""
+    if best is None:
+        best = held.measure(index, rounds=1)
+    elif isinstance(index, ApproximateIndex):
+        index.set_parameters(**best.parameters)
+    return IndexReport(
+        index=index,
+        k=held.k,
+        target_recall=target,
+        index_recall=best.index_recall,
+        queries_per_s=best.queries_per_s,
+        exact_queries_per_s=held.exact_queries_per_s,
+        flat_queries_per_s=flat_queries_per_s(index.vectors, held.query_BD, held.k),
+        num_queries=len(held.query_BD),
+        build_s=best.build_s,
+        memory_bytes=best.memory_bytes,
+        frontier=held.points,
+        fell_back=fell_back,
+    )
+
+
+def check_goal(query_BD: Tensor, target_recall: float) -> None:
+    """InputError for a target outside (0, 1] or no query to measure with."""
     if not 0 < target_recall <= 1:
         raise InputError("target recall is out of range", wanted="above 0, at most 1", got=target_recall)
     if not len(query_BD):
         raise InputError("an index is tuned on held-out queries", wanted="one or more", got="none")
-    exact = index if isinstance(index, ExactIndex) else ExactIndex()
-    if exact is not index:
-        exact.build(index.vectors)
-    truth, exact_qps = _timed(exact, query_BD, k, exclude)
-    frontier = []
-    for value in _values(index):
-        if isinstance(index, FaissIndex) and value is not None:
-            index.set_search_parameter(value)
-        frontier.append(_measure(index, query_BD, k, exclude, truth, value))
-        if frontier[-1].index_recall >= target_recall:
-            break
-    best = frontier[-1]
-    unreachable = best.index_recall < target_recall
-    if unreachable:
-        best = Point(None, 1.0, exact_qps)
-    return IndexReport(
-        index=exact if unreachable else index,
-        k=k,
-        target_recall=target_recall,
-        index_recall=best.index_recall,
-        queries_per_s=best.queries_per_s,
-        exact_queries_per_s=exact_qps,
-        num_queries=len(query_BD),
-        build_s=index.build_s if isinstance(index, FaissIndex) else 0.0,
-        memory_bytes=memory_bytes(exact if unreachable else index),
-        frontier=frontier,
-        fell_back=_reason(index, frontier, target_recall) if unreachable else None,
-    )
 
 
-def memory_bytes(index: Index) -> int:
-    """Bytes of the vectors as they are stored, plus what a Faiss index holds beside them (its size as written)."""
-    return index.vectors.nbytes + (index.faiss_bytes() if isinstance(index, FaissIndex) else 0)
+def cheapest(index: Index, held: HeldOut, target: float) -> Point | None:
+    """The fastest setting of this index that meets the target; None when none does."""
+    if not isinstance(index, ApproximateIndex) or not index.parameters:
+        point = held.measure(index)
+        return point if meets(point, target) else None
+    first = len(held.points)
+    with Progress(f"tune {index.factory}", None, "settings") as progress:
+        search = _Contour(index, held, target, progress)
+        ranges = [_doubling(index, name, held.k) for name in index.parameters]
+        search.follow(*ranges)
+        rough = _fastest(held.points[first:], target)
+        if rough is None:
+            return None
+        search.follow(*(_around(rough.parameters[name], most[-1]) for name, most in zip(index.parameters, ranges)))
+        return _timed_again(index, held, target, held.points[first:])
 
 
-def _values(index: Index) -> list[int | None]:
-    """The parameter's values to try: powers of two up to what makes sense for this index."""
-    if not isinstance(index, FaissIndex) or index.parameter is None:
-        return [None]
-    largest = min(LARGEST_EF, index.num_items) if index.parameter == "efSearch" else index.num_lists
-    values, value = [], FIRST_PARAMETER[index.parameter]
-    while value < largest:
-        values.append(value)
-        value *= 2
-    return [*values, largest]
+def meets(point: Point, target: float) -> bool:
+    """Whether the recall less its standard error reaches the target."""
+    return point.least_recall >= target
 
 
-def _measure(index: Index, query_BD: Tensor, k: int, exclude: Ragged | None, truth: TopK, value: int | None) -> Point:
-    found, queries_per_s = _timed(index, query_BD, k, exclude)
-    return Point(value, float(torch.nanmean(index_recall(found, truth)).nan_to_num(1.0)), queries_per_s)
+def optimal(points: Sequence[Point]) -> list[Point]:
+    """Those that no other beats in both recall and speed, by rising recall."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: (-point.index_recall, -point.queries_per_s)):
+        if not kept or point.queries_per_s > kept[-1].queries_per_s:
+            kept.append(point)
+    return kept[::-1]
 
 
-def _timed(index: Index, query_BD: Tensor, k: int, exclude: Ragged | None) -> tuple[TopK, float]:
-    """Search in chunks, with progress; the result and queries per second."""
-    parts, started = [], time.perf_counter()
-    with Progress(f"measure {index.kind}", len(query_BD), "queries") as progress:
-        for start in range(0, len(query_BD), 1024):
-            stop = min(start + 1024, len(query_BD))
-            hidden = None if exclude is None else exclude.slice(start, stop)
-            parts.append(index.search(query_BD[start:stop], k, hidden))
-            progress.advance(stop - start)
-    return TopK.concat(parts), len(query_BD) / max(time.perf_counter() - started, 1e-9)
+class _Contour:
+    """Measures the settings along the line that just meets the target, none twice."""
+
+    def __init__(self, index: ApproximateIndex, held: HeldOut, target: float, progress: Progress) -> None:
+        self._index, self._held, self._target, self._progress = index, held, target, progress
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def follow(self, reaches: list[int], depths: Sequence[int] = ()) -> None:
+        """From the smallest reach and the greatest depth: less depth while the target is met, more reach when not."""
+        reach, depth = 0, len(depths) - 1
+        while reach < len(reaches) and depth >= min(0, len(depths) - 1):
+            if self._met(reaches[reach], *depths[depth : depth + 1]):
+                if depth <= 0:
+                    return
+                depth -= 1
+            else:
+                reach += 1
+
+    def _met(self, *values: int) -> bool:
+        if values not in self._known:
+            self._index.set_parameters(**dict(zip(self._index.parameters, values, strict=True)))
+            self._known[values] = meets(self._held.measure(self._index, ROUNDS), self._target)
+            self._progress.advance()
+        return self._known[values]
 
 
-def _reason(index: Index, frontier: list[Point], target: float) -> str:
-    best = max(frontier, key=lambda point: point.index_recall)
-    setting = "" if best.value is None else f" at {getattr(index, 'parameter', 'parameter')} {best.value}"
-    return f"{index.kind} reached {best.index_recall:.4f}{setting}, not {target}: exact search is used"
+def _doubling(index: ApproximateIndex, name: str, k: int) -> list[int]:
+    """Powers of two up to what makes sense for this parameter of this index."""
+    largest = index.largest_reach() if name == index.reach else index.largest_depth(k)
+    return [*(1 << step for step in range(math.ceil(math.log2(largest)))), largest]
+
+
+def _around(value: int, largest: int) -> list[int]:
+    """Up to a factor of 2 below and above, in steps of 2^¼."""
+    steps = (round(value * FINE**step) for step in range(-FINE_STEPS, FINE_STEPS + 1))
+    return sorted({min(max(step, 1), largest) for step in steps})
+
+
+def _fastest(points: Sequence[Point], target: float) -> Point | None:
+    good = [point for point in points if meets(point, target)]
+    return max(good, key=lambda point: point.queries_per_s, default=None)
+
+
+def _timed_again(index: ApproximateIndex, held: HeldOut, target: float, points: Sequence[Point]) -> Point | None:
+    """The fastest of those that were nearly the fastest, measured longer: a single timing flatters."""
+    first = _fastest(points, target)
+    if first is None:
+        return None
+    close = [point for point in points if meets(point, target) and point.queries_per_s >= CLOSE * first.queries_per_s]
+    again = []
+    for point in sorted(close, key=lambda point: -point.queries_per_s)[:4]:
+        index.set_parameters(**point.parameters)
+        again.append(held.measure(index, LAST_ROUNDS))
+    return _fastest(again, target)
+
+
+def reason(kinds: Sequence[str], points: Sequence[Point], target: float) -> str:
+    """Why exact search is used instead of these kinds."""
+    best = max(points, key=lambda point: point.index_recall)
+    setting = "".join(f" {name} {value}" for name, value in best.parameters.items())
+    what = f"{best.factory or best.kind}{' at' if setting else ''}{setting}"
+    return f"{', '.join(kinds)} reached {best.index_recall:.4f} ({what}), not {target}: exact search is used"

@@ -1,0 +1,165 @@
+"""Any Faiss index behind the seam, named by a factory string."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xclass.errors import ConfigError, InputError
+from xclass.index.approximate import ApproximateIndex
+from xclass.index.checks import checked_vectors
+from xclass.index.factory import (
+    default_factory,
+    faiss_bytes,
+    faiss_reason,
+    fit_lists,
+    make_faiss,
+    num_lists,
+    refines,
+    search_parameter_name,
+    set_parameter,
+    stores_vectors,
+    threads,
+)
+from xclass.index.rescoring import best_of
+from xclass.vectors import Vectors
+
+EF_CONSTRUCTION = 40
+START_PARAMETER = {"efSearch": 64, "nprobe": 16}
+LARGEST_EF = 4096
+LARGEST_FETCH = 4096
+EIGHT_BITS = re.compile(r"SQ(8|fp16|bf16)")
+REFINE = "refine"
+FAISS_REFINE = "k_factor_rf"
+START_REFINE = 4
+ADD_BYTES = 1 << 28
+TRAIN_ROWS = 1 << 18
+TRAIN_ROWS_PER_LIST = 64
+
+
+class FaissIndex(ApproximateIndex):
+    """A Faiss index named by a factory string.
+
+    Where Faiss compresses the vectors, or searches by L2, ``refine`` · k of what it finds are scored again with the
+    vectors themselves and the k best of those come out. Faiss's own refinement would keep a second copy of the vectors.
+
+    Vectors are given to Faiss in blocks of 256 MB, and it is trained on at most 2^18 of them (64 for each inverted
+    list, if that is more), evenly spaced: beside what Faiss keeps there is no second copy of the catalogue.
+
+    Args:
+        kind: flat, hnsw, ivf, …: the factory string fits the catalogue; or factory, with ``factory``.
+        factory: a Faiss factory string. ``IVF`` with too many lists for the catalogue gets fewer.
+        metric: "inner_product", or "l2_augmented": one more dimension makes all norms equal, [x, √(M² − |x|²)],
+            so that L2 neighbours are the largest inner products (Bachrach et al. 2014, section 3).
+        deterministic: build on one thread: the same vectors give the same index, more slowly.
+    """
+
+    def __init__(
+        self, kind: str, factory: str | None = None, metric: str = "inner_product", deterministic: bool = False
+    ) -> None:
+        super().__init__(kind, factory, metric)
+        if metric not in ("inner_product", "l2_augmented"):
+            raise ConfigError("there is no such metric", wanted="inner_product or l2_augmented", got=metric)
+        self.deterministic = deterministic
+        self.faiss: Any = None
+
+    def restore(self, index: Any, vectors: Tensor | Vectors, build_s: float) -> None:
+        """Take a Faiss index that holds ``vectors`` already and took ``build_s`` to build."""
+        self.faiss, self.build_s = index, build_s
+        self._exact.vectors = checked_vectors(vectors)
+        self._start()
+
+    def extra_bytes(self) -> int:
+        """What Faiss would write: about what it holds in memory."""
+        return faiss_bytes(self.faiss)
+
+    def largest_reach(self) -> int:
+        """All inverted lists; 4096 for a graph."""
+        return num_lists(self.faiss) if self.reach == "nprobe" else min(LARGEST_EF, self.num_items)
+
+    def largest_depth(self, k: int) -> int:
+        """So many times k finds are worth scoring again: 4 times what 8 bits a number hold, 4096 in all of codes."""
+        most = 4 if EIGHT_BITS.search(self.factory) else LARGEST_FETCH // k
+        return max(min(most, self.num_items // k), 1)
+
+    @property
+    def _l2(self) -> bool:
+        return self.metric == "l2_augmented"
+
+    @property
+    def _inexact(self) -> bool:
+        """Whether Faiss's scores are not the inner products."""
+        return self._l2 or not stores_vectors(self.factory)
+
+    def _build(self, vectors: Vectors) -> None:
+        wanted = self._wanted_factory or default_factory(self.kind, len(vectors), vectors.dim)
+        self.factory = fit_lists(wanted, len(vectors))
+        self.faiss = None
+        index = make_faiss(vectors.dim + self._l2, self.factory, self._l2)
+        with threads(1 if self.deterministic else None):
+            try:
+                self._fill(index, vectors)
+            except RuntimeError as error:
+                raise InputError(
+                    "Faiss cannot build this index",
+                    where=self.factory,
+                    wanted="vectors enough to train it",
+                    got=f"{len(vectors):,} vectors: {faiss_reason(error)}",
+                    do="choose the kind exact, or a factory string for a smaller catalogue",
+                ) from None
+        self.faiss = index
+
+    def _fill(self, index: Any, vectors: Vectors) -> None:
+        """Train where the kind needs it, then add everything, in blocks."""
+        largest = max(float(_squares(block).max()) for _, block in vectors.blocks()) if self._l2 else 0.0
+        if search_parameter_name(index) == "efSearch":
+            set_parameter(index, "efConstruction", EF_CONSTRUCTION)
+        if not index.is_trained:
+            index.train(self._augmented(_training_rows(vectors, num_lists(index)), largest).numpy())
+        for _, block in vectors.blocks(max(1, ADD_BYTES // (4 * vectors.dim))):
+            index.add(self._augmented(block, largest).numpy())
+
+    def _augmented(self, rows: Tensor, largest: float) -> Tensor:
+        """Rows on the CPU as Faiss takes them; by L2 with √(largest − |x|²) as one more dimension."""
+        rows = rows.cpu().contiguous()
+        if not self._l2:
+            return rows
+        last = (largest - _squares(rows)).clamp_(min=0).sqrt_().float()
+        return torch.cat([rows, last[:, None]], 1)
+
+    def _start(self) -> None:
+        self.reach = search_parameter_name(self.faiss)
+        self.parameters = {} if self.reach is None else {self.reach: START_PARAMETER[self.reach]}
+        if refines(self.faiss):
+            self.parameters[FAISS_REFINE] = START_REFINE
+        elif self._inexact:
+            self.parameters[REFINE] = START_REFINE
+        self._apply()
+
+    def _apply(self) -> None:
+        for name, value in self.parameters.items():
+            if name != REFINE:
+                set_parameter(self.faiss, name, value)
+
+    def _find(self, query_BD: Tensor, k: int, fetch: int) -> tuple[Tensor, Tensor]:
+        deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
+        asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
+        scores, ids = self.faiss.search(asked.numpy(), deep)
+        if self._inexact:
+            return best_of(self.vectors, query_BD, torch.from_numpy(ids), fetch)
+        return torch.from_numpy(ids), torch.from_numpy(scores)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(1)
+
+
+def _training_rows(vectors: Vectors, lists: int) -> Tensor:
+    """All rows, or so many of them, evenly spaced, that training has plenty."""
+    most = max(TRAIN_ROWS, TRAIN_ROWS_PER_LIST * lists)
+    if len(vectors) <= most:
+        return vectors.read(0, len(vectors))
+    return vectors.take(torch.arange(most) * len(vectors) // most)
