@@ -62,6 +62,7 @@ FORMAT_VERSION = 1
 IDS = ("items.parquet", "queries.parquet")
 GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
 MODEL = "model.safetensors"
+TABLES = "tables"  # files of mapped tables, while a process trains
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
@@ -136,6 +137,7 @@ def _train_in(
     checkpoints = CheckpointStore(out / "checkpoints")
     if (out / MANIFEST).exists():
         checkpoints.keep_final()
+        shutil.rmtree(out / TABLES, ignore_errors=True)
         say(f"{out} is finished already; nothing to resume")
         return
     remove_leftovers(checkpoints.folder)
@@ -146,7 +148,7 @@ def _train_in(
         dataset.split("train") if fresh else None,
         device,
         functools.partial(read_candidates, dataset=dataset),
-        folder=out / "tables",
+        folder=out / TABLES,
         start=fresh,
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
@@ -212,8 +214,16 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
     tensors = trainer.state.model_tensors()
     trainer.store.prune(1)
     require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-    with atomic_file(out / MODEL) as temporary:
-        entry = write_tensors(temporary, tensors)
+    try:
+        with atomic_file(out / MODEL) as temporary:
+            entry = write_tensors(temporary, tensors)
+    except OSError as error:
+        raise ArtefactError(
+            "the model can't be written",
+            where=out / MODEL,
+            got=error.strerror,
+            do="free some space, then run the same command with --resume: training is done",
+        ) from None
     started = read_json(out / "started.json")
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {

@@ -127,6 +127,16 @@ def _flush(file: Any, start: int, stop: int) -> None:
         os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
+def read_header(path: Path) -> dict[str, Entry]:
+    """Where every tensor of a file lies.
+
+    Raises:
+        ArtefactError: no such file, or its header is damaged.
+    """
+    with _opened(path) as (_, entries, _):
+        return entries
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Entry], int]]:
     """(file, its tensors in the order of their bytes, where the first one's lie)."""
