@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ArtefactError, InputError, lookup
+from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_k
 from xclass.index.kinds import Index
 from xclass.index.subset import SubsetIndex
@@ -73,16 +74,17 @@ def retrieve(
 def restricted(index: Index, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Index, Tensor | None]:
     """The index to search, and what is left to exclude per query, for a global allow and a global deny list.
 
-    An allow list is searched completely, among its own vectors. A deny list of up to 1000 items is added to each
-    query's exclusions; a longer one becomes the allow list of all others.
+    :class:`SubsetIndex` says how an allow list is searched. A deny list becomes the allow list of all others; one of up
+    to 1000 items is added to each query's exclusions instead where the search is exact.
     """
-    if candidates is None and (exclude is None or len(exclude) <= LONG_DENY_LIST):
+    inside = isinstance(index, ApproximateIndex)
+    if candidates is None and (exclude is None or (len(exclude) <= LONG_DENY_LIST and not inside)):
         return index, exclude
     allowed = torch.zeros(index.num_items, dtype=torch.bool)
     allowed[slice(None) if candidates is None else candidates] = True
     if exclude is not None:
         allowed[exclude] = False
-    return SubsetIndex(index.vectors, allowed.nonzero().squeeze(1)), None
+    return SubsetIndex(index, allowed.nonzero().squeeze(1)), None
 
 
 @dataclass(frozen=True, slots=True)

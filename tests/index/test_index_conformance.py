@@ -75,7 +75,7 @@ def test_a_subset_of_everything_is_the_whole() -> None:
     queries = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     whole: Index = ExactIndex()
     whole.build(vectors)
-    found = SubsetIndex(vectors, torch.arange(30)).search(queries, 7, Ragged.from_lists([[1], [], [2, 3], [], []]))
+    found = SubsetIndex(whole, torch.arange(30)).search(queries, 7, Ragged.from_lists([[1], [], [2, 3], [], []]))
     wanted = whole.search(queries, 7, Ragged.from_lists([[1], [], [2, 3], [], []]))
     assert torch.equal(found.ids, wanted.ids)
     assert torch.equal(found.scores, wanted.scores)

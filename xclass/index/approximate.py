@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from torch import Tensor
 from xclass.errors import InputError
 from xclass.index.checks import checked_exclude, checked_k, checked_queries, checked_vectors
 from xclass.index.exact import ExactIndex
-from xclass.index.filtering import Hidden, Lists
+from xclass.index.filtering import Allowed, Hidden, Lists
+from xclass.index.rows import exact_among
 from xclass.index.running import best_first
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
@@ -38,7 +40,8 @@ class ApproximateIndex(ABC):
 
     Scores are inner products of the vectors themselves. Exclusions: k + as many as are hidden are fetched, queries with
     similar numbers together; a list that is still short is fetched twice as wide with twice the reach, three times,
-    then searched exactly. So a list is short only when fewer than k items are left.
+    then searched exactly. So a list is short only when fewer than k items are left. Items that nobody may get are
+    passed over inside the search where the kind can do that, and cost a wider one where it can't.
 
     Attributes:
         parameters: of a search, by name; :meth:`set_parameters` changes them.
@@ -96,20 +99,27 @@ class ApproximateIndex(ABC):
         self.parameters.update(values)
         self._apply()
 
-    def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
-        """About the k items with the largest inner product of each query, never one of its excluded items."""
+    def search(
+        self, query_BD: Tensor, k: int, exclude: Ragged | None = None, allowed: Allowed | None = None
+    ) -> TopK:
+        """About the k items with the largest inner product of each query, never one of its excluded items.
+
+        Args:
+            allowed: nothing but these items; the reach grows as they get fewer. See :class:`SubsetIndex`.
+        """
         if not self.num_items:
             raise InputError("the index is empty", do="call build(vectors) first")
         query_BD = checked_queries(query_BD, self.dim)
         exclude = checked_exclude(exclude, len(query_BD), self.num_items)
         k = min(checked_k(k), self.num_items)
-        lists = Lists(len(query_BD), k, Hidden(exclude, len(query_BD), self.num_items))
+        lists = Lists(len(query_BD), k, Hidden(exclude, len(query_BD), self.num_items, allowed))
         for rows, size in lists.hidden.groups():
-            self._search_rows(query_BD, rows, k + size, lists)
+            self._search_rows(query_BD, rows, k + size, lists, allowed)
         short = lists.short(torch.arange(len(query_BD)))
         if len(short):
             left = None if exclude is None else exclude.take(short)
-            lists.put_topk(short, self._exact.search(query_BD[short], k, left))
+            exact = self._exact if allowed is None else exact_among(self.vectors, allowed)
+            lists.put_topk(short, exact.search(query_BD[short], k, left))
         return lists.topk()
 
     def describe(self) -> dict[str, Any]:
@@ -149,35 +159,49 @@ class ApproximateIndex(ABC):
     def _find(self, query_BD: Tensor, k: int, fetch: int) -> tuple[Tensor, Tensor]:
         """(B,fetch) ids and true scores, −1 for none, of lists that are to hold k in the end; in any order."""
 
-    def _search_rows(self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists) -> None:
+    def _find_among(self, query_BD: Tensor, k: int, fetch: int, allowed: Allowed) -> tuple[Tensor, Tensor]:
+        """As :meth:`_find`, allowed items only. A kind that can pass over the others while it searches overrides it."""
+        ids, scores = self._find(query_BD, k, min(math.ceil(fetch / allowed.share), self.num_items))
+        return torch.where(allowed.contains(ids), ids, -1), scores
+
+    def _search_rows(
+        self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists, allowed: Allowed | None
+    ) -> None:
         """Fill the lists of ``rows``, wider and wider; what stays short is left to the exact search."""
+        items = self.num_items if allowed is None else len(allowed)
         for widening in range(MOST_WIDENINGS + 1):
-            fetch = min(fetch << widening, self.num_items)
-            if self.factory != "Flat" and fetch > lists.k and fetch > EXACT_SHARE * self.num_items:
+            fetch = min(fetch << widening, items)
+            if self.factory != "Flat" and fetch > lists.k and fetch > EXACT_SHARE * items:
                 return
-            with self._reaching(widening):
+            with self._reaching((1 << widening) * self.num_items / items):
                 for chunk in rows.split(max(1, CHUNK_CELLS // fetch)):
-                    lists.put(chunk, *self._fetch(query_BD, chunk, fetch, lists))
+                    lists.put(chunk, *self._fetch(query_BD, chunk, fetch, lists, allowed))
             rows = lists.short(rows)
             if not len(rows):
                 return
 
     @contextlib.contextmanager
-    def _reaching(self, widening: int) -> Iterator[None]:
-        """With 2^widening times the reach."""
-        if not widening or self.reach is None:
+    def _reaching(self, factor: float) -> Iterator[None]:
+        """With so many times the reach."""
+        if factor == 1 or self.reach is None:
             yield
             return
         before = self.parameters[self.reach]
-        self.set_parameters(**{self.reach: before << widening})
+        self.set_parameters(**{self.reach: math.ceil(before * factor)})
         try:
             yield
         finally:
             self.set_parameters(**{self.reach: before})
 
-    def _fetch(self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists) -> tuple[Tensor, Tensor]:
+    def _fetch(
+        self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists, allowed: Allowed | None
+    ) -> tuple[Tensor, Tensor]:
         """(b,k) ids and scores of these queries, best first, −1 and −∞ behind the last."""
-        ids, scores = self._find(query_BD if len(rows) == len(query_BD) else query_BD[rows], lists.k, fetch)
+        queries = query_BD if len(rows) == len(query_BD) else query_BD[rows]
+        if allowed is None:
+            ids, scores = self._find(queries, lists.k, fetch)
+        else:
+            ids, scores = self._find_among(queries, lists.k, fetch, allowed)
         gone = (ids < 0) | lists.hidden.contains(rows, ids)
         if bool((scores[:, 1:] < scores[:, :-1]).all()) and not bool(gone.any()):
             return ids[:, : lists.k], scores[:, : lists.k]

@@ -24,7 +24,9 @@ from xclass.index.factory import (
     stores_vectors,
     threads,
 )
+from xclass.index.filtering import Allowed
 from xclass.index.rescoring import best_of
+from xclass.index.selecting import parameters_among
 from xclass.vectors import Vectors
 
 EF_CONSTRUCTION = 40
@@ -146,10 +148,16 @@ class FaissIndex(ApproximateIndex):
             if name != REFINE:
                 set_parameter(self.faiss, name, value)
 
-    def _find(self, query_BD: Tensor, k: int, fetch: int) -> tuple[Tensor, Tensor]:
+    def _find_among(self, query_BD: Tensor, k: int, fetch: int, allowed: Allowed) -> tuple[Tensor, Tensor]:
+        parameters = parameters_among(self.faiss, allowed.bits)
+        if parameters is None:
+            return super()._find_among(query_BD, k, fetch, allowed)
+        return self._find(query_BD, k, min(fetch, len(allowed)), parameters)
+
+    def _find(self, query_BD: Tensor, k: int, fetch: int, parameters: Any = None) -> tuple[Tensor, Tensor]:
         deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
-        scores, ids = self.faiss.search(asked.numpy(), deep)
+        scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
         if self._inexact:
             return best_of(self.vectors, query_BD, torch.from_numpy(ids), fetch)
         return torch.from_numpy(ids), torch.from_numpy(scores)

@@ -7,21 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xclass.errors import InputError
+from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_exclude
 from xclass.index.exact import ExactIndex
-from xclass.types import Ragged, TopK, offsets_of
-from xclass.vectors import TensorVectors, Vectors, as_vectors
+from xclass.index.filtering import Allowed
+from xclass.index.kinds import Index
+from xclass.index.rows import exact_among
+from xclass.types import Ragged, TopK
+from xclass.vectors import Vectors, as_vectors
+
+NARROW_SHARE = 0.25
 
 
 class SubsetIndex:
-    """Exact search over the candidates' vectors; item numbers stay those of the whole catalogue.
+    """Another index, but nothing except the candidates comes out; item numbers stay those of the whole catalogue.
 
-    However narrow the list is, nothing is lost: it is searched completely. Cost and memory follow the number of
-    candidates.
+    A narrow list (a quarter of the catalogue or less), or one in front of exact search, is searched completely, among
+    its own vectors: nothing is lost however few they are, and the cost follows their number. A wide list is looked up
+    inside the approximate search, which reaches farther by as much as the list is narrower than the catalogue.
 
     Args:
-        vectors: (N,D), all item vectors, a matrix or a source.
+        index: the index to restrict.
         candidates: int64, item numbers in any order, repeats allowed.
 
     Raises:
@@ -29,46 +35,50 @@ class SubsetIndex:
     """
 
     kind = "subset"
-    queries_at_once = ExactIndex.queries_at_once
 
-    def __init__(self, vectors: Tensor | Vectors, candidates: Tensor, device: torch.device | str | None = None) -> None:
-        if not len(candidates):
-            raise InputError("the candidate list is empty", wanted="one item or more")
-        self._candidates = torch.unique(candidates)
-        low, high = int(self._candidates[0]), int(self._candidates[-1])
-        if low < 0 or high >= len(vectors):
-            got = low if low < 0 else high
-            raise InputError("a candidate is not in the catalogue", wanted=f"0 to {len(vectors) - 1}", got=got)
-        self._exact = ExactIndex(device)
-        self.build(vectors)
+    def __init__(self, index: Index, candidates: Tensor, device: torch.device | str | None = None) -> None:
+        self._inner, self._candidates, self._device = index, candidates, device
+        self._restrict()
+
+    @property
+    def queries_at_once(self) -> int:
+        """As the search that is made has it."""
+        return ExactIndex.queries_at_once if self._wide is None else self._wide.queries_at_once
 
     @property
     def num_items(self) -> int:
         """Items of the whole catalogue, N."""
-        return len(self.vectors)
+        return self._inner.num_items
 
     @property
     def dim(self) -> int:
         """D."""
-        return self.vectors.dim
+        return self._inner.dim
+
+    @property
+    def vectors(self) -> Vectors:
+        """Of the whole catalogue."""
+        return self._inner.vectors
 
     def build(self, vectors: Tensor | Vectors) -> None:
         """The same candidates with other vectors."""
-        self.vectors = as_vectors(vectors)
-        self._exact.build(TensorVectors(self.vectors.take(self._candidates)))
+        self._inner.build(as_vectors(vectors))
+        self._restrict()
 
     def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
         """The best k candidates of each query, without its excluded items."""
-        exclude = checked_exclude(exclude, len(query_BD), self.num_items)
-        found = self._exact.search(query_BD, k, None if exclude is None else self._in_subset(exclude))
-        return TopK(found.offsets, self._candidates[found.ids], found.scores)
+        if self._wide is not None:
+            return self._wide.search(query_BD, k, exclude, self._allowed)
+        return self._narrow.search(query_BD, k, checked_exclude(exclude, len(query_BD), self.num_items))
 
     def describe(self) -> dict[str, Any]:
-        """As :class:`ExactIndex`, and how many candidates there are."""
-        return {**self._exact.describe(), "kind": self.kind, "candidates": len(self._candidates)}
+        """As the search that is made, and how many candidates there are."""
+        inner = {"kind": "exact"} if self._wide is None else self._wide.describe()
+        return {**inner, "kind": self.kind, "candidates": len(self._allowed)}
 
-    def _in_subset(self, exclude: Ragged) -> Ragged:
-        places = torch.searchsorted(self._candidates, exclude.values).clamp_(max=len(self._candidates) - 1)
-        inside = self._candidates[places] == exclude.values
-        lengths = torch.bincount(exclude.rows()[inside], minlength=len(exclude))
-        return Ragged(offsets_of(lengths), places[inside])
+    def _restrict(self) -> None:
+        self._allowed = Allowed(self._candidates, self._inner.num_items)
+        wide = isinstance(self._inner, ApproximateIndex) and self._allowed.share > NARROW_SHARE
+        self._wide = self._inner if wide and isinstance(self._inner, ApproximateIndex) else None
+        if self._wide is None:
+            self._narrow = exact_among(self._inner.vectors, self._allowed, self._device)
