@@ -35,8 +35,8 @@ CPU = torch.device("cpu")
 class HashIndex(ApproximateIndex):
     """L tables of buckets; a query looks into its own bucket of each table and into the cheapest others.
 
-    Everything found is scored with the vectors themselves: 2·D operations for each of the items in ``probes`` buckets of
-    L tables, an item once. Memory beside the vectors: 4 bytes an item and table, 4 a bucket.
+    Everything found is scored with the vectors themselves: 2·D operations for each item in ``probes`` buckets of L
+    tables, an item once. Memory beside the vectors: 4 bytes an item and table, 4 a bucket.
 
     With ``votes`` above 1 an item is scored only when so many tables have it: items that share a code by chance share
     one, and reading their vectors is what costs most.

@@ -90,6 +90,22 @@ def _look_up(order: Any, starts: Any, table: Any, shift: Any, codes: Any, count:
 
 
 @njit(**OPTIONS)
+def _settled(scores: Any, b: Any, size: Any, most: Any) -> Any:
+    """Whether row b's list is full and no score up to ``most`` gets into it."""
+    return size == scores.shape[1] and most < scores[b, 0]
+
+
+@njit(**OPTIONS)
+def _elected(seen: Any, item: Any, zero: Any, votes: Any) -> Any:
+    """Count one more vote; whether it is the one that was needed."""
+    vote = max(seen[item], zero) + 1
+    if vote > zero + votes:
+        return False
+    seen[item] = vote
+    return vote == zero + votes
+
+
+@njit(**OPTIONS)
 def search(
     queries: Any, norms: Any, values: Any, costs: Any, base: Any, probes: Any, votes: Any, order: Any, starts: Any,
     caps: Any, vectors: Any, low: Any, high: Any, seen: Any, items: Any, scores: Any, scored: Any,
@@ -113,18 +129,14 @@ def search(
         for table in range(tables):
             counts[table] = cheapest_codes(values, costs, b * tables + table, base, codes[table], sums)
         for r in range(len(caps)):
-            if size == items.shape[1] and caps[r] * norms[b] < scores[b, 0]:
+            if _settled(scores, b, size, caps[r] * norms[b]):
                 break
             for table in range(tables):
                 _look_up(order, starts, table, r * num_codes, codes[table], counts[table], bounds)
                 for probe in range(counts[table]):
                     for place in range(bounds[probe, 0], bounds[probe, 1]):
                         item = order[table, place]
-                        vote = max(seen[item], zero) + 1
-                        if vote > zero + votes:
-                            continue
-                        seen[item] = vote
-                        if vote == zero + votes:
+                        if _elected(seen, item, zero, votes):
                             waiting[count] = item
                             count += 1
                             if count == WAITING:

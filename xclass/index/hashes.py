@@ -1,4 +1,4 @@
-"""Hash families: a vector's code in each table, and the neighbouring codes in the order of how little speaks against them.
+"""Hash families: a vector's code in each table, and its neighbours by how little speaks against them.
 
 A code is a row of digits. A digit has alternatives with a cost: how much the vector would have to change for it. The
 cheapest sums over digits are the codes to look into next (query-directed probing, Lv et al. 2007, section 4.4).

@@ -3,6 +3,7 @@
 index.json      kind, factory, metric, search parameter, counts, binding, SHA-256 of the vectors and of every file
 vectors.npy     (N,D) float32, the item vectors
 index.faiss     Faiss's own file; not there for the kinds that are built from the vectors in no time
+frontier.parquet, frontier.png   what tuning measured; the plot where matplotlib is installed
 order.npy       (L,N) int32, the items of each hash table by bucket; starts.npy (L, buckets + 1) int32: lsh and wta
 """
 
@@ -22,9 +23,11 @@ from xclass.index.approximate import ApproximateIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_module
 from xclass.index.faiss_index import FaissIndex
+from xclass.index.frontier import TABLE, write_frontier
 from xclass.index.hash_index import HashIndex
 from xclass.index.kinds import HASHED, Index
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
+from xclass.progress import say
 from xclass.vectors import TensorVectors, Vectors, as_vectors
 
 MANIFEST = "index.json"
@@ -64,6 +67,8 @@ def save_index(
     with atomic_directory(path, replace=replace) as folder:
         _write_vectors(folder / VECTORS, index.vectors)
         _write_structure(folder, index)
+        if report is not None and report.get("frontier") and not write_frontier(folder, report):
+            say(f"{path / TABLE} has no plot beside it: matplotlib is not installed (pip install 'xclass[report]')")
         fields = {
             "index": index.describe(),
             "num_items": index.num_items,

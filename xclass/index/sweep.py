@@ -68,7 +68,5 @@ def _built(source: Vectors, config: IndexConfig) -> Index:
         say(f"build {expected.factory}: about {seconds} and {size}")
     index = built(source, config)
     if isinstance(index, ApproximateIndex):
-        say(
-            f"built {index.factory} in {duration(index.build_s)}, {index.extra_bytes() / 1e6:,.0f} MB beside the vectors"
-        )
+        say(f"built {index.factory} in {duration(index.build_s)}, {index.extra_bytes() / 1e6:,.0f} MB beside them")
     return index

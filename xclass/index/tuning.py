@@ -51,6 +51,7 @@ class IndexReport:
             **self.index.describe(),
             "num_items": self.index.num_items,
             "dim": self.index.dim,
+            "k": self.k,
             f"index_recall@{self.k}": self.index_recall,
             "definition": INDEX_RECALL.format(k=self.k),
             "target_recall": self.target_recall,
