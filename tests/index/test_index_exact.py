@@ -13,6 +13,12 @@ from xclass.index.running import RunningTopK
 from xclass.types import Ragged, TopK
 
 
+def built(vectors: torch.Tensor) -> ExactIndex:
+    index = ExactIndex()
+    index.build(vectors)
+    return index
+
+
 def rows_of(found: TopK) -> list[list[tuple[float, int]]]:
     lists = Ragged(found.offsets, found.ids).to_lists()
     scores = iter(found.scores.tolist())
@@ -130,13 +136,13 @@ def test_memory_does_not_hold_queries_times_items() -> None:
 
 def test_candidates_keep_their_numbers() -> None:
     vectors = torch.tensor([[5.0], [4.0], [3.0], [2.0], [1.0]])
-    subset = SubsetIndex(vectors, torch.tensor([4, 1, 3, 1]))
+    subset = SubsetIndex(built(vectors), torch.tensor([4, 1, 3, 1]))
     found = subset.search(torch.ones(2, 1), 5, Ragged.from_lists([[0, 1], []]))
     assert rows_of(found) == [[(2.0, 3), (1.0, 4)], [(4.0, 1), (2.0, 3), (1.0, 4)]]
     assert (subset.num_items, subset.describe()["candidates"]) == (5, 3)
     with pytest.raises(InputError, match="candidate is not in the catalogue"):
-        SubsetIndex(vectors, torch.tensor([5]))
+        SubsetIndex(built(vectors), torch.tensor([5]))
     with pytest.raises(InputError, match="candidate list is empty"):
-        SubsetIndex(vectors, torch.tensor([], dtype=torch.int64))
+        SubsetIndex(built(vectors), torch.tensor([], dtype=torch.int64))
     with pytest.raises(InputError, match="not in the index"):
         subset.search(torch.ones(1, 1), 2, Ragged.from_lists([[9]]))

@@ -272,6 +272,6 @@ def test_one_heavy_user_does_not_widen_the_others(monkeypatch: pytest.MonkeyPatc
     index.build(vectors)
     asked: list[tuple[int, int]] = []
     original = index.faiss.search
-    monkeypatch.setattr(index.faiss, "search", lambda x, k: asked.append((len(x), k)) or original(x, k))
+    monkeypatch.setattr(index.faiss, "search", lambda x, k, params: asked.append((len(x), k)) or original(x, k))
     index.search(queries, 10, Ragged.from_lists([list(range(1000)), [1, 2, 3], *([[]] * 62)]))
     assert sorted(asked) == [(1, 14), (1, 1034), (62, 10)]
