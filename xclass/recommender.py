@@ -22,7 +22,7 @@ from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.growth import grow_run
-from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, load_index, save_index
+from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.progress import say
 from xclass.retrieve import restricted, retrieve, topk_frame
@@ -282,8 +282,8 @@ def index_run(
     folder = recommender.run.path / INDEX_FOLDER
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
-    vectors = recommender.item_vectors
     queries, seen = _tuning_queries(recommender)
+    vectors = laid_out(recommender.item_vectors, recommender.run.path)
     report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
     if report.fell_back:
         say(report.fell_back)

@@ -49,10 +49,7 @@ def index_of(name: str) -> Index:
 def brute_force(allowed: set[int], hidden: list[set[int]], k: int) -> list[list[int]]:
     vectors, queries = problem()
     products = (queries.double() @ vectors.double().T).tolist()
-    return [
-        sorted(allowed - hidden[b], key=lambda item: (-products[b][item], item))[:k]  # noqa: B023
-        for b in range(NUM_QUERIES)
-    ]
+    return [sorted(allowed - hidden[b], key=lambda item: (-products[b][item], item))[:k] for b in range(NUM_QUERIES)]
 
 
 def lists(found: TopK) -> list[list[int]]:
@@ -121,12 +118,18 @@ def test_nan_is_refused_by_every_kind(name: str) -> None:
         kind.build(spoilt)
     asked = problem()[1].clone()
     asked[1, 0] = torch.nan
-    for index in (index_of(name), SubsetIndex(index_of(name), torch.arange(500)), SubsetIndex(index_of(name), torch.arange(5))):
+    for index in (
+        index_of(name),
+        SubsetIndex(index_of(name), torch.arange(500)),
+        SubsetIndex(index_of(name), torch.arange(5)),
+    ):
         with pytest.raises(InputError, match="query 1 is not finite"):
             index.search(asked, 3)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW16,Flat", "IVF8,Flat", "IVF8,PQ4x4", "IVF8,PQ4x4fs", "PCA8,IVF8,Flat"])
+@pytest.mark.parametrize(
+    "factory", ["Flat", "HNSW16,Flat", "IVF8,Flat", "IVF8,PQ4x4", "IVF8,PQ4x4fs", "PCA8,IVF8,Flat"]
+)
 def test_faiss_itself_looks_at_allowed_items_alone(factory: str) -> None:
     """Not by asking for more: k items are fetched, and all of them are allowed."""
     index = FaissIndex("factory", factory)

@@ -83,11 +83,12 @@ class FaissIndex(ApproximateIndex):
         return num_lists(self.faiss) if self.reach == "nprobe" else min(LARGEST_EF, self.num_items)
 
     def choices(self, name: str, k: int) -> list[int]:
-        """Powers of two; of finds to score again at most 4 · k where 8 bits hold a number, else 4096 in all."""
+        """Powers of two; of finds to score again at most 4 · k where 8 bits hold a number, else 4096 in all, never more
+        than a quarter of the items."""
         if name == self.reach:
             return powers_of_two(self.largest_reach())
         most = 4 if EIGHT_BITS.search(self.factory) else LARGEST_FETCH // k
-        return powers_of_two(max(min(most, self.num_items // k), 1))
+        return powers_of_two(max(min(most, self.num_items // (4 * k)), 1))
 
     @property
     def _l2(self) -> bool:

@@ -90,6 +90,15 @@ def _look_up(order: Any, starts: Any, table: Any, shift: Any, codes: Any, count:
 
 
 @njit(**OPTIONS)
+def _next_zero(zero: Any, votes: Any, seen: Any) -> Any:
+    """From where the next query counts; all counts start again when a byte holds no more."""
+    if zero + 2 * votes <= 255:
+        return zero + votes
+    seen[:] = 0
+    return 0
+
+
+@njit(**OPTIONS)
 def _settled(scores: Any, b: Any, size: Any, most: Any) -> Any:
     """Whether row b's list is full and no score up to ``most`` gets into it."""
     return size == scores.shape[1] and most < scores[b, 0]
@@ -121,10 +130,7 @@ def search(
     waiting, counts = np.empty(WAITING, np.int64), np.zeros(tables, np.int64)
     bounds, zero = np.empty((probes, 2), np.int64), -votes
     for b in range(low, high):
-        zero += votes
-        if zero + votes > 255:
-            seen[:] = 0
-            zero = 0
+        zero = _next_zero(zero, votes, seen)
         size, count, total = 0, 0, 0
         for table in range(tables):
             counts[table] = cheapest_codes(values, costs, b * tables + table, base, codes[table], sums)

@@ -87,6 +87,10 @@ class HeldOut:
             self.truth, self.exact_queries_per_s = searched(exact, self.query_BD, self.k, self.exclude, rounds=1)
         return exact
 
+    def rate(self, index: Index) -> float:
+        """Queries per second of one round with the index as it is set."""
+        return searched(index, self.query_BD, self.k, self.exclude, rounds=1)[1]
+
     def measure(self, index: Index, rounds: int = MOST_ROUNDS) -> Point:
         """Search with the index as it is set; the point is kept in ``points``."""
         assert self.truth is not None

@@ -10,6 +10,8 @@ order.npy       (L,N) int32, the items of each hash table by bucket; starts.npy 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,8 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
 
     Args:
         binding: when given, it must be the one that the index was saved with.
-        vectors: when given, the index must have been built from exactly these, and searches in them.
+        vectors: when given, the index must have been built from exactly these, and searches in them; an approximate
+            search reads the stored ones instead where these are computed as they are read.
 
     Raises:
         ArtefactError: not an index, of another version, of another run or of other vectors, cut or altered.
@@ -95,14 +98,14 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
     _check_binding(path, manifest, binding, vectors)
     verify_files(path, manifest)
-    held = _read_vectors(path, manifest)
-    held = held if vectors is None else as_vectors(vectors)
+    stored = _read_vectors(path, manifest)
+    held = stored if vectors is None else as_vectors(vectors)
     described = manifest["index"]
     if described["kind"] == ExactIndex.kind:
         exact = ExactIndex()
         exact.build(held)
         return exact
-    index = _read_structure(path, manifest, held)
+    index = _read_structure(path, manifest, held if held.in_memory() is not None else stored)
     index.set_parameters(**described["search_parameters"])
     return index
 
@@ -110,6 +113,24 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
 def read_index_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone, checked for kind, version and file sizes: for ``xclass inspect``."""
     return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION)
+
+
+def laid_out(vectors: Vectors, folder: Path) -> Vectors:
+    """Vectors that are computed as they are read, as a matrix in a nameless file of ``folder``; others as they are.
+
+    An approximate search reads rows here and there, over and over: from a mapped file that costs no memory that the
+    system can't take back. The file is gone with the process.
+    """
+    if vectors.in_memory() is not None:
+        return vectors
+    require_space(folder, len(vectors) * vectors.dim * 4)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".vectors.", suffix=".npy.tmp")
+    os.close(handle)
+    try:
+        _write_vectors(Path(name), vectors)
+        return TensorVectors(torch.from_numpy(_read_array(Path(name))))
+    finally:
+        Path(name).unlink()
 
 
 def _write_structure(folder: Path, index: Index) -> None:

@@ -9,7 +9,7 @@ from xclass.index.checks import checked_vectors
 from xclass.index.cost import expected_cost
 from xclass.index.kinds import AUTO_EXACT_ITEMS, Index, IndexConfig, built, candidates
 from xclass.index.measuring import HeldOut, Point
-from xclass.index.tuning import IndexReport, cheapest, check_goal, reason, report
+from xclass.index.tuning import IndexReport, cheapest, check_goal, faster, reason, report
 from xclass.progress import duration, say
 from xclass.types import Ragged
 from xclass.vectors import Vectors, as_vectors
@@ -49,8 +49,8 @@ def find_index(
             break
         index = _built(source, candidate)
         point = cheapest(index, held, target_recall)
-        if point is not None and (best is None or point.queries_per_s > best[1].queries_per_s):
-            best = index, point
+        if point is not None:
+            best = (index, point) if best is None else _better(held, best, (index, point))
     if best is not None and best[0].kind != exact.kind:
         return report(*best, held, target_recall)
     if config.kind == "exact":
@@ -59,6 +59,11 @@ def find_index(
         why = f"{len(source):,} items are few (at most {AUTO_EXACT_ITEMS:,}), or Faiss is not installed"
         return report(*best, held, target_recall, f"{why}: exact search is used")
     return report(exact, None, held, target_recall, reason([config.kind], held.points, target_recall))
+
+
+def _better(held: HeldOut, first: tuple[Index, Point], second: tuple[Index, Point]) -> tuple[Index, Point]:
+    rivals = [(index, point) for index, point in (first, second) if isinstance(index, ApproximateIndex)]
+    return faster(held, rivals)
 
 
 def _built(source: Vectors, config: IndexConfig) -> Index:
