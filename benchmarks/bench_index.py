@@ -136,7 +136,7 @@ def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     exact = ExactIndex()
     exact.build(vectors)
     truth = exact.search(others, k)
-    direct = faiss.IndexRefineFlat(index.faiss, vectors.numpy())
+    direct = faiss.IndexRefineFlat(index.faiss, faiss.swig_ptr(vectors.numpy()))
     direct.k_factor = index.parameters["refine"]
     theirs = as_topk(*direct.search(others.numpy(), k))
     print(
@@ -199,7 +199,7 @@ def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
         faiss.write_index(index, str(path))
     if plain == factory:
         return index
-    refined = faiss.IndexRefineFlat(index, vectors.numpy())
+    refined = faiss.IndexRefineFlat(index, faiss.swig_ptr(vectors.numpy()))
     refined.referenced_objects = [index]
     return refined
 

@@ -268,6 +268,41 @@ def test_files_that_are_no_index(tmp_path: Path) -> None:
         load_index(folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("hnsw", "kind", "hnws"),
+        ("hnsw", "kind", None),
+        ("hnsw", "factory", None),
+        ("hnsw", "search_parameters", []),
+        ("hnsw", "search_parameters", {"efSearch": "64"}),
+        ("hnsw", "search_parameters", {"nprobe": 3}),
+        ("hnsw", "search_parameters", {"efSearch": 0}),
+        ("lsh", "caps", []),
+        ("lsh", "factory", "LSH2x3"),
+        ("lsh", "kind", "hnsw"),
+        ("ivf", "build_s", "long"),
+    ],
+)
+def test_a_manifest_that_says_something_else(kind: str, field: str, value: Any, tmp_path: Path) -> None:
+    save_index(build_index(problem(200)[0], IndexConfig(kind=kind)), tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / "index.json").read_text())
+    manifest["index"][field] = value
+    (tmp_path / "index" / "index.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError) as caught:
+        load_index(tmp_path / "index")
+    assert "\n" not in str(caught.value).strip()
+
+
+def test_a_manifest_without_an_index(tmp_path: Path) -> None:
+    save_index(build_index(problem(200)[0], IndexConfig(kind="hnsw")), tmp_path / "index")
+    whole = json.loads((tmp_path / "index" / "index.json").read_text())
+    for change in ({"index": None}, {"index": "hnsw"}, {"num_items": "200"}, {"files": {}}):
+        (tmp_path / "index" / "index.json").write_text(json.dumps({**whole, **change}))
+        with pytest.raises(ArtefactError):
+            load_index(tmp_path / "index")
+
+
 def test_counts_that_do_not_fit_the_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     save_index(build_index(problem(200)[0], IndexConfig(kind="flat")), folder)

@@ -20,14 +20,14 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from xclass.errors import ArtefactError
+from xclass.errors import ArtefactError, InputError
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_module
 from xclass.index.faiss_index import FaissIndex
 from xclass.index.frontier import TABLE, write_frontier
 from xclass.index.hash_index import HashIndex
-from xclass.index.kinds import HASHED, Index
+from xclass.index.kinds import HASHED, INDEX_KINDS, Index
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
 from xclass.progress import say
 from xclass.vectors import TensorVectors, Vectors, as_vectors
@@ -82,6 +82,10 @@ def save_index(
         return write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields)
 
 
+DESCRIBED = {"kind": str, "search_parameters": dict, "metric": str}
+ALSO_APPROXIMATE = {"factory": str, "build_s": (int, float)}
+
+
 def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors | None = None) -> Index:
     """Open an index directory; its vectors stay memory-mapped until they are touched.
 
@@ -96,6 +100,7 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
     """
     path = Path(path)
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    _check_described(path / MANIFEST, manifest)
     _check_binding(path, manifest, binding, vectors)
     verify_files(path, manifest)
     stored = _read_vectors(path, manifest)
@@ -106,7 +111,10 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
         exact.build(held)
         return exact
     index = _read_structure(path, manifest, held if held.in_memory() is not None else stored)
-    index.set_parameters(**described["search_parameters"])
+    try:
+        index.set_parameters(**described["search_parameters"])
+    except InputError as error:
+        raise ArtefactError("this index has other search parameters", where=path / MANIFEST, got=str(error)) from None
     return index
 
 
@@ -163,6 +171,27 @@ def _write_vectors(path: Path, vectors: Vectors) -> None:
         npy.write_array_header_1_0(file, header)
         for _, block in vectors.blocks():
             file.write(block.cpu().contiguous().numpy().astype("<f4", copy=False).data)
+
+
+def _check_described(where: Path, manifest: dict[str, Any]) -> None:
+    """What the manifest says of the index has the types that reading it relies on, and names the files it needs."""
+    described = manifest.get("index")
+    kind = described.get("kind") if isinstance(described, dict) else None
+    wanted = DESCRIBED if kind == ExactIndex.kind else DESCRIBED | ALSO_APPROXIMATE
+    good = isinstance(described, dict) and all(isinstance(described.get(name), type_) for name, type_ in wanted.items())
+    good = good and kind in INDEX_KINDS and all(type(manifest.get(name)) is int for name in ("num_items", "dim"))
+    good = good and all(type(value) is int for value in described["search_parameters"].values())
+    if not good or (kind in HASHED and not _numbers(described.get("caps"))):
+        raise ArtefactError("this manifest does not describe an index", where=where, do="index the run again")
+    needed = [VECTORS, *([ORDER_FILE, STARTS_FILE] if kind in HASHED else [])]
+    needed += [FAISS_FILE] if kind not in (*HASHED, *REBUILT) else []
+    missing = [name for name in needed if name not in manifest.get("files", {})]
+    if missing:
+        raise ArtefactError("this manifest does not name a file of its index", where=where, wanted=missing[0])
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, int | float) for value in values)
 
 
 def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | Vectors | None) -> None:
