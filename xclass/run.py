@@ -6,7 +6,8 @@ started.json          the dataset and the version that the run was started with
 model.safetensors     tables and dense layers, no optimiser state
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
-checkpoints/          what a resume needs
+checkpoints/          what a resume needs; of a finished run, the one with its weights
+tables/               working files of mapped tables, while a process trains
 growing/              while it is carried over to a larger dataset: the run that will take its place
 index/                what `xclass index` adds; it names the model file's hash
 """
