@@ -29,12 +29,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_training import BY_PAIR, SCALE, planted
+
 from xclass.build import build_model
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset, open_dataset
 from xclass.run import resolve_config
 
-DIM, NEGATIVES, PAIRS, QUERIES, WARM = 64, 128, 8192, 1200, 10
+DIM, NEGATIVES, WARM = 64, 128, 10
 CONTENDERS = {
     "xclass, by query": ("xclass", "query"),
     "xclass, by pair": ("xclass", "pair"),
@@ -77,7 +78,7 @@ class TwoTables(torch.nn.Module):
         return torch.logaddexp(positive_P, negative_PK.logsumexp(1)) - positive_P
 
 
-def batches(dataset: Dataset, cut: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(dataset: Dataset, cut: str, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(queries, row of each pair, items) for ever; everything in memory and shuffled at every pass."""
     train = dataset.split("train")
     offsets, items = torch.as_tensor(train.offsets).clone(), torch.as_tensor(train.values).long()
@@ -85,25 +86,25 @@ def batches(dataset: Dataset, cut: str) -> Iterator[tuple[Tensor, Tensor, Tensor
     queries = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     while True:
         if cut == "query":
-            for chosen in torch.randperm(len(lengths)).split(QUERIES):
+            for chosen in torch.randperm(len(lengths)).split(size):
                 row = torch.repeat_interleave(torch.arange(len(chosen)), lengths[chosen])
                 within = torch.arange(len(row)) - (lengths[chosen].cumsum(0) - lengths[chosen])[row]
                 yield chosen, row, items[offsets[chosen][row] + within]
         elif cut == "pair":
-            for chosen in torch.randperm(len(items)).split(PAIRS):
+            for chosen in torch.randperm(len(items)).split(size):
                 yield queries[chosen], torch.arange(len(chosen)), items[chosen]
         else:
             pairs = torch.utils.data.TensorDataset(queries, items)
-            for query, item in torch.utils.data.DataLoader(pairs, batch_size=PAIRS, shuffle=True):
+            for query, item in torch.utils.data.DataLoader(pairs, batch_size=size, shuffle=True):
                 yield query, torch.arange(len(query)), item
 
 
-def in_pytorch(dataset: Dataset, optimizer: str, cut: str, steps: int) -> float:
+def in_pytorch(dataset: Dataset, optimizer: str, cut: str, size: int, steps: int) -> float:
     """Positives/s."""
     model = TwoTables(dataset.num_queries, dataset.num_items)
     made = {"SparseAdam": torch.optim.SparseAdam, "Adagrad": torch.optim.Adagrad}[optimizer]
     optim, positives, started = made(list(model.parameters()), lr=0.1 if optimizer == "Adagrad" else 1e-3), 0, 0.0
-    for step, (queries, row, items) in enumerate(batches(dataset, cut)):
+    for step, (queries, row, items) in enumerate(batches(dataset, cut, size)):
         if step == WARM:
             started = time.perf_counter()
         if step == WARM + steps:
@@ -117,16 +118,16 @@ def in_pytorch(dataset: Dataset, optimizer: str, cut: str, steps: int) -> float:
     return positives / (time.perf_counter() - started)
 
 
-def config_of(cut: str, steps: int) -> Any:
+def config_of(cut: str, size: int, steps: int) -> Any:
     changes = [f"train.steps={steps}", "train.checkpoint_every_s=100000", "train.validation.keep_best=false"]
-    return resolve_config(SCALE, [*changes, *(BY_PAIR if cut == "pair" else [f"train.batch.size={QUERIES}"])])
+    return resolve_config(SCALE, [*changes, *(BY_PAIR if cut == "pair" else []), f"train.batch.size={size}"])
 
 
-def in_xclass(dataset: Dataset, cut: str, steps: int) -> float:
+def in_xclass(dataset: Dataset, cut: str, size: int, steps: int) -> float:
     """Positives/s of the whole loop, without its end."""
     from xclass.training import Trainer
 
-    config = config_of(cut, 10 * (WARM + steps))
+    config = config_of(cut, size, 10 * (WARM + steps))
     model = build_model(config, dataset, None)
     loader = TrainBatches(dataset.split("train"), config.train.batch, 0, model.tower.uses_history)
     with tempfile.TemporaryDirectory() as folder:
@@ -162,13 +163,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--pairs", type=int, default=8192, help="in a batch by pair")
+    parser.add_argument("--queries", type=int, default=1200, help="in a batch by query")
     parser.add_argument("--only", choices=CONTENDERS, help="one contender, in this process")
     parser.add_argument("--work", type=Path)
     chosen = parser.parse_args()
     if chosen.only:
         dataset, (kind, cut) = open_dataset(planted(chosen.work, chosen.items)), CONTENDERS[chosen.only]
-        made = in_xclass(dataset, cut, chosen.steps) if kind == "xclass" else None
-        print(made or in_pytorch(dataset, kind, cut, chosen.steps))
+        size = chosen.queries if cut == "query" else chosen.pairs
+        made = in_xclass(dataset, cut, size, chosen.steps) if kind == "xclass" else None
+        print(made or in_pytorch(dataset, kind, cut, size, chosen.steps))
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.work or Path(temporary)
@@ -178,7 +182,9 @@ def main() -> None:
         for _ in range(chosen.rounds):
             for name in CONTENDERS:
                 command = [sys.executable, __file__, "--only", name, "--work", work, "--items", chosen.items]
-                told = subprocess.run([*map(str, command), "--steps", str(chosen.steps)], check=True, stdout=-1)
+                for option in ("steps", "pairs", "queries"):
+                    command += [f"--{option}", getattr(chosen, option)]
+                told = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE)
                 found[name].append(float(told.stdout.split()[-1]))
     middle = {name: statistics.median(rates) for name, rates in found.items()}
     print("| | positives/s | xclass by query / this | xclass by pair / this |\n|---|--:|--:|--:|")

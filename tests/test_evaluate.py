@@ -92,9 +92,9 @@ def test_recall_by_popularity() -> None:
     truth = Ragged.from_lists([[0, 1, 7], [0], [3]])
     found = [batch([0, 1, 2], [[0, 5], [1, 2], [3, 7]])]
     result = evaluate(found, truth, parse_metrics(["recall@2"]), item_counts=COUNTS, by_popularity=True)
-    # head: item 0. torso: 1 and 2. tail: the rest. 0 is found for query 0 only; 1 is not found; 3 is, 7 is not.
+    # head: item 0. torso: 1 and 2. tail: 3 to 5. cold: 6 and 7. 0 is found for query 0 only; 1 is not found; 3 is, 7 is not.
     got = {name: (band["recall@2"], band["num_queries"]) for name, band in result.by_popularity.items()}
-    assert got == {"head": (0.5, 2), "torso": (0.0, 1), "tail": (0.5, 2)}
+    assert got == {"head": (0.5, 2), "torso": (0.0, 1), "tail": (1.0, 1), "cold": (0.0, 1)}
     assert "50% of the train pairs" in result.by_popularity["head"]["items"]
 
 

@@ -100,14 +100,15 @@ def test_counts_beyond_32_bits(tmp_path: Path) -> None:
     assert read_item_counts(tmp_path / "none.parquet").tolist() == []
 
 
-@given(st.lists(st.lists(st.integers(0, 19), unique=True, max_size=6), max_size=30), st.integers(1, 5))
-def test_use_of_the_catalogue_equals_counts_of_all_items(rows: list[list[int]], batch: int) -> None:
-    use, shown = CatalogueUse(20, 4), torch.zeros(20, dtype=torch.int64)
+@given(st.lists(st.lists(st.integers(0, 19), unique=True, max_size=6), max_size=30), st.integers(1, 5), st.booleans())
+def test_use_of_the_catalogue_equals_counts_of_all_items(rows: list[list[int]], batch: int, dense: bool) -> None:
+    use, shown = CatalogueUse([4]), torch.zeros(20, dtype=torch.int64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue, "LEAST_TO_COUNT", 3)
+        patch.setattr(catalogue, "DENSE_ITEMS", 1 << 24 if dense else 0)
         for start in range(0, len(rows), batch):
             use.add(lists(rows[start : start + batch]))
-        found = use.result()
+        found = use.result(20)
     for row in rows:
         shown[row[:4]] += 1
     assert found["coverage@4"] == float((shown > 0).double().mean())

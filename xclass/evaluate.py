@@ -12,10 +12,8 @@ second what the index loses.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +23,15 @@ from xclass.errors import InputError
 from xclass.index.tuning import INDEX_RECALL, index_recall
 from xclass.metrics import (
     METRICS,
-    Band,
+    BandColumns,
     CatalogueUse,
+    Column,
     Evaluation,
+    HistoryColumns,
     Matches,
     Mean,
     MetricName,
+    PerQuery,
     Values,
     check_falling,
     match,
@@ -38,11 +39,16 @@ from xclass.metrics import (
     popularity_bands,
     values_of,
 )
+from xclass.metrics import numbers as finite
 from xclass.types import Ragged, TopK
 
 Results = Iterable[tuple[Tensor, TopK]]
 DEFAULT_METRICS = ("recall", "capped_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
 MISSING_AT_ONCE = 1 << 14
+POPULARITY = (
+    "the same metrics of the items with the most train pairs that each query has not seen, equal counts in the order of"
+    " the item table"
+)
 
 
 def metrics_at(cut_offs: Sequence[int], names: Sequence[str] = DEFAULT_METRICS) -> list[MetricName]:
@@ -95,20 +101,6 @@ def evaluate(
     return evaluator.result()
 
 
-class _Column:
-    """One kind of lists: a running mean of every metric."""
-
-    def __init__(self, metrics: Sequence[MetricName]) -> None:
-        self.means = {metric: Mean() for metric in metrics}
-
-    def add(self, values: dict[MetricName, Values]) -> None:
-        for metric, mean in self.means.items():
-            mean.add(values[metric])
-
-    def result(self) -> dict[str, float]:
-        return _numbers({str(metric): mean.value() for metric, mean in self.means.items()})
-
-
 class _Evaluator:
     def __init__(
         self,
@@ -125,15 +117,13 @@ class _Evaluator:
         self.cut_offs = sorted({metric.k for metric in metrics})
         if item_counts is not None:
             check_falling(item_counts)
-        self.model, self.index, self.popularity = (_Column(metrics) for _ in range(3))
+        self.model, self.index, self.popularity = (Column(metrics) for _ in range(3))
         self.index_recall = {k: Mean() for k in self.cut_offs}
-        size = len(item_counts) if item_counts is not None else num_items
-        self.uses = [CatalogueUse(size, k) for k in self.cut_offs] if size is not None else []
+        self.num_items = len(item_counts) if num_items is None and item_counts is not None else num_items
+        self.use = CatalogueUse(self.cut_offs)
         bands = popularity_bands(item_counts) if by_popularity and item_counts is not None else []
-        recalls = [metric for metric in self.metrics if metric.name == "recall"]
-        recalls = recalls or [MetricName("recall", k) for k in self.cut_offs]
-        self.bands: list[tuple[Band, _Column]] = [(band, _Column(recalls)) for band in bands]
-        self.per_query = {metric: torch.full((len(truth),), torch.nan) for metric in self.metrics}
+        self.bands, self.history = BandColumns(bands, metrics), HistoryColumns(metrics)
+        self.per_query = PerQuery(len(truth), metrics)
         self.delivered = torch.zeros(len(truth), dtype=torch.bool)
         self.has_index = False
         self.num_short = self.num_missing = self.num_cold = 0
@@ -145,15 +135,15 @@ class _Evaluator:
         matches = match(found, truth)
         values = self._values(matches)
         self.model.add(values)
-        for metric in self.metrics:
-            self.per_query[metric][numbers] = values[metric].gained.float()
-        for band, column in self.bands:
-            in_band = match(found, band.restrict(truth))
-            column.add({metric: values_of(in_band, metric) for metric in column.means})
-        for use in self.uses:
-            use.add(found)
+        self.per_query.add(numbers, values)
+        self.bands.add(matches)
+        self.use.add(found)
         self.num_short += int((found.lengths() < self.cut_offs[-1]).sum())
-        self._add_baseline(numbers, truth, matches)
+        seen = self._seen(numbers)
+        if self.seen is not None:
+            self.history.add(values, seen.lengths() > 0)
+        if self.item_counts is not None:
+            self._add_baseline(seen, truth, matches)
         if indexed is not None:
             self._add_index(found, indexed, truth)
 
@@ -165,22 +155,24 @@ class _Evaluator:
             self.num_missing += int((self.truth.take(numbers).lengths() > 0).sum())
             self.num_short -= len(numbers)
             self.add(numbers, empty, empty if self.has_index else None)
-        counted = self.model.means[self.metrics[0]]
-        catalogue = {name: value for use in self.uses for name, value in use.result().items()}
+        counted = self.model.counted
+        catalogue = {} if self.num_items is None else self.use.result(self.num_items, self.item_counts)
         return Evaluation(
             metrics=self.model.result(),
             metrics_index=self.index.result() if self.has_index else {},
-            index_recall=_numbers({f"index_recall@{k}": mean.value() for k, mean in self.index_recall.items()}),
+            index_recall=finite({f"index_recall@{k}": mean.value() for k, mean in self.index_recall.items()}),
             popularity=self.popularity.result() if self.item_counts is not None else {},
-            catalogue=_numbers(catalogue),
-            by_popularity={band.name: _band_result(band, column) for band, column in self.bands},
+            catalogue=finite(catalogue),
+            by_popularity=self.bands.result(),
+            by_history=self.history.result() if self.seen is not None else {},
             num_queries=counted.num_queries,
             num_skipped=counted.num_skipped,
             num_missing=self.num_missing,
             num_short=self.num_short,
             num_cold_positives=self.num_cold if self.item_counts is not None else None,
             definitions=self._definitions(),
-            per_query={str(metric): values for metric, values in self.per_query.items()},
+            per_query=self.per_query.gained,
+            per_query_best=self.per_query.best,
         )
 
     def _deliver(self, numbers: Tensor) -> None:
@@ -193,14 +185,17 @@ class _Evaluator:
     def _values(self, matches: Matches) -> dict[MetricName, Values]:
         return {metric: values_of(matches, metric, self.weights_N) for metric in self.metrics}
 
-    def _add_baseline(self, numbers: Tensor, truth: Ragged, matches: Matches) -> None:
-        if self.item_counts is None:
-            return
-        seen = Ragged(torch.zeros(len(numbers) + 1, dtype=torch.int64), numbers[:0])
-        if self.seen is not None:
-            seen = self.seen.take(numbers).long()
+    def _seen(self, numbers: Tensor) -> Ragged:
+        if self.seen is None:
+            return Ragged(torch.zeros(len(numbers) + 1, dtype=torch.int64), numbers[:0])
+        return self.seen.take(numbers).long()
+
+    def _add_baseline(self, seen: Ragged, truth: Ragged, matches: Matches) -> None:
+        assert self.item_counts is not None
         popular = popular_topk(seen, self.cut_offs[-1], self.item_counts, checked=True)
-        self.popularity.add(self._values(match(popular, truth)))
+        # Equal counts are no tie here: the baseline has an order.
+        ranked = TopK(popular.offsets, popular.ids, -popular.ranks().float())
+        self.popularity.add(self._values(match(ranked, truth)))
         self.num_cold += int((self.item_counts[matches.truth.values] == 0).sum())
 
     def _add_index(self, found: TopK, indexed: TopK, truth: Ragged) -> None:
@@ -211,12 +206,12 @@ class _Evaluator:
 
     def _definitions(self) -> dict[str, str]:
         texts = {str(metric): METRICS[metric.name].definition(metric.k) for metric in self.metrics}
-        for use in self.uses:
-            texts.update(use.definitions())
+        if self.num_items is not None:
+            texts.update(self.use.definitions(self.item_counts is not None))
         if self.has_index:
             texts.update({f"index_recall@{k}": INDEX_RECALL.format(k=k) for k in self.cut_offs})
         if self.item_counts is not None:
-            texts["popularity"] = "the same metrics of the items with the most train pairs that each query has not seen"
+            texts["popularity"] = POPULARITY
         return texts
 
 
@@ -229,13 +224,3 @@ def _paired(results: Results, through_index: Results | None) -> Iterator[tuple[T
         if exact is None or indexed is None or not torch.equal(exact[0], indexed[0]):
             raise InputError("the exact and the index's results differ in their queries", wanted="the same batches")
         yield exact[0], exact[1], indexed[1]
-
-
-def _band_result(band: Band, column: _Column) -> dict[str, Any]:
-    counted = next(iter(column.means.values()))
-    return {**column.result(), "num_queries": counted.num_queries, "items": band.definition}
-
-
-def _numbers(values: dict[str, float]) -> dict[str, float]:
-    """Without what was not computed (NaN)."""
-    return {name: value for name, value in values.items() if not math.isnan(value)}

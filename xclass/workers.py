@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
+PARTS_PER_THREAD = 2  # who is done early takes another: the cores are shared with the work ahead
 _setting_threads = threading.Lock()
 _kept = threading.local()
 
@@ -35,15 +36,26 @@ def in_parts(
     count = min(threads or num_threads(), max(worthwhile, 1), max(rows, 1)) if device.type == "cpu" else 1
     if count == 1:
         return [work(0, rows)]
-    bounds = [rows * part // count for part in range(count + 1)]
-    run, cuts = _without_gradients(work), list(itertools.pairwise(bounds))
-    here = 1 if torch.get_num_threads() == 1 else 0  # this thread takes a part too when its operations keep to it
-    others = [_pool(num_threads()).submit(run, *cut) for cut in cuts[here:]]
+    number = min(count * PARTS_PER_THREAD, rows)
+    bounds = [rows * part // number for part in range(number + 1)]
+    results: dict[int, Result] = {}
+    todo = iter(list(enumerate(itertools.pairwise(bounds))))
+
+    def run() -> None:
+        with torch.no_grad():
+            for part, cut in todo:
+                results[part] = work(*cut)
+
+    here = 1 if torch.get_num_threads() == 1 else 0  # this thread takes parts too when its operations keep to it
+    others = [_pool(num_threads()).submit(run) for _ in range(count - here)]
     try:
-        first = [run(*cut) for cut in cuts[:here]]
+        if here:
+            run()
     finally:
         wait(others)
-    return first + [other.result() for other in others]
+    for other in others:
+        other.result()
+    return [results[part] for part in range(number)]
 
 
 def num_threads() -> int:

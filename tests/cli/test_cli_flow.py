@@ -86,7 +86,7 @@ def test_evaluate_by_popularity_and_per_query(place, capsys, tmp_path):
         file,
         "--json",
     )
-    assert list(found["by_popularity"]) == ["head", "torso", "tail"]
+    assert list(found["by_popularity"]) == ["head", "torso", "tail", "cold"]
     rows = pl.read_parquet(file)
     assert len(rows) == 800 and rows["recall@20"].mean() == pytest.approx(found["metrics"]["recall@20"], abs=1e-6)
     assert main(["evaluate", str(place / "run"), "-k", "5", "--by-popularity"]) == 0

@@ -135,7 +135,8 @@ def test_short_operations_run_on_one_thread_and_parts_on_all():
     try:
         with short_operations():
             assert torch.get_num_threads() == 1 and num_threads() == 2
-            assert len(in_parts(lambda low, high: (low, high), 10, 2, torch.device("cpu"))) == 2
+            parts = in_parts(lambda low, high: (low, high), 10, 2, torch.device("cpu"))
+            assert parts == [(0, 2), (2, 5), (5, 7), (7, 10)]
             with short_operations():
                 assert num_threads() == 2
             assert num_threads() == 2
@@ -145,6 +146,17 @@ def test_short_operations_run_on_one_thread_and_parts_on_all():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_error_in_a_part_is_raised_and_the_threads_go_on():
+    def work(low, high):
+        if low == 3:
+            raise InputError("part")
+        return low
+
+    with pytest.raises(InputError):
+        in_parts(work, 6, 6, torch.device("cpu"), threads=3)
+    assert in_parts(lambda low, high: low, 6, 6, torch.device("cpu"), threads=3) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_second_backward_gives_the_same_again():
@@ -209,7 +221,7 @@ def test_hits_of_candidates_of_ones_own():
 def test_threads_of_the_pass_leave_torch_as_it_was():
     before = torch.get_num_threads()
     parts = in_parts(lambda low, high: (low, high, torch.get_num_threads()), 10, 100, torch.device("cpu"), threads=3)
-    assert parts == [(0, 3, 1), (3, 6, 1), (6, 10, 1)]
+    assert parts == [(0, 1, 1), (1, 3, 1), (3, 5, 1), (5, 6, 1), (6, 8, 1), (8, 10, 1)]
     assert torch.get_num_threads() == before
     assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == before
 

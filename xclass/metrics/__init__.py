@@ -1,6 +1,7 @@
 """The formulas: ranking metrics with their definitions, propensities, use of the catalogue, popularity."""
 
 from xclass.metrics.catalogue import CATALOGUE_DEFINITIONS, CatalogueUse, gini
+from xclass.metrics.columns import BandColumns, Column, HistoryColumns, PerQuery, numbers
 from xclass.metrics.evaluation import Evaluation
 from xclass.metrics.matching import Matches, match
 from xclass.metrics.names import (
@@ -17,27 +18,36 @@ from xclass.metrics.names import (
 )
 from xclass.metrics.popularity import Band, check_falling, popular_topk, popularity_bands
 from xclass.metrics.propensity import inverse_propensities
+from xclass.metrics.significance import holm, intervals, randomisation_p
 
 __all__ = [
     "CATALOGUE_DEFINITIONS",
     "METRICS",
     "Band",
+    "BandColumns",
     "CatalogueUse",
+    "Column",
     "Evaluation",
+    "HistoryColumns",
     "Matches",
     "Mean",
     "Metric",
     "MetricName",
+    "PerQuery",
     "Values",
     "average",
     "check_falling",
     "compute",
     "gini",
+    "holm",
+    "intervals",
     "inverse_propensities",
     "match",
+    "numbers",
     "parse_metric",
     "parse_metrics",
     "popular_topk",
     "popularity_bands",
+    "randomisation_p",
     "values_of",
 ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.types import TopK
 
 CATALOGUE_DEFINITIONS: dict[str, str] = {
@@ -13,50 +18,118 @@ CATALOGUE_DEFINITIONS: dict[str, str] = {
     " 0 all equally often, towards 1 few items fill all lists",
     "identical_lists": "queries that share the most common first {k} (same items, same order) / queries with a list; "
     "1 means everybody gets the same",
+    "mean_popularity": "mean, over the filled places of all first {k}, of the train pairs of the item that stands there",
 }
 LEAST_TO_COUNT = 1 << 20
+DENSE_ITEMS = 1 << 24
 
 
 class CatalogueUse:
-    """Counts over all lists, one batch after the other. Memory: about 50 bytes for each item shown and 8 a query,
-    whatever the size of the catalogue.
+    """Counts over all lists, one batch after the other, for several cut-offs at once.
+
+    Memory: 8 bytes a query and cut-off; and for item numbers below 2^24 as many counts of 4 bytes an item and cut-off
+    as the largest number shown asks for. Above that, about 50 bytes for each item shown, whatever the catalogue's size.
     """
 
-    def __init__(self, num_items: int, k: int) -> None:
-        self.k, self.num_items = k, num_items
-        self._items = self._times = torch.empty(0, dtype=torch.int64)
-        self._waiting: list[Tensor] = []
+    def __init__(self, cut_offs: Sequence[int]) -> None:
+        self.cut_offs = sorted(set(cut_offs))
+        self._dense = np.zeros((0, len(self.cut_offs)), dtype=np.int32)
+        self._sparse = _SparseCounts()
         self._fingerprints: list[Tensor] = []
 
     def add(self, found: TopK) -> None:
         """Count one batch of lists in."""
-        head = found.head(self.k)
-        self._waiting.append(head.ids)
-        if sum(map(len, self._waiting)) > max(len(self._items), LEAST_TO_COUNT):
-            self._count()
-        self._fingerprints.append(_fingerprints(head)[head.lengths() > 0])
+        longest = int(found.lengths().max()) if len(found) else 0
+        head = found.head(self.cut_offs[-1]) if longest > self.cut_offs[-1] else found
+        largest = int(head.ids.max()) if len(head.ids) else 0
+        room = (len(self.cut_offs), len(head))
+        if compiles() and largest < DENSE_ITEMS:
+            from xclass.metrics import kernels
 
-    def result(self) -> dict[str, float]:
-        """``coverage@k``, ``gini@k``, ``identical_lists@k``; gini and identical_lists NaN when every list is empty."""
-        self._count()
-        values = {
-            "coverage": len(self._items) / self.num_items if self.num_items else float("nan"),
-            "gini": gini(self._times, self.num_items),
-            "identical_lists": _largest_share(torch.cat([torch.empty(0, dtype=torch.int64), *self._fingerprints])),
-        }
-        return {f"{name}@{self.k}": value for name, value in values.items()}
+            self._grow(largest + 1)
+            fingerprints = np.empty(room, dtype=np.int64)
+            cuts = np.array(self.cut_offs, dtype=np.int64)
+            kernels.count_lists(head.offsets.numpy(), head.ids.numpy(), cuts, self._dense, fingerprints)
+            hashes = torch.from_numpy(fingerprints)
+        else:
+            ranks = head.ranks()
+            first_cut = torch.searchsorted(torch.tensor(self.cut_offs), ranks)
+            self._sparse.add(head.ids * len(self.cut_offs) + first_cut)
+            hashes = _fingerprints(head, ranks, self.cut_offs)
+        self._fingerprints.append(hashes[:, head.lengths() > 0])
 
-    def definitions(self) -> dict[str, str]:
+    def result(self, num_items: int, item_counts: Tensor | None = None) -> dict[str, float]:
+        """``coverage@k``, ``gini@k``, ``identical_lists@k``, and with counts ``mean_popularity@k``.
+
+        NaN where every list is empty.
+
+        Args:
+            num_items: items of the catalogue.
+            item_counts: (N,) train pairs of each item; items beyond it have none.
+        """
+        items, times = self._totals()
+        hashes = torch.cat([torch.empty(len(self.cut_offs), 0, dtype=torch.int64), *self._fingerprints], dim=1)
+        values = {}
+        for place, k in enumerate(self.cut_offs):
+            shown = times[:, place] > 0
+            values[f"coverage@{k}"] = int(shown.sum()) / num_items if num_items else float("nan")
+            values[f"gini@{k}"] = gini(times[:, place][shown], num_items)
+            values[f"identical_lists@{k}"] = _largest_share(hashes[place])
+            if item_counts is not None:
+                values[f"mean_popularity@{k}"] = _mean_count(items[shown], times[:, place][shown], item_counts)
+        return values
+
+    def definitions(self, item_counts: bool = False) -> dict[str, str]:
         """What each number of :meth:`result` is."""
-        return {f"{name}@{self.k}": text.format(k=self.k) for name, text in CATALOGUE_DEFINITIONS.items()}
+        names = [name for name in CATALOGUE_DEFINITIONS if item_counts or name != "mean_popularity"]
+        return {f"{name}@{k}": CATALOGUE_DEFINITIONS[name].format(k=k) for k in self.cut_offs for name in names}
 
-    def _count(self) -> None:
-        """Count in what is waiting: only items that were shown have a place."""
-        shown, times = torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *self._waiting]), return_counts=True)
-        self._waiting = []
-        self._items, places = torch.unique(torch.cat([self._items, shown]), return_inverse=True)
-        together = torch.zeros(len(self._items), dtype=torch.int64)
-        self._times = together.index_add_(0, places, torch.cat([self._times, times]))
+    def num_shown(self) -> int:
+        """Different items that stand in a list."""
+        return len(self._totals()[0])
+
+    def _grow(self, size: int) -> None:
+        if size > len(self._dense):
+            larger = np.zeros((max(size, 2 * len(self._dense)), len(self.cut_offs)), dtype=np.int32)
+            larger[: len(self._dense)] = self._dense
+            self._dense = larger
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        """Items shown, rising, and int64 (items, cut-offs): how often each stands in the first k."""
+        width = len(self.cut_offs)
+        keys, times = self._sparse.result()
+        dense = np.flatnonzero(self._dense)
+        keys = torch.cat([torch.from_numpy(dense), keys])
+        times = torch.cat([torch.from_numpy(self._dense.ravel()[dense].astype(np.int64)), times])
+        items, places = torch.unique(torch.div(keys, width, rounding_mode="floor"), return_inverse=True)
+        table = torch.zeros(len(items) * width, dtype=torch.int64).index_add_(0, places * width + keys % width, times)
+        return items, torch.cumsum(table.view(-1, width), 1)
+
+
+class _Counted(NamedTuple):
+    keys: Tensor
+    times: Tensor
+
+
+class _SparseCounts:
+    """How often each key came; only keys that came have a place."""
+
+    def __init__(self) -> None:
+        none = torch.empty(0, dtype=torch.int64)
+        self._counted, self._waiting = _Counted(none, none), [none]
+
+    def add(self, keys: Tensor) -> None:
+        self._waiting.append(keys)
+        if sum(map(len, self._waiting)) > max(len(self._counted.keys), LEAST_TO_COUNT):
+            self.result()
+
+    def result(self) -> _Counted:
+        came, times = torch.unique(torch.cat(self._waiting), return_counts=True)
+        keys, places = torch.unique(torch.cat([self._counted.keys, came]), return_inverse=True)
+        together = torch.zeros(len(keys), dtype=torch.int64)
+        together.index_add_(0, places, torch.cat([self._counted.times, times]))
+        self._counted, self._waiting = _Counted(keys, together), self._waiting[:1]
+        return self._counted
 
 
 def gini(counts: Tensor, num_items: int | None = None) -> float:
@@ -77,10 +150,18 @@ def gini(counts: Tensor, num_items: int | None = None) -> float:
     return float((weights * torch.sort(counts).values.double()).sum()) / (n * total)
 
 
-def _fingerprints(lists: TopK) -> Tensor:
-    """int64 (B,): a 64-bit hash of every ordered list; two different lists collide with chance 2^-64."""
-    mixed = _mix(_mix(lists.ids) + lists.ranks())
-    return torch.zeros(len(lists), dtype=torch.int64).index_add_(0, lists.rows(), mixed)
+def _mean_count(items: Tensor, times: Tensor, item_counts: Tensor) -> float:
+    known = items < len(item_counts)
+    gained = (item_counts[items[known]].double() * times[known]).sum()
+    total = int(times.sum())
+    return float(gained) / total if total else float("nan")
+
+
+def _fingerprints(lists: TopK, ranks: Tensor, cut_offs: Sequence[int]) -> Tensor:
+    """int64 (cut-offs, B): a 64-bit hash of every ordered first k; two different ones collide with chance 2^-64."""
+    mixed, rows = _mix(_mix(lists.ids) + ranks), lists.rows()
+    none = torch.zeros(len(lists), dtype=torch.int64)
+    return torch.stack([none.index_add(0, rows, torch.where(ranks <= k, mixed, 0)) for k in cut_offs])
 
 
 def _mix(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,13 @@ import polars as pl
 from torch import Tensor
 
 from xclass.manifest import atomic_file
+from xclass.metrics.significance import INTERVAL, LEVEL, intervals
+
+# Parts of the JSON that are there only where they were computed.
+PARTS = (
+    "num_cold_positives", "intervals", "metrics_index", "popularity", "catalogue", "by_popularity", "by_history",
+    "files",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +27,19 @@ class Evaluation:
     metrics_index: the same metrics of the lists that came through the index; empty without one.
     index_recall: ``index_recall@k`` for every cut-off; empty without an index.
     popularity: the same metrics of the most popular items that each query has not seen; empty without counts.
-    catalogue: ``coverage@k``, ``gini@k``, ``identical_lists@k`` of the lists given.
+    catalogue: ``coverage@k``, ``gini@k``, ``identical_lists@k`` of the lists given, with counts ``mean_popularity@k``.
     by_popularity: band → recall of the positives in that band, with ``num_queries`` and the band's definition.
+    by_history: warm and cold → the metrics of queries with and without a history, with ``num_queries``.
     num_queries, num_skipped: queries with, and without, a positive. Only the first count.
     num_missing: queries with a positive for which no list came; they count 0.
     num_short: lists shorter than the largest cut-off.
     num_cold_positives: positives without a train pair; they count as any other.
     definitions: every name above → formula, denominator, ties, empty queries.
     per_query: metric → float32 (queries of the truth,), NaN where skipped; :attr:`metrics` is their mean, for
-        psp and psndcg their sum over that of the best lists.
+        psp and psndcg their sum over that of ``per_query_best``.
+    per_query_best: for metrics that are ratios of totals, what the best possible list of each query gains.
+    intervals: metric → ends of its bootstrap interval; empty without :meth:`with_intervals`.
+    files: what was counted and decided while files were read; empty for a run.
     """
 
     metrics: dict[str, float]
@@ -37,6 +48,7 @@ class Evaluation:
     popularity: dict[str, float]
     catalogue: dict[str, float]
     by_popularity: dict[str, dict[str, Any]]
+    by_history: dict[str, dict[str, Any]]
     num_queries: int
     num_skipped: int
     num_missing: int
@@ -44,6 +56,15 @@ class Evaluation:
     num_cold_positives: int | None
     definitions: dict[str, str]
     per_query: dict[str, Tensor]
+    per_query_best: dict[str, Tensor] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
+
+    def with_intervals(self, resamples: int, seed: int = 0) -> Evaluation:
+        """The same with bootstrap intervals of ``metrics``; see :func:`xclass.metrics.significance.intervals`."""
+        found = intervals(self.per_query, self.per_query_best, resamples, seed)
+        text = INTERVAL.format(level=LEVEL, resamples=resamples)
+        return replace(self, intervals=found, definitions={**self.definitions, "intervals": text})
 
     def to_dict(self) -> dict[str, Any]:
         """What ``xclass evaluate --json`` prints."""
@@ -56,17 +77,19 @@ class Evaluation:
             "definitions": self.definitions,
             **self.index_recall,
         }
-        for name in ("num_cold_positives", "metrics_index", "popularity", "catalogue", "by_popularity"):
+        for name in PARTS:
             value = getattr(self, name)
             if value not in (None, {}):
                 result[name] = value
         return result
 
     def table(self) -> pl.DataFrame:
-        """One row per number; columns metric, model (exact), and where there are any: index, popularity."""
+        """One row per number; columns metric, model (exact), and where there are any: low, high, index, popularity."""
         names = [*self.metrics, *self.index_recall, *self.catalogue]
         columns = {
             "model": {**self.metrics, **self.catalogue},
+            "low": {name: ends[0] for name, ends in self.intervals.items()},
+            "high": {name: ends[1] for name, ends in self.intervals.items()},
             "index": {**self.metrics_index, **self.index_recall},
             "popularity": self.popularity,
         }

@@ -1,16 +1,20 @@
-"""Where the positives stand in the lists: all that a ranking metric needs, found once per batch by sorted search.
+"""Where the positives stand in the lists: all that a ranking metric needs, found once per batch.
 
-A rectangle of queries × items is never made: (query, item) pairs become one int64 key each, the keys of the
-positives are sorted, and every recommended pair looks its key up. O((predictions + positives) · log positives).
+A rectangle of queries × items is never made. Compiled, each recommended item is looked up among its query's sorted
+positives. Plain, (query, item) pairs become one int64 key each, the keys of the positives are sorted, and every
+recommended pair looks its key up. O(predictions · log positives) either way, with the same result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.errors import InputError
 from xclass.types import Ragged, TopK, offsets_of
 
@@ -29,19 +33,34 @@ class Matches:
     items: Tensor
     positives: Tensor
     truth: Ragged
+    _kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Number of queries, B."""
         return len(self.positives)
 
     def sum_by_query(self, gains_H: Tensor, k: int) -> Tensor:
-        """float64 (B,): the sum of ``gains_H`` over each query's hits of rank ≤ k."""
-        gains_H = torch.where(self.ranks <= k, gains_H, 0.0).to(torch.float64)
-        return torch.zeros(len(self), dtype=torch.float64).index_add_(0, self.rows, gains_H)
+        """float64 (B,): the sum of ``gains_H`` over each query's hits of rank ≤ k, added in the order of ranks."""
+        gains = np.where(self.ranks.numpy() <= k, gains_H.numpy(), 0.0)
+        return torch.from_numpy(np.bincount(self.rows.numpy(), weights=gains, minlength=len(self)).astype(np.float64))
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, computed for the first metric that asks and kept for the others."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
+    def restrict(self, first: int, end: int) -> Matches:
+        """The same lists with only the positives ``first … end − 1``; ranks stay what they are."""
+        hits = (self.items >= first) & (self.items < end)
+        truth = self.truth.filter((self.truth.values >= first) & (self.truth.values < end))
+        return Matches(self.rows[hits], self.ranks[hits], self.items[hits], truth.lengths(), truth)
 
 
 def match(found: TopK, truth: Ragged) -> Matches:
     """Find the positives in the lists.
+
+    The order of a list is its ranking; where scores are equal, positives are ranked behind the others of that score.
 
     Args:
         found: B lists, best first, in the order that counts.
@@ -58,23 +77,62 @@ def match(found: TopK, truth: Ragged) -> Matches:
     for name, ids in (("recommended", found.ids), ("positive", truth.values)):
         if len(ids) and int(ids.min()) < 0:
             raise InputError(f"a {name} item number is negative", wanted="0 and up", got=int(ids.min()))
-    stride = 1 + max((int(ids.max()) for ids in (found.ids, truth.values) if len(ids)), default=0)
-    wanted = torch.unique(truth.rows() * stride + truth.values)
-    wanted_rows = torch.div(wanted, stride, rounding_mode="floor")
-    positives = torch.bincount(wanted_rows, minlength=len(truth))
-    distinct = Ragged(offsets_of(positives), wanted - wanted_rows * stride)
-    if not len(wanted) or not len(found.ids):
+    distinct = _distinct(truth)
+    if not len(distinct.values) or not len(found.ids):
         none = torch.empty(0, dtype=torch.int64)
-        return Matches(none, none, none, positives, distinct)
-    return _hits(found, wanted, stride, positives, distinct)
+        return Matches(none, none, none, distinct.lengths(), distinct)
+    rows, ranks, items = (_compiled_hits if compiles() else _plain_hits)(found, distinct)
+    return Matches(rows, ranks, items, distinct.lengths(), distinct)
 
 
-def _hits(found: TopK, wanted: Tensor, stride: int, positives: Tensor, truth: Ragged) -> Matches:
+def _distinct(truth: Ragged) -> Ragged:
+    """Each query's positives, rising, without repeats; the same object's values when they are so already."""
+    rows = truth.rows()
+    rising = (truth.values[1:] > truth.values[:-1]) | (rows[1:] != rows[:-1])
+    if bool(rising.all()):
+        return truth
+    stride = 1 + int(truth.values.max())
+    keys = torch.unique(rows * stride + truth.values)
+    rows = torch.div(keys, stride, rounding_mode="floor")
+    return Ragged(offsets_of(torch.bincount(rows, minlength=len(truth))), keys - rows * stride)
+
+
+def _compiled_hits(found: TopK, truth: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+    from xclass.metrics import kernels
+
+    room = tuple(np.empty(len(truth.values), dtype=np.int64) for _ in range(3))
+    lists = (found.offsets.numpy(), found.ids.numpy(), found.scores.numpy())
+    count = kernels.find_hits(*lists, truth.offsets.numpy(), truth.values.numpy(), *room)
+    if count < 0:
+        _refuse_repeat()
+    rows, ranks, items = (torch.from_numpy(values[:count]) for values in room)
+    return rows, ranks, items
+
+
+def _plain_hits(found: TopK, truth: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+    stride = 1 + max(int(found.ids.max()), int(truth.values.max()))
+    wanted = truth.rows() * stride + truth.values
     rows = found.rows()
     keys = rows * stride + found.ids
     places = torch.searchsorted(wanted, keys).clamp_(max=len(wanted) - 1)
     hits = (wanted[places] == keys).nonzero().squeeze(1)
     if len(torch.unique(places[hits])) < len(hits):
-        raise InputError("a list recommends the same item twice", wanted="distinct items in every list")
-    rows = rows[hits]
-    return Matches(rows, hits - found.offsets[rows] + 1, found.ids[hits], positives, truth)
+        _refuse_repeat()
+    starts = found.offsets[rows[hits]]
+    return rows[hits], _behind_their_equals(found, rows, hits) - starts + 1, found.ids[hits]
+
+
+def _behind_their_equals(found: TopK, rows: Tensor, hits: Tensor) -> Tensor:
+    """int64 (H,): the places of the hits, moved to the end of their group of equal scores."""
+    tied = (found.scores[1:] == found.scores[:-1]) & (rows[1:] == rows[:-1])
+    if not bool(tied.any()) or not len(hits):
+        return hits
+    groups = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cumsum(~tied, 0)])
+    ends = torch.cumsum(torch.bincount(groups), 0)
+    group_H = groups[hits]
+    numbers = torch.arange(len(hits)) - torch.searchsorted(group_H, group_H)
+    return ends[group_H] - torch.bincount(group_H, minlength=len(ends))[group_H] + numbers
+
+
+def _refuse_repeat() -> None:
+    raise InputError("a list recommends the same item twice", wanted="distinct items in every list")

@@ -18,9 +18,7 @@ RATIO = (
     "Σ over queries with at least one positive, over the same Σ for the best possible lists;"
     " queries without are skipped and counted"
 )
-TIES = (
-    "ranks are the list's order (equal scores: lower item number first, whatever the truth); missing places are misses"
-)
+TIES = "ranks are the list's order, among equal scores the positives come last; missing places and lists are misses"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,9 @@ class Band(NamedTuple):
 
 
 def popularity_bands(item_counts: Tensor) -> list[Band]:
-    """Head, torso and tail: the most popular items with 50% of the train pairs, the next 30%, the last 20%.
+    """Head, torso and tail: the most popular items with 50% of the train pairs, the next 30%, the last 20%; and cold.
 
-    The item that crosses a border belongs to the more popular side. Items without a train pair are in the tail.
+    The item that crosses a border belongs to the more popular side. Items without a train pair are cold.
     A band may be empty (a catalogue of one item has only a head).
 
     Args:
@@ -46,18 +46,16 @@ def popularity_bands(item_counts: Tensor) -> list[Band]:
     """
     check_falling(item_counts)
     before = torch.cumsum(item_counts, 0).sub_(item_counts)
-    total = int(item_counts.sum())
-    head_end = int((before < HEAD_SHARE * total).sum())
-    torso_end = int((before < TORSO_SHARE * total).sum())
+    total, num_items = int(item_counts.sum()), len(item_counts)
+    torso_start = int((before < HEAD_SHARE * total).sum())
+    tail_start = int((before < TORSO_SHARE * total).sum())
+    cold_start = int((item_counts > 0).sum())
+    torso, tail, cold = tail_start - torso_start, cold_start - tail_start, num_items - cold_start
     return [
-        Band("head", 0, head_end, f"the {head_end:,} most popular items, with 50% of the train pairs"),
-        Band("torso", head_end, torso_end, f"the next {torso_end - head_end:,} items, with 30% of the train pairs"),
-        Band(
-            "tail",
-            torso_end,
-            len(item_counts),
-            f"the last {len(item_counts) - torso_end:,} items, with 20% of the train pairs",
-        ),
+        Band("head", 0, torso_start, f"the {torso_start:,} most popular items, with 50% of the train pairs"),
+        Band("torso", torso_start, tail_start, f"the next {torso:,} items, with 30% of the train pairs"),
+        Band("tail", tail_start, cold_start, f"the last {tail:,} items, with 20% of the train pairs"),
+        Band("cold", cold_start, num_items, f"the {cold:,} items without a train pair"),
     ]
 
 

@@ -1,8 +1,8 @@
 """The ranking metrics: plain functions of the matches and the cut-off.
 
 Each takes ``(matches, k)`` and returns float64 (B,), one value per query; NaN where a query has no positive: such
-queries are skipped, and counted. Relevance is binary. The order of the list is the ranking: ties of score were broken
-by the search (lower item number first), never by the truth. A list shorter than k has misses in its missing places.
+queries are skipped, and counted. Relevance is binary. The order of the list is the ranking, but among equal scores the
+positives stand last: a tie counts against the positive. A list shorter than k has misses in its missing places.
 """
 
 from __future__ import annotations
@@ -35,23 +35,20 @@ def hit_rate(matches: Matches, k: int) -> Tensor:
 
 def ndcg(matches: Matches, k: int) -> Tensor:
     """Σ over hits of 1/log2(rank+1), over the same sum of an ideal list: ranks 1 … min(k, positives)."""
-    gained = matches.sum_by_query(discounts(matches.ranks), k)
-    return gained / ideal_dcg(_positives(matches), k)
+    gains = matches.once("discounts", lambda: discounts(matches.ranks))
+    return matches.sum_by_query(gains, k) / ideal_dcg(_positives(matches), k)
 
 
 def average_precision(matches: Matches, k: int) -> Tensor:
     """Σ over hits in the first k of (hits up to that rank / rank), over min(k, positives)."""
-    firsts = torch.searchsorted(matches.rows, matches.rows)
-    hit_numbers = torch.arange(1, len(matches.rows) + 1) - firsts
-    gained = matches.sum_by_query(hit_numbers.double() / matches.ranks, k)
-    return gained / _positives(matches).clamp(max=k)
+    gains = matches.once("precisions", lambda: _precisions(matches))
+    return matches.sum_by_query(gains, k) / _positives(matches).clamp(max=k)
 
 
 def reciprocal_rank(matches: Matches, k: int) -> Tensor:
     """1 / rank of the first hit, 0 when the first k hold none."""
-    best = torch.zeros(len(matches), dtype=torch.float64)
-    reciprocals = torch.where(matches.ranks <= k, 1.0 / matches.ranks.double(), 0.0)
-    return _skip(matches, best.scatter_reduce_(0, matches.rows, reciprocals, "amax"))
+    firsts = matches.once("first ranks", lambda: _first_ranks(matches))
+    return _skip(matches, torch.where(firsts <= k, 1.0 / firsts, 0.0))
 
 
 def discounts(ranks: Tensor) -> Tensor:
@@ -68,7 +65,20 @@ def ideal_dcg(positives_B: Tensor, k: int) -> Tensor:
 
 
 def _hits(matches: Matches, k: int) -> Tensor:
-    return matches.sum_by_query(torch.ones(len(matches.rows), dtype=torch.float64), k)
+    ones = matches.once("ones", lambda: torch.ones(len(matches.rows), dtype=torch.float64))
+    return matches.once(f"hits@{k}", lambda: matches.sum_by_query(ones, k))
+
+
+def _precisions(matches: Matches) -> Tensor:
+    """float64 (H,): hits up to this one / its rank."""
+    firsts = torch.searchsorted(matches.rows, matches.rows)
+    return torch.arange(1, len(matches.rows) + 1).sub(firsts).double() / matches.ranks
+
+
+def _first_ranks(matches: Matches) -> Tensor:
+    """float64 (B,): the best rank of a hit, infinite where there is none."""
+    ranks = torch.full((len(matches),), torch.inf, dtype=torch.float64)
+    return ranks.scatter_reduce_(0, matches.rows, matches.ranks.double(), "amin")
 
 
 def _positives(matches: Matches) -> Tensor:

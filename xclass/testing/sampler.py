@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,7 +40,8 @@ def check_sampler(
     check_refusals(case)
 
 
-class _Case(NamedTuple):
+@dataclass
+class _Case:
     make: Callable[[], Sampler]
     positives: Ragged
     query_ids: Tensor | None
@@ -46,11 +49,11 @@ class _Case(NamedTuple):
     def draw(self, sampler: Sampler, seed: int) -> Negatives:
         return sampler.sample(self.positives, torch_generator(seed, "conformance"), self.query_ids)
 
-    def many(self) -> Iterator[Negatives]:
+    @functools.cached_property
+    def many(self) -> list[Negatives]:
         """Draws without learning in between, so that all have the same law."""
         sampler, generator = self.make(), torch_generator(2, "conformance")
-        for _ in range(DRAWS):
-            yield sampler.negatives(self.positives, generator, self.query_ids)
+        return [sampler.negatives(self.positives, generator, self.query_ids) for _ in range(DRAWS)]
 
 
 def check_shapes(case: _Case) -> None:
@@ -84,7 +87,7 @@ def check_counts_match_draws(case: _Case, tolerance: float) -> None:
     For candidates of each query's own, query by query.
     """
     sampler = case.make()
-    drawn = torch.stack([_counts(sample.ids, sampler.num_items) for sample in case.many()])
+    drawn = torch.stack([_counts(sample.ids, sampler.num_items) for sample in case.many])
     counts, squares = drawn.sum(0), (drawn**2).sum(0)
     mean = counts / DRAWS
     error = ((squares / DRAWS - mean**2).clamp(min=0) / DRAWS).sqrt()
@@ -101,7 +104,7 @@ def check_partition_function_is_unbiased(case: _Case, tolerance: float) -> None:
     sampler = case.make()
     scores = torch.randn(sampler.num_items, generator=torch_generator(1, "conformance"), dtype=torch.float64)
     estimates, reachable = [], None
-    for sample in case.many():
+    for sample in case.many:
         terms = torch.where(sample.ids >= 0, (scores[sample.ids.clamp(min=0)] - sample.log_q.double()).exp(), 0.0)
         estimates.append(terms.sum(-1))
         once = _counts(sample.ids, sampler.num_items) > 0
@@ -130,7 +133,7 @@ def check_refusals(case: _Case) -> None:
         values = case.positives.values.clone()
         values[0] = wrong
         try:
-            case._replace(positives=Ragged(case.positives.offsets, values)).draw(case.make(), 0)
+            dataclasses.replace(case, positives=Ragged(case.positives.offsets, values)).draw(case.make(), 0)
         except InputError as error:
             assert "positive" in str(error)
         else:
