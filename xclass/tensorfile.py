@@ -101,7 +101,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], blocks: Blocks | No
 
 
 def _header(tensors: Mapping[str, Tensor], order: list[str]) -> bytes:
-    """Padded with spaces, so that what follows lies at a multiple of 8; larger elements come first, then smaller tensors."""
+    """Padded with spaces, so that what follows lies at a multiple of 8; larger elements first."""
     fields, start = dict[str, Any](), 0
     for name in order:
         tensor, stop = tensors[name], start + tensors[name].nbytes
