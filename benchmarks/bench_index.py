@@ -144,8 +144,8 @@ def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
         f"on other queries: index recall@{k} {float(index_recall(index.search(others, k), truth).mean()):.4f}", end=", "
     )
     print(f"Faiss with its own refinement {float(index_recall(theirs, truth).mean()):.4f}")
-    exclude = some_excluded(index.queries_at_once, len(vectors))
-    size = index.queries_at_once
+    size = min(index.queries_at_once, len(others))
+    exclude = some_excluded(size, len(vectors))
     rates = side_by_side(
         {
             "Faiss flat": lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT),
