@@ -6,7 +6,8 @@ started.json          the dataset and the version that the run was started with
 model.safetensors     tables and dense layers, no optimiser state
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
-checkpoints/          what a resume needs
+checkpoints/          what a resume needs; of a finished run, the one with its weights
+tables/               working files of mapped tables, while a process trains
 growing/              while it is carried over to a larger dataset: the run that will take its place
 index/                what `xclass index` adds; it names the model file's hash
 """
@@ -49,7 +50,7 @@ from xclass.progress import say
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.board import require_tensorboard
-from xclass.training.checkpoint import CheckpointStore
+from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
@@ -213,15 +214,15 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
     """
     tensors = trainer.state.model_tensors()
     trainer.store.prune(1)
-    require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
     try:
+        require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
         with atomic_file(out / MODEL) as temporary:
             entry = write_tensors(temporary, tensors)
-    except OSError as error:
+    except (OSError, ArtefactError) as error:
         raise ArtefactError(
             "the model can't be written",
             where=out / MODEL,
-            got=error.strerror,
+            got=why(error),
             do="free some space, then run the same command with --resume: training is done",
         ) from None
     started = read_json(out / "started.json")
