@@ -20,7 +20,7 @@ from torch import Tensor
 
 from xclass.data.lists import Lists
 from xclass.errors import InputError
-from xclass.index.tuning import INDEX_RECALL, index_recall
+from xclass.index.measuring import INDEX_RECALL, index_recall
 from xclass.metrics import (
     METRICS,
     BandColumns,

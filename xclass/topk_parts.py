@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from xclass.errors import ArtefactError, InputError
+from xclass.errors import ArtefactError, DataError, InputError
 from xclass.manifest import atomic_directory, atomic_file, read_json, write_json, write_manifest
 from xclass.topk_files import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
 from xclass.types import TopK
@@ -151,7 +151,7 @@ def kept_for_resume(parts: Parts) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not len(parts) or (isinstance(error, InputError)):
+        if not len(parts) or isinstance(error, InputError | DataError):
             parts.remove()
         raise
 
