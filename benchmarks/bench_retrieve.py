@@ -1,13 +1,13 @@
 """Batch retrieval at size: memory above the index, queries/s, a kill in the middle, and what filters cost above Faiss.
 
-    python benchmarks/bench_retrieve.py prepare DIR [--items 1000000] [--queries 1000000] [--pairs 20000000] [--factory IVF1024,SQ8]
+    python benchmarks/bench_retrieve.py prepare DIR [--items 1000000] [--queries 1000000] [--pairs 20000000]
     python benchmarks/bench_retrieve.py whole DIR [-k 100] [--queries FILE] [--out NAME]
     python benchmarks/bench_retrieve.py kill DIR [-k 100]
     python benchmarks/bench_retrieve.py filters [--items 200000] [--factory HNSW32,Flat] [--parameter 128]
 
 `whole` checks the file before it reports: every query has k distinct items, none of which it has seen. `kill` sends
-SIGKILL when a third of the parts are there, resumes, and compares the two files row by row. `filters` compares with Faiss
-called directly, with the same search parameters and as many items asked for, in turn, medians of the rounds.
+SIGKILL when a third of the parts are there, resumes, and compares the two files. `filters` compares with Faiss called
+directly, with the same search parameters and as many items asked for, in turn, medians of the rounds.
 """
 
 from __future__ import annotations
@@ -138,7 +138,17 @@ def kill(options: argparse.Namespace) -> None:
     """SIGKILL at a third of the parts; resume; the same rows as the file of `whole`."""
     folder = Path(options.folder)
     parts = folder / ".killed.parquet.parts"
-    command = [sys.executable, __file__, "whole", options.folder, "-k", str(options.k), "--out", "killed.parquet", "--resume"]
+    command = [
+        sys.executable,
+        __file__,
+        "whole",
+        options.folder,
+        "-k",
+        str(options.k),
+        "--out",
+        "killed.parquet",
+        "--resume",
+    ]
     total = -(-Recommender.load(folder / "run").run.num_queries // 8192)
     with subprocess.Popen(command) as process:
         while len(list(parts.glob("part-*.json"))) < total // 3:
@@ -164,7 +174,9 @@ def filters(options: argparse.Namespace) -> None:
     seconds = timed(lambda: index.build(vectors))
     assert index.reach is not None
     index.set_parameters(**{index.reach: options.parameter})
-    print(f"{options.factory} of {options.items:,} vectors built in {seconds:.0f} s; {index.parameters}; k = {options.k}")
+    print(
+        f"{options.factory} of {options.items:,} vectors built in {seconds:.0f} s; {index.parameters}; k = {options.k}"
+    )
     exact = ExactIndex()
     exact.build(vectors)
     generator = torch_generator(0, "bench retrieve")
@@ -176,7 +188,13 @@ def filters(options: argparse.Namespace) -> None:
 
 
 def side_by_side(
-    index: FaissIndex, exact: ExactIndex, queries: torch.Tensor, k: int, some: torch.Tensor | None, seen: int, generator: Any
+    index: FaissIndex,
+    exact: ExactIndex,
+    queries: torch.Tensor,
+    k: int,
+    some: torch.Tensor | None,
+    seen: int,
+    generator: Any,
 ) -> None:
     """Ours and Faiss directly: as many items fetched, the same bitmap and the same parameters."""
     import faiss
@@ -241,7 +259,8 @@ def main() -> None:
     command.add_argument("--parameter", type=int, default=128)
     command.add_argument("-k", type=int, default=20)
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    print(f"torch {torch.__version__}, {cores}, load {os.getloadavg()[0]:.1f}")
     options.action(options)
 
 

@@ -210,7 +210,11 @@ def test_short_lists(recommender: Recommender, tmp_path: Path) -> None:
     (tmp_path / "h.jsonl").write_text(json.dumps({"query_id": "q", "history": seen}))
     (tmp_path / "allow.txt").write_text("\n".join(allowed))
     (tmp_path / "deny.txt").write_text(denied)
-    given = {"queries": tmp_path / "h.jsonl", "candidates": tmp_path / "allow.txt", "exclude": tmp_path / "deny.txt"}
+    given: dict[str, Any] = {
+        "queries": tmp_path / "h.jsonl",
+        "candidates": tmp_path / "allow.txt",
+        "exclude": tmp_path / "deny.txt",
+    }
     kept = retrieve_to_file(recommender, tmp_path / "kept.parquet", Job(k=4, **given))
     assert pl.read_parquet(tmp_path / "kept.parquet")["item_id"].to_list() == [items[6]]
     assert (kept.counts.short_lists, kept.counts.filled_lists) == (1, 0)
@@ -226,7 +230,7 @@ def test_short_lists(recommender: Recommender, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a list is short[\s\S]*q \(1\)"):
         retrieve_to_file(recommender, tmp_path / "error.parquet", Job(k=4, short="error", **given))
     with pytest.raises(ConfigError, match='did you mean "popular"'):
-        retrieve_to_file(recommender, tmp_path / "error.parquet", Job(short="populer"))
+        retrieve_to_file(recommender, tmp_path / "error.parquet", Job(short="popularr"))
     assert not list(tmp_path.glob(".*"))
 
 

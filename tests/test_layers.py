@@ -28,7 +28,7 @@ FLOORS = {
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
-    "demo": 11, "batch": 11, "cli": 12, "__init__": 12, "__main__": 13,
+    "demo": 11, "batch": 11, "export": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 
 # Rooms that may import a room of their own floor.

@@ -55,6 +55,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
         "--unknown", "--resume", "--dataset", "--json",
     },
+    "export": {"--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},

@@ -51,9 +51,7 @@ class FilteredSearch:
             with short="popular".
     """
 
-    def __init__(
-        self, model: RetrievalModel, index: Index, wanted: Wanted, item_counts: Callable[[], Tensor]
-    ) -> None:
+    def __init__(self, model: RetrievalModel, index: Index, wanted: Wanted, item_counts: Callable[[], Tensor]) -> None:
         lookup("way with short lists", wanted.short, dict.fromkeys(SHORT), where="short")
         checked_k(wanted.k)
         self._model, self._wanted = model, wanted

@@ -25,8 +25,8 @@ from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
-from xclass.progress import say
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
+from xclass.progress import say
 from xclass.retrieve import restricted, retrieve
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
@@ -229,7 +229,7 @@ class Recommender:
             return ItemFilter(self.item_numbers(as_id_series(given), what))  # type: ignore[arg-type]
         if len(rows) and len(given) <= int(rows.max()):
             raise InputError(f"one list of {what} is needed per query", got=f"{len(given)} lists")
-        file = histories_of([list(part) for part in given])  # type: ignore[arg-type, union-attr]
+        file = histories_of([list(part) for part in given])  # type: ignore[arg-type]
         assert file.offsets is not None and file.items is not None
         numbers = self._numbers(file.items, what)
         return ItemFilter(own=OwnLists(Ragged(file.offsets, numbers).filter(numbers >= 0).take(rows)))

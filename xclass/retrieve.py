@@ -193,7 +193,9 @@ def fill_short(found: TopK, k: int, popular: Tensor, denied: Ragged | None) -> t
     missing = k - held.lengths()
     chosen = free & (free.cumsum(1) <= missing[:, None])
     rows, columns = chosen.nonzero(as_tuple=True)
-    more = Ragged(offsets_of(torch.zeros(len(found), dtype=torch.int64).index_add_(0, short, chosen.sum(1))), head[columns])
+    more = Ragged(
+        offsets_of(torch.zeros(len(found), dtype=torch.int64).index_add_(0, short, chosen.sum(1))), head[columns]
+    )
     ids = concat_ragged(Ragged(found.offsets, found.ids), more)
     blank = Ragged(more.offsets, torch.full((len(columns),), torch.nan))
     scores = concat_ragged(Ragged(found.offsets, found.scores), blank)

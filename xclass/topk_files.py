@@ -82,7 +82,7 @@ def _join_parquet(parts: Sequence[Path], path: Path) -> None:
     if len(parts) == 1:
         shutil.copyfile(parts[0], path)
     else:
-        pl.scan_parquet(parts).sink_parquet(path, row_group_size=PART_ROWS)
+        pl.scan_parquet(list(parts)).sink_parquet(path, row_group_size=PART_ROWS)
 
 
 def _write_json_lines(frame: pl.DataFrame, path: Path) -> None:

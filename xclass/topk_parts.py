@@ -1,8 +1,8 @@
 """Lists written part by part. Finished parts outlive a kill; the result appears when all of it is there.
 
-    .NAME.parts/job.json              what the job is: a resumed one must be the same
-    .NAME.parts/part-000000.parquet   lists of some queries
-    .NAME.parts/part-000000.json      their counts, written last: with it the part is finished
+.NAME.parts/job.json              what the job is: a resumed one must be the same
+.NAME.parts/part-000000.parquet   lists of some queries
+.NAME.parts/part-000000.json      their counts, written last: with it the part is finished
 """
 
 from __future__ import annotations

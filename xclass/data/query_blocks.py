@@ -1,7 +1,7 @@
 """A file of queries in blocks: as many queries at a time as asked for, however many it holds.
 
-Text and JSON lines are read line by line, Parquet by rows; CSV and TSV are turned into Parquet first, beside nothing but a
-temporary folder. Tables of (query_id, item_id) of more than a million rows must have a query's rows together.
+Text and JSON lines are read line by line, Parquet by rows; CSV and TSV are turned into Parquet first, in a temporary
+folder. Tables of (query_id, item_id) of more than a million rows must have a query's rows together.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def count_queries(path: Path | str) -> int:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
     separator = "\t" if suffix == ".tsv" else ","
     with unreadable(path):
-        scan = pl.scan_parquet(path) if suffix == ".parquet" else pl.scan_csv(path, separator=separator, infer_schema=False)
+        scan = (
+            pl.scan_parquet(path)
+            if suffix == ".parquet"
+            else pl.scan_csv(path, separator=separator, infer_schema=False)
+        )
         pairs = {QUERY_COLUMN, ITEM_COLUMN} <= set(scan.collect_schema().names())
         counted = scan.select(pl.col(QUERY_COLUMN).approx_n_unique() if pairs else pl.len())
         return int(counted.collect(engine="streaming").item())
@@ -131,7 +135,9 @@ class _Apart:
         if again:
             twice = heads.filter(heads.is_duplicated()) if heads.is_duplicated().any() else heads
             wanted = f"rows sorted by {QUERY_COLUMN} in a table of more than {SLICE_ROWS:,} rows"
-            raise DataError("the rows of a query lie apart", wanted=wanted, got=f"one of the block from {twice[0]!r} on")
+            raise DataError(
+                "the rows of a query lie apart", wanted=wanted, got=f"one of the block from {twice[0]!r} on"
+            )
         self._hashes.append(hashes)
 
 

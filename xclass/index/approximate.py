@@ -90,9 +90,7 @@ class ApproximateIndex(ABC):
         self.parameters.update(values)
         self._apply()
 
-    def search(
-        self, query_BD: Tensor, k: int, exclude: Ragged | None = None, allowed: Allowed | None = None
-    ) -> TopK:
+    def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None, allowed: Allowed | None = None) -> TopK:
         """About the k items with the largest inner product of each query, never one of its excluded items.
 
         Args:
@@ -155,9 +153,7 @@ class ApproximateIndex(ABC):
         ids, scores = self._find(query_BD, k, min(math.ceil(fetch / allowed.share), self.num_items))
         return torch.where(allowed.contains(ids), ids, -1), scores
 
-    def _search_rows(
-        self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists, allowed: Allowed | None
-    ) -> None:
+    def _search_rows(self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists, allowed: Allowed | None) -> None:
         """Fill the lists of ``rows``, wider and wider; what stays short is left to the exact search."""
         items = self.num_items if allowed is None else len(allowed)
         for widening in range(MOST_WIDENINGS + 1):

@@ -65,7 +65,9 @@ class Hidden:
     counts: int64 (B,), *distinct* excluded items of each query. left: (B,), items that it may get.
     """
 
-    def __init__(self, exclude: Ragged | None, num_queries: int, num_items: int, allowed: Allowed | None = None) -> None:
+    def __init__(
+        self, exclude: Ragged | None, num_queries: int, num_items: int, allowed: Allowed | None = None
+    ) -> None:
         self.num_items = num_items
         self._keys = torch.empty(0, dtype=torch.int64)
         self.counts = torch.zeros(num_queries, dtype=torch.int64)
