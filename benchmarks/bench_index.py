@@ -1,38 +1,67 @@
-"""Search over a million vectors: exact through torch beside Faiss flat, and what the seam costs above Faiss itself.
+"""Indexes over a million planted vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
 
-    python benchmarks/bench_index.py [--items 1000000] [--queries 4096] [--dim 64] [-k 100] [--graph]
+    python benchmarks/bench_index.py exact|tuned|sweep|hash|large [--items 1000000] [--noise 0.7] [-k 10] [--keep FOLDER]
 
-Correctness first: the two exact searches must find the same items (but for equal scores) before either is timed.
-Faiss flat is several times slower with 1024 queries at once than with 4096, so it is given 4096. The searches are timed
-in turn, in one process, with the same number of threads; compare the ratios of one run.
+exact   exact search through torch beside Faiss flat
+tuned   `find_index` for a recall of .95, beside Faiss flat and beside Faiss itself with the same parameters
+sweep   every family of Faiss over a grid of its parameters: the fastest setting of each that reaches .95
+hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
+large   one fastscan build, its time, memory and queries/s (--items 10000000)
+
+Correctness first: the two exact searches must find the same items (but for equal scores) before either is timed, and
+every rate stands beside its recall. What is compared is timed in turn, in one process, with the same number of threads;
+compare the ratios of one run. Builds are kept in FOLDER, so that a second run only times.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import faiss
+import numpy as np
 import torch
 
-from xclass.index import ExactIndex, FaissIndex, index_recall
+from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, find_index, index_recall
+from xclass.index.measuring import HeldOut
+from xclass.index.tuning import cheapest, optimal
 from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
+from xclass.vectors import TensorVectors
 
 ROUNDS = 3
+TARGET = 0.95
+NPROBES = {
+    "IVF256": (1, 2, 3, 4, 6, 8, 16),
+    "IVF1024": (1, 2, 3, 4, 6, 8, 12, 16, 32),
+    "IVF4096": (2, 3, 4, 6, 8, 12, 16, 32, 64),
+}
+REFINES = {10: (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32), 100: (1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10)}
+FAMILIES = (
+    *(f"{lists},{code}" for lists in NPROBES for code in ("PQ32x4fs,RFlat", "PQ64x4fs,RFlat")),
+    "IVF1024,Flat", "IVF4096,Flat", "IVF1024,SQ8", "IVF1024,PQ32,RFlat", "IVF1024,RaBitQfs,RFlat",
+    "IVF1024_HNSW32,PQ32x4fs,RFlat", "IVF1024(RCQ2x5),PQ32x4fs,RFlat", "OPQ64,IVF1024,PQ32x4fs,RFlat",
+    "HNSW32,Flat", "HNSW32,SQ8",
+)  # fmt: skip
 
 
-def planted_vectors(num_items: int, num_queries: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clustered unit vectors: 2000 centres, noise of .7 of their length per coordinate's spread."""
+def planted_vectors(
+    num_items: int, num_queries: int, dim: int, noise: float = 0.7
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clustered unit vectors: 2000 centres, normal noise of ``noise`` times their spread in each coordinate."""
     generator = torch_generator(0, "bench index")
     centres = torch.randn(2000, dim, generator=generator)
 
     def draw(count: int) -> torch.Tensor:
         which = torch.randint(2000, (count,), generator=generator)
-        return torch.nn.functional.normalize(centres[which] + 0.7 * torch.randn(count, dim, generator=generator), dim=1)
+        rows = centres[which].add_(torch.randn(count, dim, generator=generator), alpha=noise)
+        return torch.nn.functional.normalize(rows, dim=1, out=rows)
 
     return draw(num_items), draw(num_queries)
 
@@ -52,12 +81,28 @@ def side_by_side(named: dict[str, Callable[[], object]], num_queries: int) -> di
     return {name: num_queries / seconds for name, seconds in best.items()}
 
 
-def as_topk(scores: object, ids: object) -> TopK:
-    ids_BK, scores_BK = torch.from_numpy(ids), torch.from_numpy(scores)  # type: ignore[arg-type]
+def show(rates: dict[str, float], reference: str) -> None:
+    for name, rate in rates.items():
+        print(f"{name:<44} {rate:>10,.0f} queries/s {rate / rates[reference]:>8.2f}×", flush=True)
+
+
+def as_topk(scores: np.ndarray, ids: np.ndarray) -> TopK:
+    ids_BK, scores_BK = torch.from_numpy(ids), torch.from_numpy(scores)
     return TopK(offsets_of(torch.full((len(ids_BK),), ids_BK.shape[1])), ids_BK.flatten(), scores_BK.flatten())
 
 
-def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, exclude: Ragged) -> None:
+def in_batches(search: Callable[[torch.Tensor], object], queries: torch.Tensor, size: int) -> Callable[[], object]:
+    return lambda: [search(part) for part in queries.split(size)]
+
+
+def some_excluded(num_queries: int, num_items: int) -> Ragged:
+    """50 random items a query."""
+    generator = torch_generator(0, "bench index exclusions")
+    lengths = torch.full((num_queries,), 50)
+    return Ragged(offsets_of(lengths), torch.randint(num_items, (int(lengths.sum()),), generator=generator))
+
+
+def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
     exact = ExactIndex()
     exact.build(vectors)
     flat = faiss.IndexFlatIP(vectors.shape[1])
@@ -65,66 +110,163 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, exclude: R
     found = exact.search(queries, k)
     agreement = float(index_recall(found, as_topk(*flat.search(queries.numpy(), k))).mean())
     assert agreement > 0.99999, f"the two exact searches differ: {agreement}"
-    seen = exclude.rows() * exact.num_items + exclude.values
-    hidden = exact.search(queries, k, exclude)
-    assert not torch.isin(hidden.rows() * exact.num_items + hidden.ids, seen).any(), "an excluded item was found"
+    exclude = some_excluded(len(queries), len(vectors))
     rates = side_by_side(
         {
+            "Faiss flat": lambda: flat.search(queries.numpy(), k),
             "exact, torch": lambda: exact.search(queries, k),
             "exact, torch, 50 excluded a query": lambda: exact.search(queries, k, exclude),
-            "Faiss flat": lambda: flat.search(queries.numpy(), k),
         },
         len(queries),
     )
     show(rates, "Faiss flat")
 
 
-def bench_graph(vectors: torch.Tensor, queries: torch.Tensor, k: int, exclude: Ragged) -> None:
-    index = FaissIndex("hnsw")
-    seconds = timed(lambda: index.build(vectors))
-    print(f"\nHNSW built in {seconds:.0f} s, {index.faiss_bytes() / 1e6:,.0f} MB")
+def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    held, others = queries.chunk(2)
+    seconds = -time.perf_counter()
+    report = find_index(vectors, IndexConfig(), held, k, TARGET)
+    seconds += time.perf_counter()
+    index = report.index
+    assert isinstance(index, FaissIndex), report.fell_back
+    print(f"found {index.factory} {index.parameters} in {seconds:.0f} s, {len(report.frontier)} settings measured")
+    print(f"{index.extra_bytes() / 1e6:,.0f} MB beside the vectors, built in {index.build_s:.0f} s")
+    for point in optimal(report.frontier):
+        print(f"    {point.factory} {point.parameters} {point.index_recall:.4f} {point.queries_per_s:,.0f}")
     exact = ExactIndex()
     exact.build(vectors)
-    truth = exact.search(queries, k)
-    for ef in (64, 128, 256, 512):
-        index.set_search_parameter(ef)
-        recall = float(index_recall(index.search(queries, k), truth).mean())
-        rates = side_by_side(
-            {
-                "Faiss directly": lambda: index.faiss.search(queries.numpy(), k),
-                "through the seam": lambda: index.search(queries, k),
-                "through the seam, 50 excluded a query": lambda: index.search(queries, k, exclude),
-            },
-            len(queries),
-        )
-        print(f"\nefSearch {ef}: index recall@{k} {recall:.4f}")
-        show(rates, "Faiss directly")
+    truth = exact.search(others, k)
+    direct = faiss.IndexRefineFlat(index.faiss, faiss.swig_ptr(vectors.numpy()))
+    direct.k_factor = index.parameters["refine"]
+    theirs = as_topk(*direct.search(others.numpy(), k))
+    print(
+        f"on other queries: index recall@{k} {float(index_recall(index.search(others, k), truth).mean()):.4f}", end=", "
+    )
+    print(f"Faiss with its own refinement {float(index_recall(theirs, truth).mean()):.4f}")
+    exclude = some_excluded(index.queries_at_once, len(vectors))
+    size = index.queries_at_once
+    rates = side_by_side(
+        {
+            "Faiss flat": lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT),
+            "the tuned index": in_batches(lambda part: index.search(part, k), others, size),
+            "Faiss directly, same parameters": in_batches(lambda part: direct.search(part.numpy(), k), others, size),
+            "50 excluded a query": in_batches(lambda part: index.search(part, k, exclude), others, size),
+        },
+        len(others),
+    )
+    show(rates, "Faiss flat")
 
 
-def show(rates: dict[str, float], reference: str) -> None:
-    for name, rate in rates.items():
-        print(f"{name:<40} {rate:>10,.0f} queries/s {rate / rates[reference]:>8.2f}×")
+def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    _, others = queries.chunk(2)
+    exact = ExactIndex()
+    exact.build(vectors)
+    truth = exact.search(others, k)
+    flat_s = timed(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT))
+    print(f"Faiss flat {len(others) / flat_s:,.0f} queries/s")
+    for factory in FAMILIES:
+        index, space, best = kept(factory, vectors, keep), faiss.ParameterSpace(), (0.0, 0.0, "")
+        for setting in settings(factory, k):
+            for name, value in setting.items():
+                space.set_index_parameter(index, name, value)
+            recall = float(index_recall(as_topk(*index.search(others.numpy(), k)), truth).mean())
+            if recall >= TARGET:
+                rate = len(others) / min(timed(lambda: index.search(others.numpy(), k)) for _ in range(2))  # noqa: B023
+                best = max(best, (rate, recall, str(setting)))
+        print(f"{factory:<34} {best[0]:>10,.0f} queries/s {best[1]:.4f} {best[2]}", flush=True)
+
+
+def settings(factory: str, k: int) -> list[dict[str, float]]:
+    if factory.startswith("HNSW"):
+        return [{"efSearch": value} for value in (32, 48, 64, 96, 128, 192, 256, 384, 512)]
+    lists = next(name for name in NPROBES if name in factory)
+    refines = REFINES[k] if "RFlat" in factory else (None,)
+    pairs = itertools.product(NPROBES[lists], refines)
+    return [{"nprobe": reach} | ({} if depth is None else {"k_factor_rf": depth}) for reach, depth in pairs]
+
+
+def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
+    """A Faiss index from ``keep``, built and written there the first time. Refinement is added when it is read."""
+    plain = factory.removesuffix(",RFlat")
+    path = keep / f"{plain}-{len(vectors)}.faiss"
+    if path.exists():
+        index = faiss.read_index(str(path))
+    else:
+        index = faiss.index_factory(vectors.shape[1], plain, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors[: 1 << 18].numpy())
+        index.add(vectors.numpy())
+        keep.mkdir(parents=True, exist_ok=True)
+        faiss.write_index(index, str(path))
+    if plain == factory:
+        return index
+    refined = faiss.IndexRefineFlat(index, faiss.swig_ptr(vectors.numpy()))
+    refined.referenced_objects = [index]
+    return refined
+
+
+def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    held, others = queries.chunk(2)
+    exact = ExactIndex()
+    exact.build(vectors)
+    truth, held_out = exact.search(others, k), HeldOut(held, k)
+    held_out.against(TensorVectors(vectors))
+    for kind in ("lsh", "wta"):
+        index = build_index(vectors, IndexConfig(kind=kind))
+        assert isinstance(index, HashIndex)
+        point = cheapest(index, held_out, TARGET)
+        assert point is not None
+        print(f"\n{index.factory}: built in {index.build_s:.1f} s, {index.extra_bytes() / 1e6:,.0f} MB")
+        for near in (0.25, 0.5, 1, 2):
+            index.set_parameters(**{**point.parameters, "probes": max(round(point.parameters["probes"] * near), 1)})
+            agreed = float(index_recall(index.search(others, k), truth).mean())
+            share = index.scored_share
+            rates = side_by_side(
+                {
+                    "Faiss flat": lambda: faiss.knn(
+                        others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT
+                    ),
+                    f"{index.parameters}": in_batches(lambda part: index.search(part, k), others, 1024),  # noqa: B023
+                },
+                len(others),
+            )
+            print(f"agreement of the top {k} {agreed:.4f}, {share:.3%} of the items scored")
+            show(rates, "Faiss flat")
+
+
+def bench_large(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    index = FaissIndex("fastscan")
+    index.build(vectors)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{index.factory} built in {index.build_s:.0f} s, peak {peak / 2**30:.1f} GiB with vectors and queries")
+    print(
+        f"{(index.extra_bytes() + vectors.nbytes) / 2**30:.2f} GiB with the vectors, {index.extra_bytes() / 2**30:.2f} without"
+    )
+    held = HeldOut(queries, k)
+    held.against(TensorVectors(vectors))
+    print(f"exact {held.exact_queries_per_s:,.0f} queries/s")
+    for target in (0.9, 0.95):
+        point = cheapest(index, held, target)
+        print(f"for {target}: {point}", flush=True)
+
+
+STAGES = {"exact": bench_exact, "tuned": bench_tuned, "sweep": bench_sweep, "hash": bench_hash, "large": bench_large}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=4096)
+    parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("-k", type=int, default=100)
-    parser.add_argument("--graph", action="store_true", help="also HNSW, which takes a minute or more to build")
+    parser.add_argument("--noise", type=float, default=0.7)
+    parser.add_argument("-k", type=int, default=10)
+    parser.add_argument("--keep", type=Path, default=Path("indexes"))
     options = parser.parse_args()
     versions = f"torch {torch.__version__}, faiss {faiss.__version__}, {platform.machine()}"
     print(f"{versions}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{options.items:,} × {options.dim}, {options.queries:,} queries, k = {options.k}, best of {ROUNDS} in turn")
-    vectors, queries = planted_vectors(options.items, options.queries, options.dim)
-    generator = torch_generator(0, "bench index exclusions")
-    lengths = torch.full((options.queries,), 50)
-    values = torch.randint(options.items, (int(lengths.sum()),), generator=generator)
-    exclude = Ragged(offsets_of(lengths), values)
-    bench_exact(vectors, queries, options.k, exclude)
-    if options.graph:
-        bench_graph(vectors, queries, options.k, exclude)
+    print(f"{options.items:,} × {options.dim}, noise {options.noise}, {options.queries:,} queries, k = {options.k}")
+    vectors, queries = planted_vectors(options.items, options.queries, options.dim, options.noise)
+    STAGES[options.stage](vectors, queries, options.k, options.keep)
 
 
 if __name__ == "__main__":

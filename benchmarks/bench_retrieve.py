@@ -1,6 +1,6 @@
 """Batch retrieval at size: memory above the index, queries/s, a kill in the middle, and what filters cost above Faiss.
 
-    python benchmarks/bench_retrieve.py prepare DIR [--items 1000000] [--queries 1000000] [--pairs 20000000]
+    python benchmarks/bench_retrieve.py prepare DIR [--items 1000000] [--queries 1000000] [--pairs 10000000]
     python benchmarks/bench_retrieve.py whole DIR [-k 100] [--queries FILE] [--out NAME]
     python benchmarks/bench_retrieve.py kill DIR [-k 100]
     python benchmarks/bench_retrieve.py filters [--items 200000] [--factory HNSW32,Flat] [--parameter 128]
@@ -41,7 +41,7 @@ CONFIG = {
     "sampler": {"num_sampled": 1024},
     "train": {"epochs": 1, "learning_rate": 0.05, "batch": {"by": "query", "size": 4096}},
 }
-SEARCH = {"nprobe": 32, "refine": 2}
+SEARCH = {"nprobe": 16, "refine": 4, "efSearch": 128}
 ROUNDS = 5
 
 
@@ -247,8 +247,8 @@ def main() -> None:
         if name == "prepare":
             command.add_argument("--items", type=int, default=1_000_000)
             command.add_argument("--queries", type=int, default=1_000_000)
-            command.add_argument("--pairs", type=int, default=20_000_000)
-            command.add_argument("--factory", default="IVF1024,SQ8")
+            command.add_argument("--pairs", type=int, default=10_000_000)
+            command.add_argument("--factory", default="IVF1024,PQ32x4fs")
         command.add_argument("--out", default="whole.parquet")
         command.add_argument("--resume", action="store_true")
     command = commands.add_parser("filters")

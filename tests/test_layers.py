@@ -46,8 +46,9 @@ FROM_THE_FACE = {"__version__"}
 EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
 COMPILED = {
-    "data/kernels.py", "heads/block_kernels.py", "heads/kernels.py", "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "tables/kernels.py",
-    "tables/plan_kernels.py", "towers/kernels.py", "cells.py", "index/kernels.py", "index/hash_kernels.py",
+    "cells.py", "data/kernels.py", "heads/block_kernels.py", "heads/kernels.py", "index/hash_kernels.py", "index/kernels.py",
+    "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
+    "towers/kernels.py",
 }  # fmt: skip
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "random"}
 FORBIDDEN_CALLS = {

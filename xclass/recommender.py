@@ -23,7 +23,7 @@ from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
-from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, load_index, save_index
+from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
 from xclass.progress import say
@@ -335,8 +335,8 @@ def index_run(
     folder = recommender.run.path / INDEX_FOLDER
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
-    vectors = recommender.item_vectors
     queries, seen = _tuning_queries(recommender)
+    vectors = laid_out(recommender.item_vectors, recommender.run.path)
     report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
     if report.fell_back:
         say(report.fell_back)

@@ -43,6 +43,11 @@ class Vectors(ABC):
     def take(self, ids: Tensor) -> Tensor:
         """(len(ids), D) float32: these rows, in any order, repeats allowed."""
 
+    def in_memory(self) -> Tensor | None:
+        """The rows as they lie in memory, if they lie there as they are read but for the type: (N, D) of any floating
+        type. None for rows that are computed. Compiled loops read rows here and there without a call for each."""
+        return None
+
     @property
     def nbytes(self) -> int:
         """What is stored for them."""
@@ -88,6 +93,10 @@ class TensorVectors(Vectors):
     def take(self, ids: Tensor) -> Tensor:
         """A copy."""
         return self.rows[ids.to(self.rows.device)].to(torch.float32)
+
+    def in_memory(self) -> Tensor | None:
+        """The matrix."""
+        return self.rows
 
     @property
     def nbytes(self) -> int:

@@ -163,7 +163,11 @@ def test_index_says_what_it_tried(place, capsys, tmp_path):
         "--json",
     )
     assert said["kind"] == "factory" and said["factory"] == "IVF4,Flat" and said["index_recall@10"] >= 0.99
-    assert said["frontier"][-1]["index_recall"] == said["index_recall@10"] and said["memory_bytes"] > 0
+    chosen = [point for point in said["frontier"] if point["parameters"] == said["search_parameters"]]
+    assert [point["index_recall"] for point in chosen] == [said["index_recall@10"]] and said["memory_bytes"] > 0
+    assert {"queries_per_s", "flat_queries_per_s", "build_s"} <= set(said) and len(said["frontier"]) > 1
+    table = pl.read_parquet(place / "run" / "index" / "frontier.parquet")
+    assert table["index_recall"].to_list() == [point["index_recall"] for point in said["frontier"]]
     assert "--replace" in fails(capsys, "index", place / "run")
 
 

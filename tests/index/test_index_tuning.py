@@ -18,6 +18,7 @@ from xclass.index import (
     ExactIndex,
     FaissIndex,
     IndexConfig,
+    Point,
     build_index,
     choose_kind,
     index_recall,
@@ -26,6 +27,7 @@ from xclass.index import (
     tune,
     vectors_digest,
 )
+from xclass.index.tuning import optimal
 from xclass.types import Ragged, TopK, offsets_of
 
 pytest.importorskip("faiss")
@@ -52,28 +54,59 @@ def test_index_recall_by_hand() -> None:
     assert got[3] == 0.0
 
 
-def test_tune_doubles_until_the_target_is_met() -> None:
+def test_tune_sets_the_fastest_that_meets_the_target() -> None:
     vectors, queries = problem()
     index = build_index(vectors, IndexConfig(kind="ivf"))
+    assert isinstance(index, FaissIndex)
     seen = Ragged.from_lists([[0, 1, 2]] * len(queries))
     report = tune(index, queries, 10, 0.9, seen)
     assert report.index is index
     assert report.fell_back is None
+    met = [point for point in report.frontier if point.least_recall >= 0.9]
     assert report.index_recall >= 0.9
-    values = [point.value for point in report.frontier]
-    assert values == [2**step for step in range(len(values))]
-    assert len(values) > 1
-    assert all(point.index_recall < 0.9 for point in report.frontier[:-1])
-    assert isinstance(index, FaissIndex)
-    assert index.parameter_value == values[-1]
+    assert report.queries_per_s == max(point.queries_per_s for point in met)
+    assert len(met) > 1 and len(met) < len(report.frontier)
+    assert len({tuple(point.parameters.items()) for point in report.frontier}) == len(report.frontier), "none twice"
     exact = ExactIndex()
     exact.build(vectors)
-    again = index_recall(index.search(queries, 10, seen), exact.search(queries, 10, seen)).mean()
-    assert float(again) == pytest.approx(report.index_recall)
+    again = index_recall(index.search(queries, 10, seen), exact.search(queries, 10, seen))
+    assert float(again.mean()) == pytest.approx(report.index_recall)
+    chosen = next(point for point in report.frontier if point.parameters == index.parameters)
+    assert chosen.least_recall == pytest.approx(float(again.mean() - again.std() / len(again) ** 0.5))
     told = report.to_dict()
     json.dumps(told)
     assert told["index_recall@10"] == report.index_recall
-    assert {"kind", "factory", "queries_per_s", "memory_bytes", "build_s", "frontier"} <= set(told)
+    wanted = {"kind", "factory", "queries_per_s", "flat_queries_per_s", "memory_bytes", "build_s", "frontier"}
+    assert wanted <= set(told)
+
+
+def test_tuning_follows_both_parameters() -> None:
+    vectors, queries = problem(4000)
+    index = build_index(vectors, IndexConfig(kind="factory", factory="IVF16,PQ8x4fs"))
+    report = tune(index, queries, 10, 0.95)
+    assert report.index is index and report.index_recall >= 0.95
+    tried = {(point.parameters["nprobe"], point.parameters["refine"]): point for point in report.frontier}
+    assert len({reach for reach, _ in tried}) > 2 and len({depth for _, depth in tried}) > 2
+    for (reach, depth), point in tried.items():
+        for (other_reach, other_depth), other in tried.items():
+            if reach <= other_reach and depth <= other_depth:
+                assert point.index_recall <= other.index_recall + 1e-9, "wider and deeper finds no less"
+
+
+def test_what_no_other_beats() -> None:
+    points = [
+        point_of(*pair) for pair in [(0.5, 100), (0.6, 90), (0.6, 95), (0.55, 80), (0.9, 10), (0.95, 12), (0.4, 100)]
+    ]
+    assert [(point.index_recall, point.queries_per_s) for point in optimal(points)] == [
+        (0.5, 100),
+        (0.6, 95),
+        (0.95, 12),
+    ]
+    assert optimal([]) == []
+
+
+def point_of(recall: float, rate: float) -> Point:
+    return Point("ivf", "IVF4,Flat", {"nprobe": 1}, recall, rate, 1, 0.0, recall)
 
 
 def test_every_list_visited_is_exact() -> None:
@@ -89,7 +122,7 @@ def test_an_unreachable_target_falls_back_to_exact_and_says_so() -> None:
     assert report.index.kind == "exact"
     assert report.index_recall == 1.0
     assert report.frontier[0].index_recall < 0.99
-    assert "factory reached" in (report.fell_back or "")
+    assert "factory reached 0." in (report.fell_back or "")
     assert "exact search is used" in (report.fell_back or "")
 
 
@@ -110,7 +143,7 @@ def test_bad_targets(target: float) -> None:
 
 def test_auto_is_exact_for_small_catalogues() -> None:
     assert choose_kind("auto", 100_000) == "exact"
-    assert choose_kind("auto", 100_001) == "hnsw"
+    assert choose_kind("auto", 100_001) == "fastscan"
     assert choose_kind("ivf", 5) == "ivf"
 
 
@@ -159,19 +192,19 @@ def test_faiss_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setattr(builtins, "__import__", without)
     vectors, queries = problem(60, 5)
-    for kind in ("flat", "hnsw", "ivf"):
+    for kind in ("flat", "hnsw", "ivf", "ivfpq", "sq", "fastscan"):
         with pytest.raises(ConfigError, match=r"xclass\[cpu\]"):
             build_index(vectors, IndexConfig(kind=kind))
     assert choose_kind("auto", 10**7) == "exact"
     assert len(build_index(vectors).search(queries, 5)) == 5
 
 
-@pytest.mark.parametrize("kind", ["exact", "flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("kind", ["exact", "flat", "hnsw", "ivf", "ivfpq", "sq", "fastscan", "lsh", "wta"])
 def test_saved_and_loaded_is_the_same_index(kind: str, tmp_path: Path) -> None:
     vectors, queries = problem(400)
     index = build_index(vectors, IndexConfig(kind=kind))
-    if isinstance(index, FaissIndex) and index.parameter:
-        index.set_search_parameter(37)
+    if isinstance(index, FaissIndex) and index.reach:
+        index.set_parameters(**{index.reach: 37})
     save_index(index, tmp_path / "index", binding="run-1", report={"queries_per_s": 5.0})
     loaded = load_index(tmp_path / "index", binding="run-1", vectors=vectors)
     assert {**loaded.describe(), "build_s": 0} == {**index.describe(), "build_s": 0}
@@ -235,6 +268,41 @@ def test_files_that_are_no_index(tmp_path: Path) -> None:
         load_index(folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("hnsw", "kind", "hnws"),
+        ("hnsw", "kind", None),
+        ("hnsw", "factory", None),
+        ("hnsw", "search_parameters", []),
+        ("hnsw", "search_parameters", {"efSearch": "64"}),
+        ("hnsw", "search_parameters", {"nprobe": 3}),
+        ("hnsw", "search_parameters", {"efSearch": 0}),
+        ("lsh", "caps", []),
+        ("lsh", "factory", "LSH2x3"),
+        ("lsh", "kind", "hnsw"),
+        ("ivf", "build_s", "long"),
+    ],
+)
+def test_a_manifest_that_says_something_else(kind: str, field: str, value: Any, tmp_path: Path) -> None:
+    save_index(build_index(problem(200)[0], IndexConfig(kind=kind)), tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / "index.json").read_text())
+    manifest["index"][field] = value
+    (tmp_path / "index" / "index.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError) as caught:
+        load_index(tmp_path / "index")
+    assert "\n" not in str(caught.value).strip()
+
+
+def test_a_manifest_without_an_index(tmp_path: Path) -> None:
+    save_index(build_index(problem(200)[0], IndexConfig(kind="hnsw")), tmp_path / "index")
+    whole = json.loads((tmp_path / "index" / "index.json").read_text())
+    for change in ({"index": None}, {"index": "hnsw"}, {"num_items": "200"}, {"files": {}}):
+        (tmp_path / "index" / "index.json").write_text(json.dumps({**whole, **change}))
+        with pytest.raises(ArtefactError):
+            load_index(tmp_path / "index")
+
+
 def test_counts_that_do_not_fit_the_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     save_index(build_index(problem(200)[0], IndexConfig(kind="flat")), folder)
@@ -258,9 +326,9 @@ def test_a_search_restores_the_tuned_parameter() -> None:
     vectors, queries = problem(400, 3)
     index = FaissIndex("ivf")
     index.build(vectors)
-    index.set_search_parameter(1)
+    index.set_parameters(nprobe=1)
     index.search(queries, 50, Ragged.from_lists([list(range(60)), [], [5]]))
-    assert index.parameter_value == 1
+    assert index.parameters == {"nprobe": 1}
     import faiss
 
     assert faiss.extract_index_ivf(index.faiss).nprobe == 1

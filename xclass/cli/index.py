@@ -13,9 +13,15 @@ from xclass.cli.output import print_fields, print_json, print_line, print_table
 
 def index(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    kind: Annotated[str, typer.Option(help="auto, exact, flat, hnsw, ivf or factory.")] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="auto, exact, flat, hnsw, ivf, ivfpq, sq, fastscan, lsh, wta or factory.")
+    ] = "auto",
     factory: Annotated[
-        str | None, typer.Option(metavar="STRING", help='A Faiss factory string, e.g. "IVF1024,SQ8".')
+        str | None,
+        typer.Option(
+            metavar="STRING",
+            help='A Faiss factory string, e.g. "IVF1024,SQ8"; for lsh and wta the tables, e.g. LSH32x14.',
+        ),
     ] = None,
     target_recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the exact top k that the index must find.")
@@ -31,7 +37,11 @@ def index(
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Index the item vectors of RUN and tune the search on held-out queries; RUN/index is written."""
+    """Index the item vectors of RUN and tune the search on held-out queries; RUN/index is written.
+
+    Several builds of a kind are tried, and the cheapest that reaches the target is kept. What was measured is written
+    to RUN/index/frontier.parquet and, with matplotlib, frontier.png.
+    """
     from xclass.index import IndexConfig
     from xclass.recommender import Recommender, index_run
 
@@ -46,10 +56,17 @@ def index(
 
 
 def _show(result: dict[str, Any]) -> None:
+    from xclass.index.frontier import written
+
     frontier, definition = result.pop("frontier"), result.pop("definition")
     print_fields(result, "index")
-    print_line(f"\nindex recall: {definition}\n")
+    best = sorted((point for point in frontier if point["optimal"]), key=lambda point: point["index_recall"])
     if len(frontier) > 1:
-        rows = [[point["value"], point["index_recall"], point["queries_per_s"]] for point in frontier]
-        print_table(["search parameter", "index recall", "queries/s"], rows, "tried")
-    print_line(f"\nindex_recall: {definition}")
+        rows = [
+            [point["factory"] or point["kind"], written(point["parameters"]), point["index_recall"],
+             point["queries_per_s"], point["memory_bytes"]]
+            for point in best
+        ]  # fmt: skip
+        print_table(["build", "search", "index recall", "queries/s", "bytes"], rows, "frontier")
+        print_line(f"{len(frontier)} settings were measured; frontier.parquet beside the index has all of them")
+    print_line(f"\nindex recall: {definition}")

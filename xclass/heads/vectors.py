@@ -63,6 +63,10 @@ class ItemVectors(Vectors):
         """The table's own memory where it is float32 and the projection changes nothing, else a copy."""
         return self.table.read(0, len(self)) if self.projection.is_identity else super().tensor()
 
+    def in_memory(self) -> Tensor | None:
+        """The table's own rows where the projection changes nothing."""
+        return self.table.weight if self.projection.is_identity else None
+
     def _projected(self, rows: Tensor) -> Tensor:
         projected: Tensor = self.projection(rows)
         return projected

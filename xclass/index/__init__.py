@@ -1,10 +1,11 @@
 """Search by inner product: exact through torch, or any Faiss index, behind one seam."""
 
-from xclass.index.faiss_index import FaissIndex
 from xclass.index.exact import ExactIndex
+from xclass.index.faiss_index import FaissIndex
+from xclass.index.hash_index import HashIndex
 from xclass.index.kinds import AUTO_EXACT_ITEMS, INDEX_KINDS, Index, IndexConfig, build_index, choose_kind
 from xclass.index.measuring import INDEX_RECALL, Point, index_recall
-from xclass.index.saved import load_index, read_index_manifest, save_index, vectors_digest
+from xclass.index.saved import laid_out, load_index, read_index_manifest, save_index, vectors_digest
 from xclass.index.subset import SubsetIndex
 from xclass.index.sweep import find_index
 from xclass.index.tuning import IndexReport, tune
@@ -15,6 +16,7 @@ __all__ = [
     "INDEX_RECALL",
     "ExactIndex",
     "FaissIndex",
+    "HashIndex",
     "Index",
     "IndexConfig",
     "IndexReport",
@@ -24,6 +26,7 @@ __all__ = [
     "choose_kind",
     "find_index",
     "index_recall",
+    "laid_out",
     "load_index",
     "read_index_manifest",
     "save_index",

@@ -26,6 +26,15 @@ CHUNK_CELLS = 1 << 20
 EXACT_SHARE = 0.25
 
 
+def powers_of_two(largest: int) -> list[int]:
+    """1, 2, 4, … and ``largest`` itself.
+
+    >>> powers_of_two(6), powers_of_two(1)
+    ([1, 2, 4, 6], [1])
+    """
+    return [*(1 << step for step in range((largest - 1).bit_length())), largest]
+
+
 class ApproximateIndex(ABC):
     """What every approximate kind shares; a kind says how it is built and how it finds.
 
@@ -129,9 +138,9 @@ class ApproximateIndex(ABC):
     def largest_reach(self) -> int:
         """The value of the reach beyond which a search finds nothing more."""
 
-    def largest_depth(self, k: int) -> int:
-        """The greatest worthwhile value of the other parameter, if there is one, for lists of k."""
-        return 1
+    def choices(self, name: str, k: int) -> list[int]:
+        """Values of a parameter that are worth trying for lists of k, the one that finds the least first."""
+        return powers_of_two(self.largest_reach())
 
     @abstractmethod
     def _build(self, vectors: Vectors) -> None:
@@ -141,6 +150,7 @@ class ApproximateIndex(ABC):
     def _start(self) -> None:
         """Name the parameters of the structure that is there now, with their first values."""
 
+    @abstractmethod
     def _apply(self) -> None:
         """Hand the parameters on to what searches."""
 

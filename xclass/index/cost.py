@@ -35,7 +35,7 @@ def expected_cost(vectors: Vectors, config: IndexConfig) -> Cost | None:
     16,384 evenly spaced vectors are indexed. Memory grows with the vectors. Time grows with them, in a graph with
     their logarithm and with what no longer fits the cache as well, and with inverted lists as every vector meets every
     centroid, once when it is added and ten times in training; that product is timed alone. Right within a factor of
-    two where it was tried.
+    three where it was tried.
     """
     rows = len(vectors)
     if rows <= 2 * SAMPLE_ROWS or config.kind in ("exact", "auto"):

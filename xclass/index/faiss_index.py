@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError, InputError
-from xclass.index.approximate import ApproximateIndex
+from xclass.index.approximate import ApproximateIndex, powers_of_two
 from xclass.index.checks import checked_vectors
 from xclass.index.factory import (
     default_factory,
@@ -82,10 +82,13 @@ class FaissIndex(ApproximateIndex):
         """All inverted lists; 4096 for a graph."""
         return num_lists(self.faiss) if self.reach == "nprobe" else min(LARGEST_EF, self.num_items)
 
-    def largest_depth(self, k: int) -> int:
-        """So many times k finds are worth scoring again: 4 times what 8 bits a number hold, 4096 in all of codes."""
+    def choices(self, name: str, k: int) -> list[int]:
+        """Powers of two; of finds to score again at most 4 · k where 8 bits hold a number, else 4096 in all, never more
+        than a quarter of the items."""
+        if name == self.reach:
+            return powers_of_two(self.largest_reach())
         most = 4 if EIGHT_BITS.search(self.factory) else LARGEST_FETCH // k
-        return max(min(most, self.num_items // k), 1)
+        return powers_of_two(max(min(most, self.num_items // (4 * k)), 1))
 
     @property
     def _l2(self) -> bool:

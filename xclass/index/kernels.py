@@ -81,7 +81,7 @@ def best_first(scores: Any, items: Any, b: Any, size: Any) -> None:
 
 @njit(**OPTIONS)
 def rescore(queries: Any, ids: Any, vectors: Any, low: Any, high: Any, items: Any, scores: Any) -> None:
-    """items[b], scores[b]: the best of ids[b] by inner product, for rows ``low … high − 1``; ids below 0 are skipped."""
+    """items[b], scores[b]: the best of ids[b] by inner product, for rows ``low … high − 1``; below 0: none."""
     step = max(LINE_BYTES // vectors.itemsize, 1)
     for b in range(low, high):
         size = 0

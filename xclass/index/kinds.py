@@ -12,10 +12,13 @@ from xclass.errors import ConfigError, lookup
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import builds, faiss_installed
 from xclass.index.faiss_index import FaissIndex
+from xclass.index.hash_index import HashIndex
+from xclass.index.hashes import family_builds
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
 AUTO_EXACT_ITEMS = 100_000
+HASHED = ("lsh", "wta")
 AUTO_KINDS = ("fastscan", "hnsw")
 
 
@@ -57,9 +60,10 @@ class IndexConfig(Config):
     """How to index the item vectors."""
 
     kind: str = "auto"
-    """exact, flat, hnsw, ivf, ivfpq, sq, fastscan, factory; auto: exact up to 100,000 items, fastscan above."""
+    """exact, flat, hnsw, ivf, ivfpq, sq, fastscan, lsh, wta, factory; auto: exact up to 100,000 items, above fastscan,
+    and hnsw where that does not reach the target."""
     factory: str | None = None
-    """A Faiss factory string, for the kind factory."""
+    """A Faiss factory string, for the kind factory; tables like LSH16x16 or WTA16x4of16 for lsh and wta."""
     metric: str = "inner_product"
     """inner_product, or l2_augmented for index types that only know L2."""
     deterministic: bool = False
@@ -70,6 +74,10 @@ def _faiss(config: IndexConfig) -> Index:
     return FaissIndex(config.kind, config.factory, config.metric, config.deterministic)
 
 
+def _hashed(config: IndexConfig) -> Index:
+    return HashIndex(config.kind, config.factory)
+
+
 INDEX_KINDS: dict[str, Callable[[IndexConfig], Index]] = {
     "exact": lambda config: ExactIndex(),
     "flat": _faiss,
@@ -78,6 +86,8 @@ INDEX_KINDS: dict[str, Callable[[IndexConfig], Index]] = {
     "ivfpq": _faiss,
     "sq": _faiss,
     "fastscan": _faiss,
+    "lsh": _hashed,
+    "wta": _hashed,
     "factory": _faiss,
 }
 
@@ -97,8 +107,8 @@ def resolved(config: IndexConfig, num_items: int) -> IndexConfig:
     """
     kind = choose_kind("factory" if config.kind == "auto" and config.factory else config.kind, num_items)
     lookup("index kind", kind, INDEX_KINDS, where="index.kind")
-    if (kind == "factory") != (config.factory is not None):
-        do = "pass a factory string with the kind factory, and only with it"
+    if kind not in HASHED and (kind == "factory") != (config.factory is not None):
+        do = "pass a factory string with the kind factory, lsh or wta, and only with these"
         raise ConfigError("kind and factory do not fit", where="index.factory", got=f"{kind}, {config.factory}", do=do)
     return config.model_copy(update={"kind": kind})
 
@@ -107,12 +117,12 @@ def candidates(config: IndexConfig, num_items: int, dim: int) -> list[IndexConfi
     """Every build that is worth trying for this configuration and size, the likeliest first, for :func:`built`."""
     chosen = resolved(config, num_items)
     kinds = AUTO_KINDS if config.kind == "auto" and chosen.kind == AUTO_KINDS[0] else (chosen.kind,)
-    if chosen.kind in ("exact", "factory"):
+    if chosen.kind == "exact" or chosen.factory is not None:
         return [chosen]
     return [
         chosen.model_copy(update={"kind": kind, "factory": factory})
         for kind in kinds
-        for factory in builds(kind, num_items, dim)
+        for factory in (family_builds if kind in HASHED else builds)(kind, num_items, dim)
     ]
 
 

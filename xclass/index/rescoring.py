@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 from xclass.index.running import best_first
-from xclass.vectors import TensorVectors, Vectors
+from xclass.vectors import Vectors
 from xclass.workers import in_parts
 
 PRODUCTS_PER_THREAD = 1 << 13
@@ -24,10 +24,8 @@ CPU = torch.device("cpu")
 
 def matrix_of(vectors: Vectors) -> np.ndarray[Any, Any] | None:
     """The matrix behind a source as compiled loops read it (bfloat16 as its bits); None when they can't."""
-    if not isinstance(vectors, TensorVectors) or not compiles():
-        return None
-    rows = vectors.rows
-    if rows.device.type != "cpu" or not rows.is_contiguous():
+    rows = vectors.in_memory() if compiles() else None
+    if rows is None or rows.device.type != "cpu" or not rows.is_contiguous():
         return None
     if rows.dtype == torch.bfloat16:
         return rows.view(torch.uint16).numpy()

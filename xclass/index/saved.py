@@ -3,11 +3,15 @@
 index.json      kind, factory, metric, search parameter, counts, binding, SHA-256 of the vectors and of every file
 vectors.npy     (N,D) float32, the item vectors
 index.faiss     Faiss's own file; not there for the kinds that are built from the vectors in no time
+frontier.parquet, frontier.png   what tuning measured; the plot where matplotlib is installed
+order.npy       (L,N) int32, the items of each hash table by bucket; starts.npy (L, buckets + 1) int32: lsh and wta
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,16 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from xclass.errors import ArtefactError
+from xclass.errors import ArtefactError, InputError
+from xclass.index.approximate import ApproximateIndex
 from xclass.index.exact import ExactIndex
 from xclass.index.factory import faiss_module
 from xclass.index.faiss_index import FaissIndex
-from xclass.index.kinds import Index
+from xclass.index.frontier import TABLE, write_frontier
+from xclass.index.hash_index import HashIndex
+from xclass.index.kinds import HASHED, INDEX_KINDS, Index
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
+from xclass.progress import say
 from xclass.vectors import TensorVectors, Vectors, as_vectors
 
 MANIFEST = "index.json"
@@ -29,6 +37,8 @@ KIND = "index"
 FORMAT_VERSION = 2
 VECTORS = "vectors.npy"
 FAISS_FILE = "index.faiss"
+ORDER_FILE = "order.npy"
+STARTS_FILE = "starts.npy"
 REBUILT = ("exact", "flat")
 
 
@@ -58,8 +68,9 @@ def save_index(
     require_space(path, 2 * len(index.vectors) * index.vectors.dim * 4)
     with atomic_directory(path, replace=replace) as folder:
         _write_vectors(folder / VECTORS, index.vectors)
-        if isinstance(index, FaissIndex) and index.kind not in REBUILT:
-            faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
+        _write_structure(folder, index)
+        if report is not None and report.get("frontier") and not write_frontier(folder, report):
+            say(f"{path / TABLE} has no plot beside it: matplotlib is not installed (pip install 'xclass[report]')")
         fields = {
             "index": index.describe(),
             "num_items": index.num_items,
@@ -71,12 +82,17 @@ def save_index(
         return write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields)
 
 
+DESCRIBED = {"kind": str, "search_parameters": dict, "metric": str}
+ALSO_APPROXIMATE = {"factory": str, "build_s": (int, float)}
+
+
 def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors | None = None) -> Index:
     """Open an index directory; its vectors stay memory-mapped until they are touched.
 
     Args:
         binding: when given, it must be the one that the index was saved with.
-        vectors: when given, the index must have been built from exactly these, and searches in them.
+        vectors: when given, the index must have been built from exactly these, and searches in them; an approximate
+            search reads the stored ones instead where these are computed as they are read.
 
     Raises:
         ArtefactError: not an index, of another version, of another run or of other vectors, cut or altered.
@@ -84,27 +100,68 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
     """
     path = Path(path)
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    _check_described(path / MANIFEST, manifest)
     _check_binding(path, manifest, binding, vectors)
     verify_files(path, manifest)
-    held = _read_vectors(path, manifest)
-    held = held if vectors is None else as_vectors(vectors)
+    stored = _read_vectors(path, manifest)
+    held = stored if vectors is None else as_vectors(vectors)
     described = manifest["index"]
     if described["kind"] == ExactIndex.kind:
         exact = ExactIndex()
         exact.build(held)
         return exact
-    index = FaissIndex(described["kind"], described["factory"], described["metric"])
-    if described["kind"] in REBUILT:
-        index.build(held)
-    else:
-        index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
-    index.set_parameters(**described["search_parameters"])
+    index = _read_structure(path, manifest, held if held.in_memory() is not None else stored)
+    try:
+        index.set_parameters(**described["search_parameters"])
+    except InputError as error:
+        raise ArtefactError("this index has other search parameters", where=path / MANIFEST, got=str(error)) from None
     return index
 
 
 def read_index_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone, checked for kind, version and file sizes: for ``xclass inspect``."""
     return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION)
+
+
+def laid_out(vectors: Vectors, folder: Path) -> Vectors:
+    """Vectors that are computed as they are read, as a matrix in a nameless file of ``folder``; others as they are.
+
+    An approximate search reads rows here and there, over and over: from a mapped file that costs no memory that the
+    system can't take back. The file is gone with the process.
+    """
+    if vectors.in_memory() is not None:
+        return vectors
+    require_space(folder, len(vectors) * vectors.dim * 4)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".vectors.", suffix=".npy.tmp")
+    os.close(handle)
+    try:
+        _write_vectors(Path(name), vectors)
+        return TensorVectors(torch.from_numpy(_read_array(Path(name))))
+    finally:
+        Path(name).unlink()
+
+
+def _write_structure(folder: Path, index: Index) -> None:
+    if isinstance(index, FaissIndex) and index.kind not in REBUILT:
+        faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
+    if isinstance(index, HashIndex):
+        np.save(folder / ORDER_FILE, index.order, allow_pickle=False)
+        np.save(folder / STARTS_FILE, index.starts, allow_pickle=False)
+
+
+def _read_structure(path: Path, manifest: dict[str, Any], held: Vectors) -> ApproximateIndex:
+    described = manifest["index"]
+    if described["kind"] in HASHED:
+        hashed = HashIndex(described["kind"], described["factory"])
+        order, starts = _read_array(path / ORDER_FILE), _read_array(path / STARTS_FILE)
+        hashed.restore(order, starts, described["caps"], held, described["build_s"])
+        return hashed
+    index = FaissIndex(described["kind"], described["factory"], described["metric"])
+    if described["kind"] in REBUILT:
+        index.build(held)
+    else:
+        index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
+    return index
 
 
 def _write_vectors(path: Path, vectors: Vectors) -> None:
@@ -114,6 +171,27 @@ def _write_vectors(path: Path, vectors: Vectors) -> None:
         npy.write_array_header_1_0(file, header)
         for _, block in vectors.blocks():
             file.write(block.cpu().contiguous().numpy().astype("<f4", copy=False).data)
+
+
+def _check_described(where: Path, manifest: dict[str, Any]) -> None:
+    """What the manifest says of the index has the types that reading it relies on, and names the files it needs."""
+    described = manifest.get("index")
+    kind = described.get("kind") if isinstance(described, dict) else None
+    wanted = DESCRIBED if kind == ExactIndex.kind else DESCRIBED | ALSO_APPROXIMATE
+    good = isinstance(described, dict) and all(isinstance(described.get(name), type_) for name, type_ in wanted.items())
+    good = good and kind in INDEX_KINDS and all(type(manifest.get(name)) is int for name in ("num_items", "dim"))
+    good = good and all(type(value) is int for value in described["search_parameters"].values())
+    if not good or (kind in HASHED and not _numbers(described.get("caps"))):
+        raise ArtefactError("this manifest does not describe an index", where=where, do="index the run again")
+    needed = [VECTORS, *([ORDER_FILE, STARTS_FILE] if kind in HASHED else [])]
+    needed += [FAISS_FILE] if kind not in (*HASHED, *REBUILT) else []
+    missing = [name for name in needed if name not in manifest.get("files", {})]
+    if missing:
+        raise ArtefactError("this manifest does not name a file of its index", where=where, wanted=missing[0])
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, int | float) for value in values)
 
 
 def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | Vectors | None) -> None:
@@ -136,14 +214,19 @@ def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, ve
 
 
 def _read_vectors(path: Path, manifest: dict[str, Any]) -> Vectors:
-    try:
-        held = np.load(path / VECTORS, mmap_mode="c", allow_pickle=False)
-    except ValueError as error:
-        raise ArtefactError("these vectors can't be read", where=path / VECTORS, got=str(error)) from None
+    held = _read_array(path / VECTORS)
     _check_shape(path / VECTORS, manifest, held.shape)
     if held.dtype != np.float32:
         raise ArtefactError("these vectors are of another type", where=path / VECTORS, wanted="float32", got=held.dtype)
     return TensorVectors(torch.from_numpy(held))
+
+
+def _read_array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        held: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ArtefactError("this array can't be read", where=path, got=str(error)) from None
+    return held
 
 
 def _read_faiss(path: Path, manifest: dict[str, Any], index: FaissIndex) -> Any:

@@ -9,7 +9,7 @@ from xclass.index.checks import checked_vectors
 from xclass.index.cost import expected_cost
 from xclass.index.kinds import AUTO_EXACT_ITEMS, Index, IndexConfig, built, candidates
 from xclass.index.measuring import HeldOut, Point
-from xclass.index.tuning import IndexReport, check_goal, cheapest, reason, report
+from xclass.index.tuning import IndexReport, cheapest, check_goal, faster, reason, report
 from xclass.progress import duration, say
 from xclass.types import Ragged
 from xclass.vectors import Vectors, as_vectors
@@ -31,7 +31,8 @@ def find_index(
     Args:
         vectors: (N,D), a matrix or a source.
         config: a kind with several builds (other numbers of lists, other codes) has all of them tried; "auto" tries
-            the kinds of :func:`candidates`, and is exact for at most 100,000 items or without Faiss.
+            one kind of :func:`candidates` after the other until one meets the target, and is exact for at most 100,000
+            items or without Faiss.
 
     Returns:
         The report over all builds. ``report.index`` is exact when no build reaches the target.
@@ -44,10 +45,12 @@ def find_index(
     exact = held.against(checked_vectors(source))
     best: tuple[Index, Point] | None = None
     for candidate in tried:
+        if best is not None and candidate.kind != best[0].kind:
+            break
         index = _built(source, candidate)
         point = cheapest(index, held, target_recall)
-        if point is not None and (best is None or point.queries_per_s > best[1].queries_per_s):
-            best = index, point
+        if point is not None:
+            best = (index, point) if best is None else _better(held, best, (index, point))
     if best is not None and best[0].kind != exact.kind:
         return report(*best, held, target_recall)
     if config.kind == "exact":
@@ -58,6 +61,11 @@ def find_index(
     return report(exact, None, held, target_recall, reason([config.kind], held.points, target_recall))
 
 
+def _better(held: HeldOut, first: tuple[Index, Point], second: tuple[Index, Point]) -> tuple[Index, Point]:
+    rivals = [(index, point) for index, point in (first, second) if isinstance(index, ApproximateIndex)]
+    return faster(held, rivals)
+
+
 def _built(source: Vectors, config: IndexConfig) -> Index:
     expected = expected_cost(source, config)
     if expected is not None:
@@ -65,5 +73,5 @@ def _built(source: Vectors, config: IndexConfig) -> Index:
         say(f"build {expected.factory}: about {seconds} and {size}")
     index = built(source, config)
     if isinstance(index, ApproximateIndex):
-        say(f"built {index.factory} in {duration(index.build_s)}, {index.extra_bytes() / 1e6:,.0f} MB beside the vectors")
+        say(f"built {index.factory} in {duration(index.build_s)}, {index.extra_bytes() / 1e6:,.0f} MB beside them")
     return index

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -18,9 +17,10 @@ from xclass.types import Ragged
 
 FINE = 2**0.25
 FINE_STEPS = 4
-CLOSE = 0.85
+CLOSE = 0.8
 ROUNDS = 3
-LAST_ROUNDS = 9
+LAST_ROUNDS = 5
+RIVALS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class IndexReport:
             **self.index.describe(),
             "num_items": self.index.num_items,
             "dim": self.index.dim,
+            "k": self.k,
             f"index_recall@{self.k}": self.index_recall,
             "definition": INDEX_RECALL.format(k=self.k),
             "target_recall": self.target_recall,
@@ -137,13 +138,15 @@ def cheapest(index: Index, held: HeldOut, target: float) -> Point | None:
     first = len(held.points)
     with Progress(f"tune {index.factory}", None, "settings") as progress:
         search = _Contour(index, held, target, progress)
-        ranges = [_doubling(index, name, held.k) for name in index.parameters]
+        ranges = [index.choices(name, held.k) for name in index.parameters]
         search.follow(*ranges)
         rough = _fastest(held.points[first:], target)
         if rough is None:
             return None
-        search.follow(*(_around(rough.parameters[name], most[-1]) for name, most in zip(index.parameters, ranges)))
-        return _timed_again(index, held, target, held.points[first:])
+        search.follow(
+            *(_around(rough.parameters[name], all_) for name, all_ in zip(index.parameters, ranges, strict=True))
+        )
+    return faster(held, [(index, point) for point in _close(held.points[first:], target)])[1]
 
 
 def meets(point: Point, target: float) -> bool:
@@ -168,7 +171,8 @@ class _Contour:
         self._known: dict[tuple[int, ...], bool] = {}
 
     def follow(self, reaches: list[int], depths: Sequence[int] = ()) -> None:
-        """From the smallest reach and the greatest depth: less depth while the target is met, more reach when not."""
+        """From the first reach and the last depth (each finds more than the one before): an earlier depth while the
+        target is met, a later reach when it is not."""
         reach, depth = 0, len(depths) - 1
         while reach < len(reaches) and depth >= min(0, len(depths) - 1):
             if self._met(reaches[reach], *depths[depth : depth + 1]):
@@ -186,16 +190,12 @@ class _Contour:
         return self._known[values]
 
 
-def _doubling(index: ApproximateIndex, name: str, k: int) -> list[int]:
-    """Powers of two up to what makes sense for this parameter of this index."""
-    largest = index.largest_reach() if name == index.reach else index.largest_depth(k)
-    return [*(1 << step for step in range(math.ceil(math.log2(largest)))), largest]
-
-
-def _around(value: int, largest: int) -> list[int]:
-    """Up to a factor of 2 below and above, in steps of 2^¼."""
+def _around(value: int, choices: list[int]) -> list[int]:
+    """Up to a factor of 2 below and above, in steps of 2^¼; all choices where more finds less."""
+    if choices[0] > choices[-1]:
+        return choices
     steps = (round(value * FINE**step) for step in range(-FINE_STEPS, FINE_STEPS + 1))
-    return sorted({min(max(step, 1), largest) for step in steps})
+    return sorted({min(max(step, 1), choices[-1]) for step in steps})
 
 
 def _fastest(points: Sequence[Point], target: float) -> Point | None:
@@ -203,17 +203,27 @@ def _fastest(points: Sequence[Point], target: float) -> Point | None:
     return max(good, key=lambda point: point.queries_per_s, default=None)
 
 
-def _timed_again(index: ApproximateIndex, held: HeldOut, target: float, points: Sequence[Point]) -> Point | None:
-    """The fastest of those that were nearly the fastest, measured longer: a single timing flatters."""
-    first = _fastest(points, target)
-    if first is None:
-        return None
-    close = [point for point in points if meets(point, target) and point.queries_per_s >= CLOSE * first.queries_per_s]
-    again = []
-    for point in sorted(close, key=lambda point: -point.queries_per_s)[:4]:
-        index.set_parameters(**point.parameters)
-        again.append(held.measure(index, LAST_ROUNDS))
-    return _fastest(again, target)
+def faster(held: HeldOut, rivals: Sequence[tuple[ApproximateIndex, Point]]) -> tuple[ApproximateIndex, Point]:
+    """Of settings that meet the target the fastest, timed in turn: what disturbs a timing disturbs all of them.
+
+    The points come back with the better of both timings, also in ``held.points``.
+    """
+    rates = [point.queries_per_s for _, point in rivals]
+    for _ in range(LAST_ROUNDS if len(rivals) > 1 else 0):
+        for place, (index, point) in enumerate(rivals):
+            index.set_parameters(**point.parameters)
+            rates[place] = max(rates[place], held.rate(index))
+    timed = [replace(point, queries_per_s=rate) for (_, point), rate in zip(rivals, rates, strict=True)]
+    for (_, old), new in zip(rivals, timed, strict=True):
+        held.points[next(place for place, point in enumerate(held.points) if point is old)] = new
+    best = max(range(len(rivals)), key=lambda place: rates[place])
+    return rivals[best][0], timed[best]
+
+
+def _close(points: Sequence[Point], target: float) -> list[Point]:
+    """The few that meet the target and were nearly the fastest."""
+    good = sorted((point for point in points if meets(point, target)), key=lambda point: -point.queries_per_s)
+    return [point for point in good[:RIVALS] if point.queries_per_s >= CLOSE * good[0].queries_per_s]
 
 
 def reason(kinds: Sequence[str], points: Sequence[Point], target: float) -> str:
