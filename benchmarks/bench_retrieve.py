@@ -29,11 +29,13 @@ import polars as pl
 import torch
 from bench_index import planted_vectors, timed
 
+from xclass.batch import PART_QUERIES
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
 from xclass.index import ExactIndex, FaissIndex, IndexConfig, SubsetIndex, build_index, index_recall, save_index
 from xclass.recommender import Recommender, train
 from xclass.rng import torch_generator
+from xclass.topk_files import PART_ROWS
 from xclass.types import Ragged, TopK, offsets_of
 
 CONFIG = {
@@ -41,7 +43,7 @@ CONFIG = {
     "sampler": {"num_sampled": 1024},
     "train": {"epochs": 1, "learning_rate": 0.05, "batch": {"by": "query", "size": 4096}},
 }
-SEARCH = {"nprobe": 16, "refine": 4, "efSearch": 128}
+SEARCH = {"nprobe": 40, "refine": 6, "efSearch": 128}
 ROUNDS = 5
 
 
@@ -149,7 +151,8 @@ def kill(options: argparse.Namespace) -> None:
         "killed.parquet",
         "--resume",
     ]
-    total = -(-Recommender.load(folder / "run").run.num_queries // 8192)
+    part = max(round(PART_ROWS / options.k / PART_QUERIES), 1) * PART_QUERIES
+    total = -(-Recommender.load(folder / "run").run.num_queries // part)
     with subprocess.Popen(command) as process:
         while len(list(parts.glob("part-*.json"))) < total // 3:
             assert process.poll() is None, "it ended before it was killed"
