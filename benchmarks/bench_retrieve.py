@@ -231,7 +231,7 @@ def side_by_side(
     rate = {label: len(queries) / statistics.median(taken) for label, taken in times.items()}
     print(
         f"{name:<26} ours {rate['ours']:>9,.0f} queries/s, Faiss {rate['faiss']:>9,.0f}, "
-        f"{rate['faiss'] / rate['ours']:.2f} times as long; recall@{k} of the filtered {recall:.4f}"
+        f"ours takes {rate['faiss'] / rate['ours']:.2f} times as long; recall@{k} of the filtered {recall:.4f}"
     )
 
 
