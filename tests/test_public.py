@@ -52,8 +52,10 @@ OPTIONS: dict[str, set[str]] = {
         "--kind", "--factory", "--target-recall", "-k", "--metric", "--deterministic", "--replace", "--dataset", "--json",
     },
     "retrieve": {
-        "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--dataset", "--json",
+        "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
+        "--unknown", "--resume", "--dataset", "--json",
     },
+    "export": {"--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},

@@ -14,6 +14,7 @@ from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
 from xclass.cli.estimate import estimate
 from xclass.cli.evaluate import evaluate
+from xclass.cli.export import export
 from xclass.cli.index import index
 from xclass.cli.ingest import ingest
 from xclass.cli.inspect import inspect
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "index": index,
     "retrieve": retrieve,
+    "export": export,
     "evaluate": evaluate,
     "inspect": inspect,
     "doctor": doctor,
