@@ -23,10 +23,10 @@ FLOORS = {
     "model": 4, "compat": 4,
     "engine": 5,
     "training": 6, "retrieve": 6, "evaluate": 6,
-    "report": 7, "testing": 7,
+    "report": 7, "testing": 7, "predictions": 7,
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,
-    "recommender": 10, "inspection": 10, "doctor": 10,
+    "recommender": 10, "compare": 11, "inspection": 10, "doctor": 10,
     "demo": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
+AHEAD = 64
 
 
 @njit(nogil=True, cache=True)
@@ -22,6 +23,18 @@ def take_lists(offsets: Any, values: Any, rows: Any, without: Any, bounds: Any, 
 
 
 @njit(nogil=True, cache=True)
+def look_up_small(keys: Any, table: Any, count: int, grow: bool, numbers: Any) -> Any:
+    """The same as :func:`look_up` where ``table`` holds number + 1 at the key's own place; returns the new count."""
+    for place in range(len(keys)):
+        key = keys[place]
+        if table[key] == 0 and grow:
+            count += 1
+            table[key] = count
+        numbers[place] = table[key] - 1
+    return count
+
+
+@njit(nogil=True, cache=True)
 def look_up(keys: Any, start: int, slots: Any, shift: Any, count: int, most: int, grow: bool, numbers: Any) -> Any:
     """numbers[i] of every key from ``start`` on; an unknown one gets −1, or with ``grow`` the next number.
 
@@ -29,18 +42,27 @@ def look_up(keys: Any, start: int, slots: Any, shift: Any, count: int, most: int
     hash on. Returns (where it stopped, count): it stops before the key that would be number ``most``.
     """
     mask = len(slots) - 1
-    for place in range(start, len(keys)):
-        key = keys[place]
-        slot = np.int64((np.uint64(key) * SPREAD) >> shift)
-        while slots[slot, 1] != 0 and slots[slot, 0] != key:
-            slot = (slot + 1) & mask
-        if slots[slot, 1] == 0 and grow:
-            if count == most:
-                return place, count
-            slots[slot, 0] = key
-            count += 1
-            slots[slot, 1] = count
-        numbers[place] = slots[slot, 1] - 1
+    held, found = np.empty(AHEAD, dtype=np.int64), np.empty(AHEAD, dtype=np.int64)
+    for first in range(start, len(keys), AHEAD):
+        size = min(AHEAD, len(keys) - first)
+        for j in range(size):  # without a branch, so that the memory is asked for many slots at a time
+            slot = np.int64((np.uint64(keys[first + j]) * SPREAD) >> shift)
+            held[j], found[j] = slots[slot, 0], slots[slot, 1]
+        for j in range(size):
+            key = keys[first + j]
+            if held[j] == key and found[j] != 0:
+                numbers[first + j] = found[j] - 1
+                continue
+            slot = np.int64((np.uint64(key) * SPREAD) >> shift)
+            while slots[slot, 1] != 0 and slots[slot, 0] != key:
+                slot = (slot + 1) & mask
+            if slots[slot, 1] == 0 and grow:
+                if count == most:
+                    return first + j, count
+                slots[slot, 0] = key
+                count += 1
+                slots[slot, 1] = count
+            numbers[first + j] = slots[slot, 1] - 1
     return len(keys), count
 
 

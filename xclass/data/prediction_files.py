@@ -38,22 +38,20 @@ class PairFile:
     frame: pl.LazyFrame
     names: tuple[str, ...]
 
-    def is_text(self) -> bool:
-        """Whether an id column holds text; errors name what else it may hold."""
-        schema = self.frame.collect_schema()
-        for name in (QUERY, ITEM):
-            if schema[name] != pl.String and not schema[name].is_integer():
-                do = "write ids as text or as integers"
-                got = schema[name]
-                raise DataError(f"{name} is of the wrong type", where=self.path, wanted="text or integers", got=got, do=do)
-        return pl.String in (schema[QUERY], schema[ITEM])
+    def has_text(self, name: str) -> bool:
+        """Whether this id column holds text; DataError when it holds neither text nor integers."""
+        kind = self.frame.collect_schema()[name]
+        if kind != pl.String and not kind.is_integer():
+            where = f"{self.path}, column {name}"
+            raise DataError("ids are of the wrong type", where=where, wanted="text or integers", got=kind)
+        return kind == pl.String
 
     def keyed(self, text_queries: bool, text_items: bool) -> pl.LazyFrame:
         """Columns query, item (int64 keys, null where the id is), and for predictions order (rising) and tie (float64).
 
         Lists are sorted by ``order``; equal ``tie`` side by side are a tie.
         """
-        columns = [_key(QUERY, text_queries).alias("query"), _key(ITEM, text_items).alias("item")]
+        columns = self.keyed_columns(text_queries, text_items)
         rank, falling = pl.col(RANK).cast(pl.Float64), -pl.col(SCORE).cast(pl.Float64)
         if SCORE in self.names:
             columns += [(rank if RANK in self.names else falling).alias("order"), falling.alias("tie")]
@@ -61,10 +59,9 @@ class PairFile:
             columns += [rank.alias("order"), rank.alias("tie")]
         return self.frame.select(columns)
 
-    def has_text(self, name: str) -> bool:
-        """Whether this column holds text."""
-        self.is_text()
-        return self.frame.collect_schema()[name] == pl.String
+    def keyed_columns(self, text_queries: bool, text_items: bool) -> list[pl.Expr]:
+        """The columns query and item."""
+        return [_key(QUERY, text_queries).alias("query"), _key(ITEM, text_items).alias("item")]
 
 
 def scan_predictions(path: Path | str) -> PairFile:
