@@ -1,7 +1,7 @@
 """Evaluation of lists in files, from any system: read once, in a stream, without a Python object per row.
 
-    result = xclass.evaluate_predictions("topk.parquet", "test.parquet", k=[10, 20])
-    print(result.table())
+result = xclass.evaluate_predictions("topk.parquet", "test.parquet", k=[10, 20])
+print(result.table())
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _measure(
         num_items=reader.num_items,
         by_popularity=by_popularity,
     )
-    return replace(result, files=reader.told())
+    return replace(result, files=reader.told(), query_ids=truth.query_ids)
 
 
 class _Reader:
@@ -161,7 +161,9 @@ class _Reader:
         """Items of the catalogue, when all lists have been read."""
         found = len(self.truth.items)
         if self._given is not None and self._given < found:
-            raise InputError("the files hold more items than the catalogue", wanted=f"{found:,} or more", got=self._given)
+            raise InputError(
+                "the files hold more items than the catalogue", wanted=f"{found:,} or more", got=self._given
+            )
         return found if self._given is None else self._given
 
     def told(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from xclass import __version__
+from xclass.cli.compare import compare
 from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
 from xclass.cli.estimate import estimate
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "index": index,
     "retrieve": retrieve,
     "evaluate": evaluate,
+    "compare": compare,
     "inspect": inspect,
     "doctor": doctor,
 }

@@ -17,8 +17,8 @@ SMALL = 1 << 24
 class KeyNumbers:
     """Key → number. Keys that were given are numbered by their place; others can be taken in as they come.
 
-    Compiled: as long as all keys are from 0 to 2^24, a table of 4 bytes a key up to the largest; then a hash table of 16
-    bytes a slot, at most half full. Plain: sorted search.
+    Compiled: as long as all keys are from 0 to 2^24, a table of 4 bytes a key up to the largest; then a hash table of
+    16 bytes a slot, at most half full. Plain: sorted search.
 
     >>> numbers = KeyNumbers(np.array([40, 7]))
     >>> numbers.of(np.array([7, 9, 40])).tolist(), numbers.of(np.array([9, 7, 9]), grow=True).tolist(), len(numbers)
@@ -106,7 +106,7 @@ def _shift(slots: np.ndarray) -> np.uint64:
 
 
 def first_of_each(offsets: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
-    """bool (M,): false where a list has that id at an earlier place; None when no list repeats one."""
+    """Bool (M,): false where a list has that id at an earlier place; None when no list repeats one."""
     if compiles():
         from xclass.data.kernels import mark_repeats
 

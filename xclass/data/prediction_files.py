@@ -4,7 +4,7 @@
     truth, train  query_id, item_id
 
     .parquet .csv .tsv .jsonl    columns by these names, others are not read
-    .trec .run                   predictions as TREC runs: query Q0 item rank score tag; the score decides, as in trec_eval
+    .trec .run                   predictions as TREC runs: query Q0 item rank score tag; the score decides
     .qrels                       truth as TREC relevance judgements: query 0 item relevance; above 0 is a positive
 
 Ids are text or integers, never floats. Inside, an id is a 64-bit key: an integer itself, or the hash of a text (two
@@ -108,7 +108,11 @@ def _scan(path: Path | str, needed: tuple[str, ...], wanted: tuple[str, ...]) ->
     missing = [name for name in needed if name not in there]
     if missing:
         raise DataError(
-            "a column is missing", where=path, wanted=" and ".join(missing), got=", ".join(there), do="rename the columns"
+            "a column is missing",
+            where=path,
+            wanted=" and ".join(missing),
+            got=", ".join(there),
+            do="rename the columns",
         )
     names = (*needed, *(name for name in wanted if name in there))
     return PairFile(path, frame.select(names), names)
@@ -129,7 +133,9 @@ def _scan_trec(names: tuple[str, ...]) -> Callable[[Path], pl.LazyFrame]:
     """Fields separated by any spaces or tabs; a line with fewer has nulls, which are refused later."""
 
     def scan(path: Path) -> pl.LazyFrame:
-        lines = pl.scan_csv(path, separator="\x01", quote_char=None, has_header=False, new_columns=["line"], infer_schema=False)
+        lines = pl.scan_csv(
+            path, separator="\x01", quote_char=None, has_header=False, new_columns=["line"], infer_schema=False
+        )
         pattern = r"^\s*" + r"\s+".join([r"(\S+)"] * len(names)) + r"\s*$"
         fields = lines.filter(pl.col("line").str.strip_chars() != "").select(
             pl.col("line").str.extract_groups(pattern).struct.rename_fields(list(names)).struct.unnest()

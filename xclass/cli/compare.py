@@ -1,0 +1,91 @@
+"""``xclass compare RUN RUN``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from xclass.metrics.comparison import Comparison
+
+
+def compare(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN ...",
+            help="Finished runs of one dataset; with --truth, files of predictions. The first is the baseline.",
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="The split to measure runs on: test or valid.")] = "test",
+    k: Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")] = [10, 20],  # noqa: B006
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric's name without the cut-off, e.g. recall or psp; repeatable.", show_default=False),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare files of predictions with this truth.", show_default=False),
+    ] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --truth: the train pairs, which psp and psndcg need.", show_default=False
+        ),
+    ] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Measure runs on a sample of N queries, the same for all.", show_default=False
+        ),
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option(min=100, metavar="N", help="Random samples of the intervals and of the test.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(help="The seed of these samples.")] = 0,
+    dataset: DatasetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure several runs on the same queries; say how they differ and how sure that is."""
+    from xclass.compare import compare_predictions, compare_runs
+    from xclass.evaluate import DEFAULT_METRICS
+    from xclass.metrics import parse_metrics
+
+    metrics = parse_metrics([f"{name}@{cut}" for name in metric or DEFAULT_METRICS for cut in k])
+    if truth is None:
+        if train is not None:
+            raise typer.BadParameter("goes with --truth; a run knows its train pairs", param_hint="'--train'")
+        found = compare_runs(
+            paths,
+            metrics=metrics,
+            split=split,
+            dataset=dataset,
+            max_queries=max_queries,
+            resamples=resamples,
+            seed=seed,
+        )
+    else:
+        for option, value in (("--dataset", dataset), ("--max-queries", max_queries)):
+            if value is not None:
+                raise typer.BadParameter("goes with runs, not with --truth", param_hint=f"'{option}'")
+        found = compare_predictions(paths, truth, metrics=metrics, train=train, resamples=resamples, seed=seed)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _show(found)
+
+
+def _show(found: Comparison) -> None:
+    for table, title in ((found.table(), None), (found.difference_table(), f"against {next(iter(found.runs))}")):
+        print_table(table.columns, table.rows(), title)
+        print_line()
+    first = next(iter(found.runs.values()))
+    print_line(
+        f"queries measured: {first.num_queries:,}; low and high: 95% bootstrap interval; p: paired randomisation test,"
+        f" {found.resamples:,} samples; p (Holm): corrected for the number of runs"
+    )
