@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.options import AsJson, CutOffs, DatasetPath, MaxQueries, MetricNames, Split
 from xclass.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -22,12 +22,9 @@ def compare(
             help="Finished runs of one dataset; with --truth, files of predictions. The first is the baseline.",
         ),
     ],
-    split: Annotated[str, typer.Option(help="The split to measure runs on: test or valid.")] = "test",
-    k: Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")] = [10, 20],  # noqa: B006
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="A metric's name without the cut-off, e.g. recall or psp; repeatable.", show_default=False),
-    ] = None,
+    split: Split = "test",
+    k: CutOffs = [10, 20],  # noqa: B006
+    metric: MetricNames = None,
     truth: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Compare files of predictions with this truth.", show_default=False),
@@ -38,12 +35,7 @@ def compare(
             metavar="FILE", help="With --truth: the train pairs, which psp and psndcg need.", show_default=False
         ),
     ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Measure runs on a sample of N queries, the same for all.", show_default=False
-        ),
-    ] = None,
+    max_queries: MaxQueries = None,
     resamples: Annotated[
         int, typer.Option(min=100, metavar="N", help="Random samples of the intervals and of the test.")
     ] = 10_000,

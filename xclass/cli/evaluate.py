@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.options import AsJson, CutOffs, DatasetPath, MaxQueries, MetricNames, Split
 from xclass.cli.output import print_json, print_line, print_table
 from xclass.manifest import write_json
 
@@ -21,12 +21,9 @@ def evaluate(
     run: Annotated[
         Path | None, typer.Argument(help="A finished run directory; none with --predictions.", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="The split to measure on: test or valid.")] = "test",
-    k: Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")] = [10, 20],  # noqa: B006
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="A metric's name without the cut-off, e.g. recall or psp; repeatable.", show_default=False),
-    ] = None,
+    split: Split = "test",
+    k: CutOffs = [10, 20],  # noqa: B006
+    metric: MetricNames = None,
     exact: Annotated[bool, typer.Option("--exact", help="Leave the run's index out, if it has one.")] = False,
     by_popularity: Annotated[
         bool, typer.Option("--by-popularity", help="Recall of popular, middling and rare items apart.")
@@ -34,12 +31,7 @@ def evaluate(
     per_query: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every query's metrics to this Parquet file.")
     ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Measure on a sample of N queries, the same one each time.", show_default=False
-        ),
-    ] = None,
+    max_queries: MaxQueries = None,
     dataset: DatasetPath = None,
     predictions: Annotated[
         Path | None,

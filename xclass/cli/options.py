@@ -18,6 +18,18 @@ DatasetPath = Annotated[
     typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
+CutOffs = Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")]
+MetricNames = Annotated[
+    list[str] | None,
+    typer.Option(help="A metric's name without the cut-off, e.g. recall or psp; repeatable.", show_default=False),
+]
+Split = Annotated[str, typer.Option(help="The split to measure on: test or valid.")]
+MaxQueries = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Measure on a sample of N queries, the same one each time.", show_default=False
+    ),
+]
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
