@@ -55,7 +55,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--dataset", "--json",
     },
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--out", "--json"},
-    "compare": {"--split", "-k", "--metric", "--truth", "--train", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
+    "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},

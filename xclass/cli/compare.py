@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, CutOffs, DatasetPath, MaxQueries, MetricNames, Split
+from xclass.cli.options import (
+    AsJson,
+    CutOffs,
+    DatasetPath,
+    MaxQueries,
+    MetricNames,
+    NumItems,
+    Split,
+    TrainFile,
+    TruthFile,
+)
 from xclass.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -25,16 +35,9 @@ def compare(
     split: Split = "test",
     k: CutOffs = [10, 20],  # noqa: B006
     metric: MetricNames = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Compare files of predictions with this truth.", show_default=False),
-    ] = None,
-    train: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="With --truth: the train pairs, which psp and psndcg need.", show_default=False
-        ),
-    ] = None,
+    truth: TruthFile = None,
+    train: TrainFile = None,
+    num_items: NumItems = None,
     max_queries: MaxQueries = None,
     resamples: Annotated[
         int, typer.Option(min=100, metavar="N", help="Random samples of the intervals and of the test.")
@@ -50,8 +53,9 @@ def compare(
 
     metrics = parse_metrics([f"{name}@{cut}" for name in metric or DEFAULT_METRICS for cut in k])
     if truth is None:
-        if train is not None:
-            raise typer.BadParameter("goes with --truth; a run knows its train pairs", param_hint="'--train'")
+        for option, value in (("--train", train), ("--num-items", num_items)):
+            if value is not None:
+                raise typer.BadParameter("goes with --truth; a run knows it", param_hint=f"'{option}'")
         found = compare_runs(
             paths,
             metrics=metrics,
@@ -65,7 +69,9 @@ def compare(
         for option, value in (("--dataset", dataset), ("--max-queries", max_queries)):
             if value is not None:
                 raise typer.BadParameter("goes with runs, not with --truth", param_hint=f"'{option}'")
-        found = compare_predictions(paths, truth, metrics=metrics, train=train, resamples=resamples, seed=seed)
+        found = compare_predictions(
+            paths, truth, metrics=metrics, train=train, num_items=num_items, resamples=resamples, seed=seed
+        )
     if as_json:
         print_json(found.to_dict())
     else:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, CutOffs, DatasetPath, MaxQueries, MetricNames, Split
+from xclass.cli.options import (
+    AsJson,
+    CutOffs,
+    DatasetPath,
+    MaxQueries,
+    MetricNames,
+    NumItems,
+    PredictionFile,
+    Split,
+    TrainFile,
+    TruthFile,
+)
 from xclass.cli.output import print_json, print_line, print_table
 from xclass.manifest import write_json
 
@@ -33,30 +44,10 @@ def evaluate(
     ] = None,
     max_queries: MaxQueries = None,
     dataset: DatasetPath = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Instead of RUN: rows of query_id, item_id and rank or score, from any system.",
-            show_default=False,
-        ),
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="With --predictions: rows of query_id, item_id.", show_default=False),
-    ] = None,
-    train: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="With --predictions: the train pairs, for the popularity baseline, cold items, psp and psndcg.",
-            show_default=False,
-        ),
-    ] = None,
-    num_items: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="With --predictions: items of the catalogue.", show_default=False),
-    ] = None,
+    predictions: PredictionFile = None,
+    truth: TruthFile = None,
+    train: TrainFile = None,
+    num_items: NumItems = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, metavar="N", help="95% intervals of the metrics from N samples of the queries.")
     ] = 0,
