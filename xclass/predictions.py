@@ -16,7 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.keys import first_of_each
+from xclass.data.keys import KeyNumbers, first_of_each
 from xclass.data.prediction_files import RANK
 from xclass.data.truth import PairFiles, Truth, check_ids, read_truth
 from xclass.errors import DataError, InputError
@@ -140,7 +140,8 @@ class _Reader:
         self.path, self.truth, self._given = files.predictions.path, truth, num_items
         self._by_rank = RANK in files.predictions.names
         self._came = np.zeros(len(truth.positives), dtype=np.bool_)
-        self._row = self._unknown = self._repeated = 0
+        self._unknown = KeyNumbers(np.empty(0, dtype=np.int64))
+        self._row = self._repeated = 0
 
     def lists(self, frames: list[pl.LazyFrame], total: int) -> Iterator[tuple[Tensor, TopK]]:
         """(query numbers, lists), part by part."""
@@ -169,7 +170,7 @@ class _Reader:
     def told(self) -> dict[str, Any]:
         """What was counted and decided."""
         return {
-            "num_unknown_queries": self._unknown,
+            "num_unknown_queries": len(self._unknown),
             "num_repeated_predictions": self._repeated,
             "num_repeated_positives": self.truth.repeated,
             "num_items": self.num_items(),
@@ -193,16 +194,16 @@ class _Reader:
                 where = f"{self.path}, row {self._row + int(bad.arg_max() or 0) + 1:,}"
                 raise DataError("a rank or score is no number", where=where, got="null or NaN")
         self._row += len(part)
-        return _Rows(*(part[name].to_numpy() for name in ("query", "item", "order", "tie")))
+        return _Rows(*(part[name].to_numpy(writable=True) for name in ("query", "item", "order", "tie")))
 
     def _lists(self, rows: _Rows) -> tuple[Tensor, TopK]:
         """The lists of some rows, all of a query's among them."""
         starts = _starts(rows.query)
         numbers = self.truth.queries.of(rows.query[starts])
         known = numbers >= 0
-        self._unknown += int((~known).sum())
         lengths = np.diff(np.append(starts, len(rows.query)))
         if not known.all():
+            self._unknown.of(rows.query[starts[~known]], grow=True)
             rows, lengths, numbers = rows.take(np.repeat(known, lengths)), lengths[known], numbers[known]
         if self._came[numbers].any() or len(np.unique(numbers)) < len(numbers):
             raise _Apart

@@ -78,7 +78,7 @@ def read_truth(files: PairFiles) -> Truth:
         raise DataError("this file holds no pair", where=files.truth.path)
     train = None if files.train is None else files.pairs(files.train).unique(["query", "item"])
     named = pairs.select("query", QUERY).unique("query").sort(QUERY)
-    queries = KeyNumbers(named["query"].to_numpy())
+    queries = KeyNumbers(named["query"].to_numpy(writable=True))
     items, counts = _numbered_items(pairs, train)
     positives = _ragged(pairs, queries, items, len(named))
     if train is None:
@@ -111,12 +111,12 @@ def _numbered_items(pairs: pl.DataFrame, train: pl.DataFrame | None) -> tuple[Ke
         there = [frame.with_columns(pl.col(ITEM).cast(pl.String)) for frame in there]
     together = pl.concat(there).group_by("item").agg(pl.col(ITEM).first(), pl.col("count").sum())
     ordered = together.sort(["count", ITEM], descending=[True, False])
-    return KeyNumbers(ordered["item"].to_numpy()), ordered["count"].to_numpy()
+    return KeyNumbers(ordered["item"].to_numpy(writable=True)), ordered["count"].to_numpy(writable=True)
 
 
 def _ragged(pairs: pl.DataFrame, queries: KeyNumbers, items: KeyNumbers, num_queries: int) -> Ragged:
     """Distinct pairs of known queries, by number."""
-    rows, columns = queries.of(pairs["query"].to_numpy()), items.of(pairs["item"].to_numpy())
+    rows, columns = queries.of(pairs["query"].to_numpy(writable=True)), items.of(pairs["item"].to_numpy(writable=True))
     stride = max(len(items), 1)
     keys = np.sort(rows[rows >= 0] * stride + columns[rows >= 0])
     keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
