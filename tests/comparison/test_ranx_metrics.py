@@ -24,14 +24,21 @@ with warnings.catch_warnings():
 
 CASES = int(os.environ.get("XCLASS_COMPARISON_CASES", "40"))
 BAR = 1e-12
-THEIR_NAMES = {"recall": "recall", "precision": "precision", "hit_rate": "hit_rate", "ndcg": "ndcg", "map": "map", "mrr": "mrr"}
+THEIR_NAMES = {
+    "recall": "recall",
+    "precision": "precision",
+    "hit_rate": "hit_rate",
+    "ndcg": "ndcg",
+    "map": "map",
+    "mrr": "mrr",
+}
 CUT_OFFS = (1, 3, 10, 50)
 METRICS = [MetricName(name, k) for name in THEIR_NAMES for k in CUT_OFFS]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def case(number: int) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
-    """run and qrels: lists of 0 to 60 of 100 items, 1 to 20 positives, queries with no hit and with hits only."""
+    """Run and qrels: lists of 0 to 60 of 100 items, 1 to 20 positives, queries with no hit and with hits only."""
     rng = numpy_generator(0, "ranx", number)
     run, qrels = {}, {}
     for query in range(int(rng.integers(1, 30))):
@@ -52,7 +59,7 @@ def ours(folder: Path, run: dict, qrels: dict) -> Evaluation:
 
 
 def theirs(run: dict, qrels: dict) -> dict[str, dict[str, float]]:
-    """metric → query → value."""
+    """Metric → query → value."""
     judged = ranx.Run.from_dict(run)
     ranx.evaluate(ranx.Qrels.from_dict(qrels), judged, [f"{THEIR_NAMES[m.name]}@{m.k}" for m in METRICS])
     return {str(m): dict(judged.scores[f"{THEIR_NAMES[m.name]}@{m.k}"]) for m in METRICS}

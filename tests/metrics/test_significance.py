@@ -29,7 +29,10 @@ def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     values = numpy_generator(0, "values").random(4000)
     low, high = intervals({"m": column(values)}, {}, 4000)["m"]
     half = 1.96 * values.std() / len(values) ** 0.5
-    assert (low, high) == (pytest.approx(values.mean() - half, abs=half / 10), pytest.approx(values.mean() + half, abs=half / 10))
+    assert (low, high) == (
+        pytest.approx(values.mean() - half, abs=half / 10),
+        pytest.approx(values.mean() + half, abs=half / 10),
+    )
 
 
 def test_interval_of_a_ratio() -> None:
@@ -74,7 +77,9 @@ def test_blocks_do_not_change_what_is_estimated(monkeypatch: pytest.MonkeyPatch)
 def test_p_equals_the_enumeration_of_all_signs() -> None:
     gaps = [0.5, -0.1, 0.3, 0.2, 0.0, 0.4, -0.2, 0.25]
     seen = abs(sum(gaps))
-    wanted = np.mean([abs(np.dot(signs, gaps)) >= seen - 1e-12 for signs in itertools.product((1, -1), repeat=len(gaps))])
+    wanted = np.mean(
+        [abs(np.dot(signs, gaps)) >= seen - 1e-12 for signs in itertools.product((1, -1), repeat=len(gaps))]
+    )
     assert randomisation_p({"m": column(gaps)}, 20_000)["m"] == pytest.approx(wanted, abs=0.01)
 
 

@@ -20,7 +20,15 @@ from xclass.metrics import parse_metrics
 
 NAMES = list(DEFAULT_METRICS)
 # three queries: q1 finds b at 2 of 3; q2 has all three scores equal; q3 has no list; q9 is not in the truth
-ROWS = [("q1", "a", 3.0), ("q1", "b", 2.0), ("q1", "c", 1.0), ("q2", "a", 1.0), ("q2", "d", 1.0), ("q2", "e", 1.0), ("q9", "a", 1.0)]
+ROWS = [
+    ("q1", "a", 3.0),
+    ("q1", "b", 2.0),
+    ("q1", "c", 1.0),
+    ("q2", "a", 1.0),
+    ("q2", "d", 1.0),
+    ("q2", "e", 1.0),
+    ("q9", "a", 1.0),
+]
 TRUTH = [("q1", "b"), ("q1", "z"), ("q2", "a"), ("q3", "a"), ("q1", "b")]
 
 
@@ -35,16 +43,24 @@ def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def write(folder: Path, rows: list, truth: list, name: str = "p.parquet") -> tuple[Path, Path]:
-    pl.DataFrame(rows, schema={"query_id": pl.String, "item_id": pl.String, "score": pl.Float64}, orient="row").write_parquet(folder / name)
-    pl.DataFrame(truth, schema={"query_id": pl.String, "item_id": pl.String}, orient="row").write_parquet(folder / "t.parquet")
+    pl.DataFrame(
+        rows, schema={"query_id": pl.String, "item_id": pl.String, "score": pl.Float64}, orient="row"
+    ).write_parquet(folder / name)
+    pl.DataFrame(truth, schema={"query_id": pl.String, "item_id": pl.String}, orient="row").write_parquet(
+        folder / "t.parquet"
+    )
     return folder / name, folder / "t.parquet"
 
 
 @pytest.mark.usefixtures("both")
 def test_by_hand(tmp_path: Path) -> None:
-    result = xclass.evaluate_predictions(*write(tmp_path, ROWS, TRUTH), metrics=parse_metrics(["recall@2", "mrr@3", "recall@3"]))
+    result = xclass.evaluate_predictions(
+        *write(tmp_path, ROWS, TRUTH), metrics=parse_metrics(["recall@2", "mrr@3", "recall@3"])
+    )
     # q1: 1 of 2; q2: its positive is ranked behind the two others of its score; q3: 0
-    assert result.metrics == pytest.approx({"recall@2": 0.5 / 3, "mrr@3": (1 / 2 + 1 / 3) / 3, "recall@3": 1.5 / 3}, abs=1e-15)
+    assert result.metrics == pytest.approx(
+        {"recall@2": 0.5 / 3, "mrr@3": (1 / 2 + 1 / 3) / 3, "recall@3": 1.5 / 3}, abs=1e-15
+    )
     assert (result.num_queries, result.num_skipped, result.num_missing, result.num_short) == (3, 0, 1, 0)
     told = result.to_dict()["files"]
     assert (told["num_unknown_queries"], told["num_repeated_predictions"], told["num_repeated_positives"]) == (1, 0, 1)
@@ -65,7 +81,9 @@ cases = st.tuples(
 @pytest.mark.parametrize("text", [True, False])
 @settings(max_examples=25, deadline=None)
 @given(case=cases, shuffle=st.randoms(use_true_random=False))
-def test_equals_the_slow_reference(tmp_path_factory: pytest.TempPathFactory, text: bool, case: tuple, shuffle: random.Random) -> None:
+def test_equals_the_slow_reference(
+    tmp_path_factory: pytest.TempPathFactory, text: bool, case: tuple, shuffle: random.Random
+) -> None:
     """Any ids, ties, repeats, unknown queries, missing lists; and no order of rows or size of parts matters."""
     rows, truth = case
     folder = tmp_path_factory.mktemp("files")
@@ -123,7 +141,10 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
     (tmp_path / "t.qrels").write_text("".join(judged))
     for name in ("p.csv", "p.tsv", "p.jsonl", "p.trec"):
         for other in ("t.parquet", "t.csv", "t.jsonl", "t.qrels"):
-            assert xclass.evaluate_predictions(tmp_path / name, tmp_path / other, [1, 3]).metrics == wanted, (name, other)
+            assert xclass.evaluate_predictions(tmp_path / name, tmp_path / other, [1, 3]).metrics == wanted, (
+                name,
+                other,
+            )
 
 
 def test_ids_keep_their_form(tmp_path: Path) -> None:
@@ -131,11 +152,18 @@ def test_ids_keep_their_form(tmp_path: Path) -> None:
     truth = [("007", "1"), ("7", "2"), ("NaN", "9007199254740992"), (" x", "ü")]
     result = xclass.evaluate_predictions(*write(tmp_path, rows, truth), [1])
     assert result.query_ids is not None
-    assert dict(zip(result.query_ids, result.per_query["recall@1"].tolist(), strict=True)) == {"007": 0, "7": 1, "NaN": 0, " x": 1}
+    assert dict(zip(result.query_ids, result.per_query["recall@1"].tolist(), strict=True)) == {
+        "007": 0,
+        "7": 1,
+        "NaN": 0,
+        " x": 1,
+    }
 
 
 def test_integers_and_text_meet_by_their_digits(tmp_path: Path) -> None:
-    pl.DataFrame({"query_id": [1, 1, -2], "item_id": [2**53 + 1, 5, 7], "rank": [1, 2, 1]}).write_parquet(tmp_path / "p.parquet")
+    pl.DataFrame({"query_id": [1, 1, -2], "item_id": [2**53 + 1, 5, 7], "rank": [1, 2, 1]}).write_parquet(
+        tmp_path / "p.parquet"
+    )
     pl.DataFrame({"query_id": [1, -2], "item_id": [str(2**53 + 1), "07"]}).write_parquet(tmp_path / "t.parquet")
     result = xclass.evaluate_predictions(tmp_path / "p.parquet", tmp_path / "t.parquet", [1])
     assert result.per_query["recall@1"].tolist() == [0.0, 1.0]  # −2, 1
@@ -144,12 +172,16 @@ def test_integers_and_text_meet_by_their_digits(tmp_path: Path) -> None:
 def test_rank_decides_where_there_is_one(tmp_path: Path) -> None:
     truth = [("q", "b")]
     write(tmp_path, [], truth)
-    table = pl.DataFrame({"query_id": ["q"] * 3, "item_id": ["a", "b", "c"], "rank": [2, 1, 3], "score": [9.0, 1.0, 1.0]})
+    table = pl.DataFrame(
+        {"query_id": ["q"] * 3, "item_id": ["a", "b", "c"], "rank": [2, 1, 3], "score": [9.0, 1.0, 1.0]}
+    )
     table.write_parquet(tmp_path / "both.parquet")
     table.drop("score").write_parquet(tmp_path / "rank.parquet")
     table.drop("rank").write_parquet(tmp_path / "score.parquet")
     got = {
-        name: xclass.evaluate_predictions(tmp_path / f"{name}.parquet", tmp_path / "t.parquet", metrics=parse_metrics(["mrr@3"])).metrics["mrr@3"]
+        name: xclass.evaluate_predictions(
+            tmp_path / f"{name}.parquet", tmp_path / "t.parquet", metrics=parse_metrics(["mrr@3"])
+        ).metrics["mrr@3"]
         for name in ("both", "rank", "score")
     }
     assert got == pytest.approx({"both": 1.0, "rank": 1.0, "score": 1 / 3})  # by score b and c tie: b comes last
@@ -172,7 +204,10 @@ def test_with_train_pairs(tmp_path: Path) -> None:
     train = [("q1", "a"), ("x", "a"), ("x", "b"), ("y", "a"), ("y", "b"), ("z", "c"), ("z", "c")]
     pl.DataFrame(train, schema=["query_id", "item_id"], orient="row").write_csv(tmp_path / "train.csv")
     result = xclass.evaluate_predictions(
-        *files, metrics=parse_metrics(["recall@1", "recall@2", "psp@2"]), train=tmp_path / "train.csv", by_popularity=True
+        *files,
+        metrics=parse_metrics(["recall@1", "recall@2", "psp@2"]),
+        train=tmp_path / "train.csv",
+        by_popularity=True,
     )
     assert result.num_cold_positives == 1  # new
     # the most popular: a 3, b 2, c 1. q1 has seen a, so it gets b, c; q2 gets a, b
@@ -207,7 +242,9 @@ def test_the_same_as_evaluating_a_run_in_memory(tmp_path: Path) -> None:
     numbers = torch.arange(50)
     names = pl.Series([f"q{n:02d}" for n in range(50)]), pl.Series([f"i{n}" for n in range(40)])
     write_topk(tmp_path / "p.parquet", [(numbers, found)], *names, k=10)
-    pairs = pl.DataFrame({"query_id": names[0].gather(truth.rows().numpy()), "item_id": names[1].gather(truth.values.numpy())})
+    pairs = pl.DataFrame(
+        {"query_id": names[0].gather(truth.rows().numpy()), "item_id": names[1].gather(truth.values.numpy())}
+    )
     pairs.write_parquet(tmp_path / "t.parquet")
     wanted = evaluate([(numbers, found)], truth, metrics_at([1, 3, 10]), num_items=40)
     got = xclass.evaluate_predictions(tmp_path / "p.parquet", tmp_path / "t.parquet", [1, 3, 10], num_items=40)
@@ -225,7 +262,10 @@ def test_the_same_as_evaluating_a_run_in_memory(tmp_path: Path) -> None:
         ({"query_id": ["q"], "item_id": ["a"], "rank": ["first"]}, "rank is of the wrong type"),
         ({"query_id": ["q", "q"], "item_id": ["a", None], "rank": [1, 2]}, "null in row 2"),
         ({"query_id": [None, "q"], "item_id": ["a", "b"], "rank": [1, 2]}, "null in row 1"),
-        ({"query_id": ["q", "q"], "item_id": ["a", "b"], "score": [1.0, float("nan")]}, "row 2: a rank or score is no number"),
+        (
+            {"query_id": ["q", "q"], "item_id": ["a", "b"], "score": [1.0, float("nan")]},
+            "row 2: a rank or score is no number",
+        ),
         ({"query_id": ["q"], "item_id": ["a"], "score": pl.Series([None], dtype=pl.Float64)}, "row 1: a rank or score"),
     ],
 )

@@ -22,7 +22,9 @@ def against_the_positives(ranked: list[tuple[str, float]], positives: set[str]) 
     return [item for item, _ in sorted(ranked, key=lambda pair: (-pair[1], pair[0] in positives))]
 
 
-def means(rows: list[tuple[str, str, float]], truth: list[tuple[str, str]], names: list[str], cut_offs: list[int]) -> dict[str, float]:
+def means(
+    rows: list[tuple[str, str, float]], truth: list[tuple[str, str]], names: list[str], cut_offs: list[int]
+) -> dict[str, float]:
     """name@k → mean over the queries of the truth."""
     positives: dict[str, set[str]] = {}
     for query, item in truth:
