@@ -117,6 +117,7 @@ def test_compare_refuses(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["compare", str(place / "a"), str(place / "dataset")]) == 1
     assert main(["compare", str(place / "a"), str(place / "b"), "--train", "x"]) == 2
     assert main(["compare", "x", "y", "--truth", "t", "--max-queries", "3"]) == 2
+    assert main(["compare", "x", "y", "--truth", "t", "--split", "valid"]) == 2
     with pytest.raises(InputError, match="list of paths"):
         xclass.compare_runs(str(place / "a"))
     with pytest.raises(ArtefactError):
@@ -171,6 +172,7 @@ def test_evaluate_files(place: Path, capsys: pytest.CaptureFixture[str], tmp_pat
         ["run", "--truth", "t.csv"],
         ["run", "--num-items", "4"],
         ["--predictions", "p.parquet", "--truth", "t.csv", "--exact"],
+        ["--predictions", "p.parquet", "--truth", "t.csv", "--split", "valid"],
     ],
 )
 def test_evaluate_says_what_goes_with_what(arguments: list[str]) -> None:

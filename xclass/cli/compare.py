@@ -66,7 +66,8 @@ def compare(
             seed=seed,
         )
     else:
-        for option, value in (("--dataset", dataset), ("--max-queries", max_queries)):
+        chosen = None if split == "test" else split
+        for option, value in (("--dataset", dataset), ("--max-queries", max_queries), ("--split", chosen)):
             if value is not None:
                 raise typer.BadParameter("goes with runs, not with --truth", param_hint=f"'{option}'")
         found = compare_predictions(

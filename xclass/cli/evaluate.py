@@ -73,7 +73,8 @@ def evaluate(
         recommender = Recommender.load(run, dataset)
         result = recommender.measure(metrics, split, exact=exact, by_popularity=by_popularity, max_queries=max_queries)
     else:
-        _refuse({"RUN": run, "--exact": exact or None, "--max-queries": max_queries, "--dataset": dataset}, RUN_ONLY)
+        chosen = {"--split": None if split == "test" else split, "--exact": exact or None, "--max-queries": max_queries}
+        _refuse({"RUN": run, **chosen, "--dataset": dataset}, RUN_ONLY)
         if truth is None:
             raise typer.BadParameter("is needed with --predictions", param_hint="'--truth'")
         from xclass.predictions import evaluate_predictions
