@@ -6,7 +6,8 @@ started.json          the dataset and the version that the run was started with
 model.safetensors     tables and dense layers, no optimiser state
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
-checkpoints/          what a resume needs
+checkpoints/          what a resume needs; of a finished run, the one with its weights
+tables/               working files of mapped tables, while a process trains
 growing/              while it is carried over to a larger dataset: the run that will take its place
 index/                what `xclass index` adds; it names the model file's hash
 """
@@ -49,7 +50,7 @@ from xclass.progress import say
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.board import require_tensorboard
-from xclass.training.checkpoint import CheckpointStore
+from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
@@ -62,6 +63,7 @@ FORMAT_VERSION = 1
 IDS = ("items.parquet", "queries.parquet")
 GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
 MODEL = "model.safetensors"
+TABLES = "tables"  # files of mapped tables, while a process trains
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
@@ -136,6 +138,7 @@ def _train_in(
     checkpoints = CheckpointStore(out / "checkpoints")
     if (out / MANIFEST).exists():
         checkpoints.keep_final()
+        shutil.rmtree(out / TABLES, ignore_errors=True)
         say(f"{out} is finished already; nothing to resume")
         return
     remove_leftovers(checkpoints.folder)
@@ -146,7 +149,7 @@ def _train_in(
         dataset.split("train") if fresh else None,
         device,
         functools.partial(read_candidates, dataset=dataset),
-        folder=out / "tables",
+        folder=out / TABLES,
         start=fresh,
     )
     batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
@@ -211,9 +214,17 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
     """
     tensors = trainer.state.model_tensors()
     trainer.store.prune(1)
-    require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-    with atomic_file(out / MODEL) as temporary:
-        entry = write_tensors(temporary, tensors)
+    try:
+        require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
+        with atomic_file(out / MODEL) as temporary:
+            entry = write_tensors(temporary, tensors)
+    except (OSError, ArtefactError) as error:
+        raise ArtefactError(
+            "the model can't be written",
+            where=out / MODEL,
+            got=why(error),
+            do="free some space, then run the same command with --resume: training is done",
+        ) from None
     started = read_json(out / "started.json")
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {

@@ -15,7 +15,7 @@ from xclass.cli import main
 from xclass.config import Config
 from xclass.data.planted import PlantedModel
 from xclass.estimate import calibration
-from xclass.training import checkpoint, collapse
+from xclass.training import checkpoint, collapse, snapshot
 from xclass.training.log import PHASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +125,9 @@ def test_python_blocks_run(place, monkeypatch):
 
 
 def test_what_it_says_of_checkpoints():
-    assert checkpoint.KEEP == 2 and "the last two checkpoints" in section("Checkpoints and resume")
+    text = section("Checkpoints and resume")
+    assert checkpoint.KEEP == 2 and "the last two checkpoints (`train.keep_checkpoints`)" in text
+    assert f"{snapshot.SPARE_BYTES >> 20} MiB of memory at most" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("path", [PAGE])

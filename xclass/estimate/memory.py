@@ -18,6 +18,7 @@ from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
+from xclass.training.snapshot import SPARE_BYTES
 from xclass.training.validate import SHOWN
 
 BASE = "interpreter and libraries"
@@ -214,6 +215,9 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     yield Part("checkpoint", "disk", checkpoint, certain=trains)
     others = (max(config.train.keep_checkpoints, 2) - 1) * checkpoint - weights
     yield Part("checkpoints: others, while there is no model", "disk", others, certain=False)
+    if trains:
+        aside = min(tables, SPARE_BYTES)
+        yield Part("rows kept aside while a checkpoint is written", "memory", aside, "training", certain=False)
     if config.train.validation.keep_best and job.valid_pairs:
         yield Part("best weights", "disk", checkpoint, certain=False)
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)

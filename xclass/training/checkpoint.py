@@ -107,11 +107,11 @@ class CheckpointStore:
         self.wait()
         try:
             self._write(_names(name, best), Content(tensors, {}, state), None)
-        except OSError as error:
+        except (OSError, ArtefactError) as error:
             raise ArtefactError(
                 "this checkpoint can't be written",
-                where=error.filename or self.folder / name,
-                got=error.strerror,
+                where=self.folder / name,
+                got=why(error),
                 do="free some space, then run the same command with --resume: it goes on from the last whole one",
             ) from None
         return self.folder / name
@@ -229,7 +229,8 @@ class CheckpointStore:
         if not best.exists():
             self.prune(1)
             return
-        best_step = read_state(best)["position"]["step"]
+        state = read_state(best)
+        best_step = state.get("position", state)["step"]
         for path in self._numbered():
             remove_directory(path)
         os.rename(best, self.folder / checkpoint_name(best_step))
@@ -254,7 +255,7 @@ class _Writing:
         except Cancelled:
             pass
         except (OSError, ArtefactError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error.what
+            reason = why(error)
             last = self.store._numbered()[-1:]
             say(
                 f"checkpoint {self.names[-1]} could not be written: {reason}; training goes on, and "
@@ -303,6 +304,13 @@ def _is_whole(path: Path) -> bool:
     except XclassError:
         return False
     return True
+
+
+def why(error: OSError | ArtefactError) -> str:
+    """What the system, or :func:`require_space`, said."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{error.what}: {error.got}, wanted {error.wanted}" if error.wanted else error.what
 
 
 def _names(name: str, best: bool) -> list[str]:
