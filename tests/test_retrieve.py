@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import xclass.retrieve as retrieve_module
+import xclass.topk_parts as parts_module
 from xclass.data.ingest import ingest
 from xclass.data.lookup import IdMap
 from xclass.data.options import IngestOptions
@@ -19,7 +20,8 @@ from xclass.data.query_files import read_query_file
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError, ConfigError, DataError, InputError
 from xclass.index import ExactIndex
-from xclass.retrieve import restricted, retrieve, write_topk
+from xclass.retrieve import restricted, retrieve
+from xclass.topk_parts import Counts, write_topk
 from xclass.types import Batch, Ragged, TopK
 
 NUM_ITEMS = 6
@@ -136,8 +138,8 @@ IDS = pl.Series(["x", "007", "é"])
 ITEMS = pl.Series([2**53 + 1, 1, 2, 3, 4, 5])
 
 
-def written(path: Path, given: list[tuple[torch.Tensor, Batch]], k: int = 3) -> retrieve_module.Written:
-    return write_topk(path, retrieve(Counting(), index(), given, k), IDS, ITEMS, k)
+def written(path: Path, given: list[tuple[torch.Tensor, Batch]], k: int = 3) -> Counts:
+    return write_topk(path, retrieve(Counting(), index(), given, k), IDS, ITEMS, k).counts
 
 
 def test_rows_of_the_file(tmp_path: Path) -> None:
@@ -152,7 +154,6 @@ def test_rows_of_the_file(tmp_path: Path) -> None:
         ("007", 3, 3, 3.0),
     ]
     assert (counts.queries, counts.rows, counts.short_lists, counts.empty_lists) == (3, 5, 2, 1)
-    assert counts.to_dict()["queries_per_s"] > 0
     assert [file.name for file in tmp_path.iterdir()] == ["topk.parquet"]
 
 
@@ -166,7 +167,7 @@ def test_json_lines_have_the_same_rows(tmp_path: Path) -> None:
 def test_many_parts_become_one_file_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [(torch.tensor([b % 3]), batches([b % 6])[0][1]) for b in range(40)]
     written(tmp_path / "whole.parquet", given)
-    monkeypatch.setattr(retrieve_module, "PART_ROWS", 10)
+    monkeypatch.setattr(parts_module, "PART_ROWS", 10)
     written(tmp_path / "parts.parquet", given)
     assert pl.read_parquet(tmp_path / "parts.parquet").equals(pl.read_parquet(tmp_path / "whole.parquet"))
     assert len(list(tmp_path.iterdir())) == 2
@@ -181,7 +182,7 @@ def test_no_query_gives_an_empty_table(tmp_path: Path) -> None:
 def test_only_a_part_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are made when they are needed: when part n is written, batch n+1 has not been asked for."""
     monkeypatch.setattr(ExactIndex, "queries_at_once", 1)
-    monkeypatch.setattr(retrieve_module, "PART_ROWS", 3)
+    monkeypatch.setattr(parts_module, "PART_ROWS", 3)
     asked, parts = 0, []
     original = pl.DataFrame.write_parquet
 
@@ -201,7 +202,7 @@ def test_only_a_part_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieve_module, "PART_ROWS", 1)
+    monkeypatch.setattr(parts_module, "PART_ROWS", 1)
 
     def broken() -> Iterator[tuple[torch.Tensor, Batch]]:
         yield batches([])[0]

@@ -14,8 +14,8 @@ from xclass.evaluate import metrics_at
 from xclass.index import IndexConfig
 from xclass.progress import say
 from xclass.recommender import Recommender, index_run
-from xclass.retrieve import write_topk
 from xclass.run import resolve_config, train_run
+from xclass.topk_parts import write_topk
 
 SOURCE = "planted:items=5000,queries=20000,pairs=800000"
 K = 20

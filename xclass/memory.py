@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import mmap
+import re
 from collections.abc import Callable
 
 from torch import Tensor
@@ -13,6 +15,14 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_FROM_HEAP = 32 << 20  # what the GNU C library allows
 KEPT_BYTES = 1 << 30
 AHEAD_BYTES = 128 << 10
+MEMORY_WORDS = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whatever device: torch, NumPy, Faiss and the system each say it in their own way."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and MEMORY_WORDS.search(str(error)) is not None
 
 
 @functools.cache

@@ -21,17 +21,21 @@ from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
+from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, inverse_propensities
+from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
 from xclass.progress import say
-from xclass.retrieve import restricted, retrieve, topk_frame
+from xclass.retrieve import restricted, retrieve
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.topk_files import topk_frame
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
+Items = Sequence[str] | Sequence[int]
 INDEX_FOLDER = "index"
 TUNING_QUERIES = 4096
 PROPENSITY_METRICS = ("psp", "psndcg")
@@ -98,8 +102,9 @@ class Recommender:
         *,
         exact: bool = False,
         include_seen: bool = False,
-        candidates: Sequence[str] | Sequence[int] | None = None,
-        exclude: Sequence[str] | Sequence[int] | None = None,
+        candidates: Items | Sequence[Items] | None = None,
+        exclude: Items | Sequence[Items] | None = None,
+        short: str = "keep",
     ) -> pl.DataFrame:
         """The k best items of each query: query_id, rank (from 1), item_id, score (inner product, falling).
 
@@ -109,26 +114,39 @@ class Recommender:
             k: at most so many items; a query that has seen nearly everything gets fewer.
             exact: search exactly even if the run has an index.
             include_seen: keep the items of a query's history.
-            candidates: nothing but these items.
-            exclude: none of these items.
+            candidates: nothing but these items; or a list of such lists, one for each query: then exact, among them.
+            exclude: none of these items; or a list of such lists, one for each query.
+            short: keep lists with fewer than k items; or fill them with popular items, which have no score.
 
         Raises:
             InputError: not exactly one of ``query_ids`` and ``histories``; k < 1; a string where a list is wanted;
-                histories for a model that knows queries by id only.
+                histories for a model that knows queries by id only; another number of lists than of queries.
             DataError: not one of the ids is known.
         """
         if (query_ids is None) == (histories is None):
             raise InputError("say whom to retrieve for", wanted="query_ids or histories, one of them")
         if query_ids is not None:
-            queries = queries_by_id(self.dataset, as_id_series(query_ids))
+            ids = as_id_series(query_ids)
+            queries = queries_by_id(self.dataset, ids, known=self.query_map)
+            rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
         else:
             assert histories is not None
             queries = self.queries_of(histories_of(_lists(histories)))
-        allow = None if candidates is None else self.item_numbers(as_id_series(candidates), "candidates")
-        deny = None if exclude is None else self.item_numbers(as_id_series(exclude), "excluded items")
-        results = self.lists(queries, k, exact=exact, include_seen=include_seen, candidates=allow, exclude=deny)
-        frames = [topk_frame(positions, found, queries.ids, self.run.item_ids) for positions, found in results]
-        return pl.concat(frames)
+            rows = torch.arange(len(queries))
+        for missing, what in ((queries.unknown_queries, "query ids"), (queries.unknown_items, "items of histories")):
+            if missing.count:
+                say(missing.message(what))
+        wanted = Wanted(
+            k,
+            include_seen,
+            self._item_filter(candidates, rows, "candidates"),
+            self._item_filter(exclude, rows, "excluded items"),
+            short,
+        )
+        index = self.exact_index if exact or self.index is None else self.index
+        search = FilteredSearch(self.model, index, wanted, lambda: self.run.item_counts)
+        found = search.lists(queries)
+        return pl.concat([topk_frame(positions, lists, queries.ids, self.run.item_ids) for positions, lists in found])
 
     def evaluate(
         self, k: Sequence[int] = (10, 20), split: str = "test", max_queries: int | None = None
@@ -144,6 +162,7 @@ class Recommender:
         exact: bool = False,
         by_popularity: bool = False,
         max_queries: int | None = None,
+        sample_seed: int | None = None,
     ) -> Evaluation:
         """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
 
@@ -151,10 +170,12 @@ class Recommender:
         ``index_recall@k`` says how much of the exact lists it finds.
 
         Args:
-            max_queries: measure on a sample of so many queries with a positive, drawn by the run's seed.
+            max_queries: measure on a sample of so many queries with a positive.
+            sample_seed: draws that sample; the run's seed when None.
         """
         dataset, counts = self.dataset, self.run.item_counts
-        queries = dataset_queries(dataset, split, True, max_queries, self.run.config.train.seed)
+        seed = self.run.config.train.seed if sample_seed is None else sample_seed
+        queries = dataset_queries(dataset, split, True, max_queries, seed)
         k = max(metric.k for metric in metrics)
         result = evaluate(
             self.lists(queries, k, exact=True, label="exact search"),
@@ -168,22 +189,60 @@ class Recommender:
         )
         return self._by_query_number(result, queries, dataset.split(split))
 
-    def queries_of(self, file: QueryFile) -> Queries:
-        """The queries that a file names by id, or gives by history."""
+    @functools.cached_property
+    def query_map(self) -> IdMap:
+        """External query ids → numbers."""
+        return IdMap(self.run.query_ids)
+
+    @functools.cached_property
+    def item_map(self) -> IdMap:
+        """External item ids → numbers."""
+        return IdMap(self.run.item_ids)
+
+    def queries_of(self, file: QueryFile, none_known: bool = False) -> Queries:
+        """The queries that a file names by id, or gives by history; with ``none_known`` it may know nobody."""
         if file.offsets is None:
-            return queries_by_id(self.dataset, file.query_ids)
-        queries = queries_with_histories(IdMap(self.run.query_ids), IdMap(self.run.item_ids), file)
+            return queries_by_id(self.dataset, file.query_ids, known=self.query_map, none_known=none_known)
+        queries = queries_with_histories(self.query_map, self.item_map, file, none_known)
         if bool((queries.numbers < 0).any()):
             self.model.tower.check_new_queries()
         return queries
 
     def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
         """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
-        numbers = IdMap(self.run.item_ids).numbers(ids)
+        numbers = self._numbers(ids, what)
+        return numbers[numbers >= 0]
+
+    def read_filter(self, path: Path | str | None, what: str) -> ItemFilter:
+        """The items of a file: for everybody, or each query's own; unknown ones are left out and named on stderr."""
+        if path is None:
+            return NO_FILTER
+        found = read_item_filter(path)
+        if isinstance(found, pl.Series):
+            return ItemFilter(self.item_numbers(found, f"{what} of {path}"))
+        assert found.offsets is not None and found.items is not None
+        numbers = self._numbers(found.items, f"{what} of {path}")
+        return ItemFilter(own=OwnLists(Ragged(found.offsets, numbers).filter(numbers >= 0), found.query_ids))
+
+    def _item_filter(self, given: Items | Sequence[Items] | None, rows: Tensor, what: str) -> ItemFilter:
+        """Items for everybody, or a list for each query, of which ``rows`` are left."""
+        if given is None:
+            return NO_FILTER
+        if isinstance(given, str) or not len(given) or not isinstance(given[0], list | tuple | pl.Series):
+            return ItemFilter(self.item_numbers(as_id_series(given), what))  # type: ignore[arg-type]
+        if len(rows) and len(given) <= int(rows.max()):
+            raise InputError(f"one list of {what} is needed per query", got=f"{len(given)} lists")
+        file = histories_of([list(part) for part in given])  # type: ignore[arg-type]
+        assert file.offsets is not None and file.items is not None
+        numbers = self._numbers(file.items, what)
+        return ItemFilter(own=OwnLists(Ragged(file.offsets, numbers).filter(numbers >= 0).take(rows)))
+
+    def _numbers(self, ids: pl.Series, what: str) -> Tensor:
+        numbers = self.item_map.numbers(ids)
         missing = unknown(ids, numbers)
         if missing.count:
             say(missing.message(what))
-        return numbers[numbers >= 0]
+        return numbers
 
     def lists(
         self,
@@ -197,9 +256,6 @@ class Recommender:
         label: str = "retrieve",
     ) -> Iterator[tuple[Tensor, TopK]]:
         """(positions in ``queries``, lists), batch by batch, in memory that does not grow with the queries."""
-        for missing, what in ((queries.unknown_queries, "query ids"), (queries.unknown_items, "items of histories")):
-            if missing.count:
-                say(missing.message(what))
         index = self.exact_index if exact or self.index is None else self.index
         index, exclude = restricted(index, candidates, exclude)
         return retrieve(
@@ -215,12 +271,22 @@ class Recommender:
 
     def _by_query_number(self, result: Evaluation, queries: Queries, truth: Ragged) -> Evaluation:
         """Values of each query by its number in the dataset, and the queries without a positive counted as skipped."""
-        per_query = {}
-        for name, values in result.per_query.items():
-            per_query[name] = torch.full((len(truth),), torch.nan)
-            per_query[name][queries.numbers] = values
+
+        def spread(values: Tensor) -> Tensor:
+            return torch.full((len(truth),), torch.nan).index_copy_(0, queries.numbers, values)
+
+        per_query, best = (
+            {name: spread(values) for name, values in part.items()}
+            for part in (result.per_query, result.per_query_best)
+        )
         skipped = int((truth.lengths() == 0).sum())
-        return replace(result, per_query=per_query, num_skipped=result.num_skipped + skipped)
+        return replace(
+            result,
+            per_query=per_query,
+            per_query_best=best,
+            num_skipped=result.num_skipped + skipped,
+            query_ids=self.run.query_ids,
+        )
 
     def _propensity_weights(self, metrics: Sequence[MetricName], item_counts: Tensor) -> Tensor | None:
         if not any(metric.name in PROPENSITY_METRICS for metric in metrics):

@@ -2,37 +2,35 @@
 
 queries = dataset_queries(dataset)
 results = retrieve(model, index, queries.batches(), k=100)
-write_topk("topk.parquet", results, queries.ids, dataset.items["item_id"], k=100)
+write_topk("topk.parquet", results, queries.ids, dataset.items["item_id"], k=100)    # xclass.topk_parts
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.errors import ArtefactError, InputError, lookup
+from xclass.errors import InputError
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_k
+from xclass.index.filtering import Hidden
 from xclass.index.kinds import Index
+from xclass.index.rows import search_lists
 from xclass.index.subset import SubsetIndex
-from xclass.manifest import atomic_file
-from xclass.progress import Progress
+from xclass.memory import is_out_of_memory
+from xclass.progress import Progress, say
 from xclass.types import Batch, Ragged, TopK, concat_ragged, offsets_of
 
-PART_ROWS = 1 << 20
 LONG_DENY_LIST = 1000
 
-Results = Iterable[tuple[Tensor, TopK]]
+Group = list[tuple[Tensor, Batch]]
+OwnLists = Callable[[Tensor], Ragged]
+"""Item numbers of the queries at these positions, a list each."""
 
 
 class RetrievalModel(Protocol):
@@ -40,6 +38,39 @@ class RetrievalModel(Protocol):
 
     def query_vectors(self, batch: Batch) -> Tensor:
         """(B,D) vectors of the queries of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a query does not get.
+
+    include_seen: keep items of a query's history; they are left out otherwise.
+    exclude: int64, item numbers that nobody gets. See :func:`restricted` for long lists.
+    deny: each query's own list of items that it does not get.
+    allow: each query's own list of items: it gets nothing else, and is searched exactly among them.
+    """
+
+    include_seen: bool = False
+    exclude: Tensor | None = None
+    deny: OwnLists | None = None
+    allow: OwnLists | None = None
+
+    def hidden(self, positions: Tensor, batch: Batch) -> Ragged | None:
+        """Everything that these queries must not get, or None."""
+        seen = None if self.include_seen else Ragged(batch.history.offsets, batch.history.values).long()
+        denied = self.denied(positions)
+        if seen is None or denied is None:
+            return denied if seen is None else seen
+        return concat_ragged(seen, denied)
+
+    def denied(self, positions: Tensor) -> Ragged | None:
+        """The same without what they have seen."""
+        own = None if self.deny is None else self.deny(positions)
+        if self.exclude is None or not len(self.exclude):
+            return own
+        offsets = torch.arange(len(positions) + 1) * len(self.exclude)
+        everybody = Ragged(offsets, self.exclude.repeat(len(positions)))
+        return everybody if own is None else concat_ragged(own, everybody)
 
 
 def retrieve(
@@ -50,25 +81,26 @@ def retrieve(
     *,
     include_seen: bool = False,
     exclude: Tensor | None = None,
+    deny: OwnLists | None = None,
+    allow: OwnLists | None = None,
     total: int | None = None,
     label: str = "retrieve",
 ) -> Iterator[tuple[Tensor, TopK]]:
     """The top k of each query, batch by batch: (positions, lists).
 
-    Batches are searched together, as many queries as the index takes best at once.
+    Batches are searched together, as many queries as the index takes best at once. When memory runs out, half as many:
+    once, and it is said on stderr.
 
     Args:
         batches: (positions, batch), as ``Queries.batches()`` gives them; positions come back with the lists.
-        include_seen: keep items of a query's history; they are left out otherwise.
-        exclude: int64, item numbers that nobody gets. See :func:`restricted` for long lists.
+        include_seen, exclude, deny, allow: see :class:`Filters`.
         total, label: number of queries and a word, for the progress on stderr.
 
     Raises:
         InputError: k < 1 at once; NaN in a vector or other dimensions when its batch comes.
     """
-    checked_k(k)
-    progress = Progress(label, total, "queries")
-    return _retrieve(model, index, batches, k, include_seen, exclude, progress)
+    search = Searching(model, index, checked_k(k), Filters(include_seen, exclude, deny, allow))
+    return _watched(search.lists(batches), Progress(label, total, "queries"))
 
 
 def restricted(index: Index, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Index, Tensor | None]:
@@ -87,89 +119,102 @@ def restricted(index: Index, candidates: Tensor | None, exclude: Tensor | None) 
     return SubsetIndex(index, allowed.nonzero().squeeze(1)), None
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What :func:`write_topk` wrote. A short list has fewer than k items, an empty one (also short) none."""
+class Searching:
+    """A search with its filters, group by group."""
 
-    queries: int
-    rows: int
-    short_lists: int
-    empty_lists: int
-    seconds: float
+    def __init__(self, model: RetrievalModel, index: Index, k: int, filters: Filters) -> None:
+        self._model, self._index, self._k, self._filters = model, index, k, filters
+        self._queries_at_once = index.queries_at_once
+        self._halved = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        rate = self.queries / max(self.seconds, 1e-9)
-        counts = {"rows": self.rows, "short_lists": self.short_lists, "empty_lists": self.empty_lists}
-        return {"queries": self.queries, "queries_per_s": rate, **counts}
-
-
-def write_topk(
-    path: Path | str, results: Results, query_ids: pl.Series, item_ids: pl.Series, k: int, format: str | None = None
-) -> Written:
-    """Write lists as rows (query_id, rank, item_id, score), rank 1 first, queries in the order they come.
-
-    The file appears when it is complete. Memory: about a million rows, however many there are in all.
-
-    Args:
-        results: (positions, lists); positions are rows of ``query_ids``, ids rows of ``item_ids``.
-        k: lists with fewer items are counted as short.
-        format: parquet or jsonl; by the path's ending when None.
-
-    Raises:
-        ConfigError: another format. ArtefactError: the disk is full or may not be written to.
-    """
-    path = Path(path)
-    name = format or {".jsonl": "jsonl", ".ndjson": "jsonl"}.get(path.suffix.lower(), "parquet")
-    sink = lookup("format", name, TOPK_FORMATS)
-    counter = _Counter(k)
-    frames = (topk_frame(positions, found, query_ids, item_ids) for positions, found in counter.watch(results))
-    empty = topk_frame(*_nothing(), query_ids, item_ids)
-    try:
-        sink(path, frames, empty)
-    except (OSError, pl.exceptions.ComputeError) as error:
-        raise ArtefactError("the lists can't be written", where=path, got=str(error).splitlines()[0]) from None
-    return counter.written()
-
-
-def topk_frame(positions: Tensor, found: TopK, query_ids: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
-    """One batch as a table: query_id, rank, item_id, score."""
-    return pl.DataFrame(
-        {
-            "query_id": query_ids.gather(positions[found.rows()].numpy()),
-            "rank": pl.Series(found.ranks().to(torch.int32).numpy()),
-            "item_id": item_ids.gather(found.ids.numpy()),
-            "score": pl.Series(found.scores.numpy()),
-        }
-    )
-
-
-def _retrieve(
-    model: RetrievalModel,
-    index: Index,
-    batches: Iterable[tuple[Tensor, Batch]],
-    k: int,
-    include_seen: bool,
-    exclude: Tensor | None,
-    progress: Progress,
-) -> Iterator[tuple[Tensor, TopK]]:
-    with progress:
-        for group in _groups(batches, index.queries_at_once):
-            query_BD = torch.cat([_vectors(model, batch) for _, batch in group])
-            found = index.search(query_BD, k, _together([_hidden(batch, include_seen, exclude) for _, batch in group]))
-            first = 0
+    def lists(self, batches: Iterable[tuple[Tensor, Batch]]) -> Iterator[tuple[Tensor, TopK]]:
+        """(positions, lists), in the batches in which they came."""
+        for group in _groups(batches, lambda: self._queries_at_once):
+            found, first = self._search(group), 0
             for positions, batch in group:
                 yield positions, _lists(found, first, first + len(batch))
-                progress.advance(len(batch))
                 first += len(batch)
 
+    def _search(self, group: Group) -> TopK:
+        positions = torch.cat([positions for positions, _ in group])
+        query_BD = torch.cat([_vectors(self._model, batch) for _, batch in group])
+        hidden = _together([self._filters.hidden(positions, batch) for positions, batch in group])
+        with contextlib.suppress(_OutOfMemory):
+            return self._search_in_pieces(positions, query_BD, hidden)
+        return self._search_in_pieces(positions, query_BD, hidden)  # the pieces are smaller now
 
-def _groups(batches: Iterable[tuple[Tensor, Batch]], least: int) -> Iterator[list[tuple[Tensor, Batch]]]:
-    """Consecutive batches with ``least`` queries together, or what is left at the end."""
-    group: list[tuple[Tensor, Batch]] = []
+    def _search_in_pieces(self, positions: Tensor, query_BD: Tensor, hidden: Ragged | None) -> TopK:
+        size = max(self._queries_at_once, 1) if self._halved else len(query_BD)
+        parts = []
+        for start in range(0, len(query_BD), max(size, 1)):
+            stop = min(start + size, len(query_BD))
+            exclude = None if hidden is None else hidden.slice(start, stop)
+            try:
+                parts.append(self._found(positions[start:stop], query_BD[start:stop], exclude))
+            except (MemoryError, RuntimeError) as error:
+                self._halve(error, stop - start)
+                raise _OutOfMemory from None
+        return TopK.concat(parts)
+
+    def _found(self, positions: Tensor, query_BD: Tensor, exclude: Ragged | None) -> TopK:
+        if self._filters.allow is not None:
+            return search_lists(self._index.vectors, query_BD, self._k, self._filters.allow(positions), exclude)
+        return self._index.search(query_BD, self._k, exclude)
+
+    def _halve(self, error: Exception, queries: int) -> None:
+        """Half as many queries at once from now on; what is no lack of memory, or a second one, is raised."""
+        if self._halved or queries < 2 or not is_out_of_memory(error):
+            raise error
+        self._halved, self._queries_at_once = True, -(-queries // 2)
+        say(f"out of memory with {queries:,} queries at once; going on with {self._queries_at_once:,}")
+
+
+class _OutOfMemory(Exception):
+    """Try again with smaller pieces."""
+
+
+def fill_short(found: TopK, k: int, popular: Tensor, denied: Ragged | None) -> tuple[TopK, int]:
+    """Short lists filled up to k with the first of ``popular`` that they lack, and how many lists grew.
+
+    What a query has seen may come back so; what is denied may not. What is filled in has the score NaN.
+
+    Args:
+        popular: int64, distinct item numbers, most popular first.
+        denied: (B) items that these queries must not get.
+    """
+    short = (found.lengths() < k).nonzero().squeeze(1)
+    if not len(short) or not len(popular):
+        return found, 0
+    held = Ragged(found.offsets, found.ids).take(short)
+    taken = held if denied is None else concat_ragged(held, denied.take(short))
+    head = popular[: k + int(taken.lengths().max())]
+    hidden = Hidden(taken, len(short), int(max(popular.max(), taken.values.max() if len(taken.values) else 0)) + 1)
+    free = ~hidden.contains(torch.arange(len(short)), head.expand(len(short), -1))
+    missing = k - held.lengths()
+    chosen = free & (free.cumsum(1) <= missing[:, None])
+    rows, columns = chosen.nonzero(as_tuple=True)
+    more = Ragged(
+        offsets_of(torch.zeros(len(found), dtype=torch.int64).index_add_(0, short, chosen.sum(1))), head[columns]
+    )
+    ids = concat_ragged(Ragged(found.offsets, found.ids), more)
+    blank = Ragged(more.offsets, torch.full((len(columns),), torch.nan))
+    scores = concat_ragged(Ragged(found.offsets, found.scores), blank)
+    return TopK(ids.offsets, ids.values, scores.values), len(torch.unique(rows))
+
+
+def _watched(lists: Iterator[tuple[Tensor, TopK]], progress: Progress) -> Iterator[tuple[Tensor, TopK]]:
+    with progress:
+        for positions, found in lists:
+            yield positions, found
+            progress.advance(len(found))
+
+
+def _groups(batches: Iterable[tuple[Tensor, Batch]], least: Callable[[], int]) -> Iterator[Group]:
+    """Consecutive batches with ``least()`` queries together, or what is left at the end."""
+    group: Group = []
     for positions, batch in batches:
         group.append((positions, batch))
-        if sum(len(other) for _, other in group) >= least:
+        if sum(len(other) for _, other in group) >= least():
             yield group
             group = []
     if group:
@@ -196,85 +241,3 @@ def _lists(found: TopK, start: int, stop: int) -> TopK:
     """The lists ``start … stop − 1``."""
     low, high = int(found.offsets[start]), int(found.offsets[stop])
     return TopK(found.offsets[start : stop + 1] - low, found.ids[low:high], found.scores[low:high])
-
-
-def _hidden(batch: Batch, include_seen: bool, exclude: Tensor | None) -> Ragged | None:
-    seen = None if include_seen else Ragged(batch.history.offsets, batch.history.values)
-    if exclude is None or not len(exclude):
-        return seen
-    everybody = Ragged(torch.arange(len(batch) + 1) * len(exclude), exclude.repeat(len(batch)))
-    return everybody if seen is None else concat_ragged(seen, everybody)
-
-
-def _nothing() -> tuple[Tensor, TopK]:
-    none = torch.empty(0, dtype=torch.int64)
-    return none, TopK(torch.zeros(1, dtype=torch.int64), none, torch.empty(0))
-
-
-class _Counter:
-    """Counts the lists that pass by."""
-
-    def __init__(self, k: int) -> None:
-        self._k, self._started = k, time.perf_counter()
-        self._queries = self._rows = self._short = self._empty = 0
-
-    def watch(self, results: Results) -> Iterator[tuple[Tensor, TopK]]:
-        for positions, found in results:
-            lengths = found.lengths()
-            self._queries += len(found)
-            self._rows += len(found.ids)
-            self._short += int((lengths < self._k).sum())
-            self._empty += int((lengths == 0).sum())
-            yield positions, found
-
-    def written(self) -> Written:
-        seconds = time.perf_counter() - self._started
-        return Written(self._queries, self._rows, self._short, self._empty, seconds)
-
-
-def _write_parquet(path: Path, frames: Iterator[pl.DataFrame], empty: pl.DataFrame) -> None:
-    """Parts of about a million rows beside the file, then streamed into one, a row group each."""
-    with atomic_file(path) as temporary, _part_folder(path) as folder:
-        parts: list[Path] = []
-        for rows in _gathered(frames):
-            parts.append(folder / f"part-{len(parts):06d}.parquet")
-            rows.write_parquet(parts[-1])
-        if len(parts) > 1:
-            pl.scan_parquet(parts).sink_parquet(temporary, row_group_size=PART_ROWS)
-        elif parts:
-            shutil.copyfile(parts[0], temporary)
-        else:
-            empty.write_parquet(temporary)
-
-
-def _gathered(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    waiting: list[pl.DataFrame] = []
-    for frame in frames:
-        waiting.append(frame)
-        if sum(map(len, waiting)) >= PART_ROWS:
-            yield pl.concat(waiting)
-            waiting = []
-    if any(map(len, waiting)):
-        yield pl.concat(waiting)
-
-
-@contextmanager
-def _part_folder(path: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".parts"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_json_lines(path: Path, frames: Iterator[pl.DataFrame], empty: pl.DataFrame) -> None:
-    """One row a line."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        for frame in frames:
-            frame.write_ndjson(file)
-
-
-TOPK_FORMATS: dict[str, Callable[[Path, Iterator[pl.DataFrame], pl.DataFrame], None]] = {
-    "parquet": _write_parquet,
-    "jsonl": _write_json_lines,
-}

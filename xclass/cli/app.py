@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from xclass import __version__
+from xclass.cli.compare import compare
 from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
 from xclass.cli.estimate import estimate
 from xclass.cli.evaluate import evaluate
+from xclass.cli.export import export
 from xclass.cli.index import index
 from xclass.cli.ingest import ingest
 from xclass.cli.inspect import inspect
@@ -29,7 +31,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "index": index,
     "retrieve": retrieve,
+    "export": export,
     "evaluate": evaluate,
+    "compare": compare,
     "inspect": inspect,
     "doctor": doctor,
 }

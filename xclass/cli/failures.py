@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 
 from xclass.errors import Interrupted, XclassError
+from xclass.memory import is_out_of_memory
 
 WRONG_INPUT = 1
 INTERRUPTED = 3
@@ -25,7 +26,6 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_WORDS = re.compile(
     r"no space left on device|disk quota exceeded|file too large|\d+ requested and \d+ written", re.IGNORECASE
 )
-MEMORY_WORDS = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE)
 
 
 def report(error: BaseException, arguments: list[str]) -> int:
@@ -60,7 +60,7 @@ def explain(error: BaseException) -> str | None:
     for cause in _causes(error):
         if _is_full_disk(cause):
             return str(XclassError("the disk is full", where=_path_of(cause), got=str(cause), do=FREE_DISK))
-        if _is_out_of_memory(cause):
+        if is_out_of_memory(cause):
             return str(XclassError("out of memory", got=_first_line(cause), do=FREE_MEMORY))
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and _path_of(error):
         reason = os.strerror(error.errno)
@@ -82,12 +82,6 @@ def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return True
     return isinstance(error, Exception) and DISK_WORDS.search(str(error)) is not None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and MEMORY_WORDS.search(str(error)) is not None
 
 
 def _path_of(error: BaseException) -> str | None:

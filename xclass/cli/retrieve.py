@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.options import AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from xclass.data.queries import Queries
-    from xclass.recommender import Recommender
+SHORT = ("keep", "popular", "error")
+FORMATS = ("parquet", "jsonl", "trec")
+ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
 
 
 def retrieve(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    out: Annotated[Path, typer.Option(help="The file to write: .parquet or .jsonl.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl, or .trec for a TREC run.")],
     k: Annotated[int, typer.Option("-k", min=1, help="At most so many items for each query.")] = 100,
     queries: Annotated[
         Path | None,
@@ -34,48 +32,44 @@ def retrieve(
         bool, typer.Option("--include-seen", help="Keep items that a query has in its history.")
     ] = False,
     candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Retrieve nothing but these items (.txt, .csv, .parquet).")
+        Path | None, typer.Option(metavar="FILE", help=f"Retrieve nothing but these items {ITEMS}")
     ] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Retrieve none of these items (.txt, .csv, .parquet).")
+    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve none of these items {ITEMS}")] = None,
+    short: Annotated[
+        str,
+        typer.Option(
+            metavar="WAY",
+            help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
+        ),
+    ] = "keep",
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="parquet, jsonl or trec; by the name of --out if left out."),
     ] = None,
+    directory: Annotated[
+        bool, typer.Option("--directory", help="Make --out a directory of parts, about a million rows each.")
+    ] = False,
+    unknown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every id that is not known to this file, one a line.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on behind the last finished part of a job that was stopped.")
+    ] = False,
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the best k items of every query to a file: query_id, rank, item_id, score."""
+    short = one_of("--short", short, SHORT)
+    if format_name is not None:
+        one_of("--format", format_name, FORMATS)
+    from xclass.batch import Job, retrieve_to_file
     from xclass.recommender import Recommender
-    from xclass.retrieve import write_topk
     from xclass.training.log import peak_rss_bytes
 
-    recommender = Recommender.load(run, dataset)
-    wanted = _queries(recommender, queries)
-    results = recommender.lists(
-        wanted,
-        k,
-        exact=exact,
-        include_seen=include_seen,
-        candidates=_items(recommender, candidates),
-        exclude=_items(recommender, exclude),
-    )
-    written = write_topk(out, results, wanted.ids, recommender.run.item_ids, k)
-    unknown = {"unknown_queries": wanted.unknown_queries.count, "unknown_items": wanted.unknown_items.count}
-    summary = {"out": str(out), **written.to_dict(), **unknown, "peak_rss_bytes": peak_rss_bytes()}
+    job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown)
+    written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume)
+    summary = {"out": str(out), **written.to_dict(), "peak_rss_bytes": peak_rss_bytes()}
     if as_json:
         print_json(summary)
     else:
         print_fields(summary, "retrieved")
-
-
-def _queries(recommender: Recommender, path: Path | None) -> Queries:
-    from xclass.data.queries import dataset_queries
-    from xclass.data.query_files import read_query_file
-
-    if path is None:
-        return dataset_queries(recommender.dataset)
-    return recommender.queries_of(read_query_file(path))
-
-
-def _items(recommender: Recommender, path: Path | None) -> Tensor | None:
-    from xclass.data.query_files import read_item_ids
-
-    return None if path is None else recommender.item_numbers(read_item_ids(path), f"items of {path}")

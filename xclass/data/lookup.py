@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -18,10 +18,11 @@ IDS_PER_PART = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """External ids that nobody knows: how many (repeats counted), and the first few by name."""
+    """External ids that nobody knows: how many (repeats counted), the first few by name, and all of them in order."""
 
     count: int
     names: list[str]
+    ids: pl.Series | None = field(default=None, compare=False, repr=False)
 
     def message(self, what: str) -> str:
         """One line for the log.
@@ -129,4 +130,4 @@ def unknown(ids: pl.Series, numbers: Tensor) -> Unknown:
     """The ids whose number is −1."""
     missing = ids.filter(pl.Series(numbers.numpy() < 0))
     names = missing.head(1000).unique(maintain_order=True).head(NAMED)
-    return Unknown(len(missing), [str(name) for name in names])
+    return Unknown(len(missing), [str(name) for name in names], missing)

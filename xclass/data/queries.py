@@ -67,22 +67,34 @@ def dataset_queries(
     return _of_dataset(dataset, numbers, seen)
 
 
-def queries_by_id(dataset: Dataset, ids: pl.Series, split: str = "test") -> Queries:
+def dataset_slice(dataset: Dataset, start: int, stop: int, split: str = "test") -> Queries:
+    """Queries number ``start … stop − 1``, with all that came before ``split`` as their history."""
+    return _of_dataset(dataset, torch.arange(start, stop), dataset.seen(split))
+
+
+def queries_by_id(
+    dataset: Dataset, ids: pl.Series, split: str = "test", known: IdMap | None = None, none_known: bool = False
+) -> Queries:
     """The queries with these external ids, in the order given.
+
+    Args:
+        known: the map of the dataset's query ids, where somebody has it.
+        none_known: take ids of which not one is known.
 
     Raises:
         DataError: not one of them is known.
     """
-    numbers = IdMap(dataset.queries["query_id"]).numbers(ids)
+    numbers = (known or IdMap(dataset.queries["query_id"])).numbers(ids)
     missing = unknown(ids, numbers)
-    _check_any(numbers, missing, "query")
+    if not none_known:
+        check_any_known(numbers, missing, "query")
     return _of_dataset(dataset, numbers[numbers >= 0], dataset.seen(split), missing)
 
 
-def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile) -> Queries:
+def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile, none_known: bool = False) -> Queries:
     """Queries given by their histories. The history given counts, also for a query that the dataset knows.
 
-    Items that nobody knows are left out of the histories and counted.
+    Items that nobody knows are left out of the histories and counted. ``none_known`` takes histories of such only.
 
     Raises:
         DataError: not one item is known.
@@ -90,7 +102,8 @@ def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile) -
     assert file.offsets is not None and file.items is not None
     items = item_ids.numbers(file.items)
     missing = unknown(file.items, items)
-    _check_any(items, missing, "item")
+    if not none_known:
+        check_any_known(items, missing, "item")
     history = Ragged(file.offsets, items).filter(items >= 0)
     everything = torch.arange(len(file.query_ids))
     return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
@@ -108,7 +121,8 @@ def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Lists, missing: Unknown
     return Queries(dataset.queries["query_id"].gather(numbers.numpy()), numbers, seen, numbers, missing)
 
 
-def _check_any(numbers: Tensor, missing: Unknown, what: str) -> None:
+def check_any_known(numbers: Tensor, missing: Unknown, what: str) -> None:
+    """DataError when there are ids and not one of them has a number."""
     if len(numbers) and not bool((numbers >= 0).any()):
         raise DataError(
             f"not one {what} id is known",

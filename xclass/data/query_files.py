@@ -10,8 +10,9 @@ Ids are read as text or as integers, never as floats.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +47,31 @@ def read_query_file(path: Path | str, query_col: str = QUERY_COLUMN, item_col: s
         DataError: no such file, another ending, not UTF-8, a missing column, a null id, a malformed line (numbered).
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError("there is no such file", where=path)
-    reader = QUERY_FORMATS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError("this file's ending is not known", where=path, wanted=" ".join(QUERY_FORMATS), got=path.suffix)
-    try:
+    reader = QUERY_FORMATS[checked_suffix(path)]
+    with unreadable(path):
         found = reader(path, query_col, item_col)
-    except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise DataError("this file can't be read", where=path, got=str(error).splitlines()[0]) from None
     if not len(found.query_ids):
         raise DataError("this file holds no query", where=path)
     return found
+
+
+def checked_suffix(path: Path) -> str:
+    """The ending in lower case; DataError for a file that is not there or of another ending."""
+    if not path.is_file():
+        raise DataError("there is no such file", where=path)
+    suffix = path.suffix.lower()
+    if suffix not in QUERY_FORMATS:
+        raise DataError("this file's ending is not known", where=path, wanted=" ".join(QUERY_FORMATS), got=path.suffix)
+    return suffix
+
+
+@contextlib.contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """What Polars and the decoder say about a broken file becomes one message."""
+    try:
+        yield
+    except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        raise DataError("this file can't be read", where=path, got=str(error).splitlines()[0]) from None
 
 
 def read_item_ids(path: Path | str, item_col: str = ITEM_COLUMN) -> pl.Series:
@@ -69,8 +83,21 @@ def read_item_ids(path: Path | str, item_col: str = ITEM_COLUMN) -> pl.Series:
 
 
 def _read_text(path: Path, query_col: str, item_col: str) -> QueryFile:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return QueryFile(pl.Series(query_col, [line for line in lines if line], dtype=pl.String))
+    return ids_of_lines(path, list(lines_of(path)), query_col)
+
+
+def ids_of_lines(path: Path, lines: list[tuple[int, str]], query_col: str = QUERY_COLUMN) -> QueryFile:
+    """An id a line."""
+    return QueryFile(pl.Series(query_col, [line for _, line in lines], dtype=pl.String))
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of the lines that hold something; a blank in .txt is an id like any other."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            line = line.removesuffix("\n")
+            if line if path.suffix.lower() == ".txt" else line.strip():
+                yield number, line
 
 
 def _read_table(path: Path, query_col: str, item_col: str) -> QueryFile:
@@ -79,6 +106,11 @@ def _read_table(path: Path, query_col: str, item_col: str) -> QueryFile:
     else:
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         table = pl.read_csv(path, separator=separator, infer_schema=False)
+    return table_of(path, table, query_col, item_col)
+
+
+def table_of(path: Path, table: pl.DataFrame, query_col: str, item_col: str) -> QueryFile:
+    """The queries of a table's rows: ids, or histories where it has a column of items, too."""
     if query_col not in table.columns and len(table.columns) == 1:
         table = table.rename({table.columns[0]: query_col})
     if query_col not in table.columns:
@@ -95,19 +127,27 @@ def _read_table(path: Path, query_col: str, item_col: str) -> QueryFile:
 
 
 def _read_adjacency(path: Path, query_col: str, item_col: str) -> QueryFile:
-    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return adjacency_of(path, list(lines_of(path)))
+
+
+def adjacency_of(path: Path, lines: list[tuple[int, str]]) -> QueryFile:
+    """`query item item …` a line."""
+    rows = [line.split() for _, line in lines]
     return _histories([row[0] for row in rows], [row[1:] for row in rows])
 
 
 def _read_json_lines(path: Path, query_col: str, item_col: str) -> QueryFile:
+    return json_histories(path, list(lines_of(path)))
+
+
+def json_histories(path: Path, lines: list[tuple[int, str]]) -> QueryFile:
+    """One JSON object a line; a query without an id has its line's number."""
     ids: list[Any] = []
     histories: list[list[Any]] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                entry = _json_entry(path, number, line, query_col)
-                ids.append(str(entry.get(query_col, number)))
-                histories.append([str(item) for item in entry["history"]])
+    for number, line in lines:
+        entry = _json_entry(path, number, line, QUERY_COLUMN)
+        ids.append(str(entry.get(QUERY_COLUMN, number)))
+        histories.append([str(item) for item in entry["history"]])
     return _histories(ids, histories)
 
 

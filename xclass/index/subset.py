@@ -41,11 +41,6 @@ class SubsetIndex:
         self._restrict()
 
     @property
-    def queries_at_once(self) -> int:
-        """As the search that is made has it."""
-        return ExactIndex.queries_at_once if self._wide is None else self._wide.queries_at_once
-
-    @property
     def num_items(self) -> int:
         """Items of the whole catalogue, N."""
         return self._inner.num_items
@@ -80,5 +75,8 @@ class SubsetIndex:
         self._allowed = Allowed(self._candidates, self._inner.num_items)
         wide = isinstance(self._inner, ApproximateIndex) and self._allowed.share > NARROW_SHARE
         self._wide = self._inner if wide and isinstance(self._inner, ApproximateIndex) else None
-        if self._wide is None:
+        if self._wide is not None:
+            self.queries_at_once = self._wide.queries_at_once
+        else:
+            self.queries_at_once = ExactIndex.queries_at_once
             self._narrow = exact_among(self._inner.vectors, self._allowed, self._device)

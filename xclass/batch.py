@@ -1,0 +1,198 @@
+"""Batch retrieval as a job: queries from a dataset or a file, lists to a file, part by part; a stopped job goes on.
+
+report = retrieve_to_file(recommender, "topk.parquet", Job(k=100, queries="ids.txt"), resume=True)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from xclass.data.lookup import NAMED, Unknown
+from xclass.data.queries import Queries, dataset_slice
+from xclass.data.query_blocks import count_queries, read_query_blocks
+from xclass.errors import ArtefactError, DataError
+from xclass.filtered_search import FilteredSearch, Wanted
+from xclass.index.checks import checked_k
+from xclass.manifest import atomic_file, sha256_file
+from xclass.progress import Progress, say
+from xclass.recommender import INDEX_FOLDER, Recommender
+from xclass.topk_files import PART_ROWS, check_ids, empty_frame, format_of, topk_frame
+from xclass.topk_parts import Counts, Parts, Written, disk_errors, kept_for_resume
+
+PART_QUERIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to retrieve.
+
+    Args:
+        k: at most so many items for each query.
+        queries: a file of ids or of histories; every query of the dataset when None.
+        exact: search exactly even if the run has an index.
+        include_seen: keep items that a query has in its history.
+        candidates, exclude: files of items that everybody may get alone, or nobody; or of each query's own.
+        short: what becomes of a list with fewer than k items: keep it; fill it up with the most popular items that are
+            allowed, seen ones too, without a score; or an error.
+        format: parquet, jsonl or trec; by the ending of the output when None.
+        directory: the output is a directory of parts.
+        unknown: a file for the ids that nobody knows, one a line.
+    """
+
+    k: int = 100
+    queries: Path | str | None = None
+    exact: bool = False
+    include_seen: bool = False
+    candidates: Path | str | None = None
+    exclude: Path | str | None = None
+    short: str = "keep"
+    format: str | None = None
+    directory: bool = False
+    unknown: Path | str | None = None
+
+
+def retrieve_to_file(recommender: Recommender, out: Path | str, job: Job, resume: bool = False) -> Written:
+    """Retrieve and write the lists; the result appears when it is complete.
+
+    Memory does not grow with the number of queries: about a million rows of lists are held. They are written as a part;
+    a kill loses at most the part at work, and ``resume`` goes on behind the last finished one.
+
+    Raises:
+        ArtefactError: parts of a stopped job are there and ``resume`` is false, or they are of a job with other
+            arguments, another run, index or input; the disk is full.
+        DataError: a file that can't be read; not one id of it is known.
+        InputError: a short list, where the job says that it is an error.
+    """
+    out = Path(out)
+    _check(out, job)
+    work = _Work(recommender, job, format_of(out, job.format))
+    parts = Parts(out, work.format, work.identity(), resume)
+    started, done = time.perf_counter(), len(parts)
+    if done:
+        say(f"{done:,} parts with {parts.counts.queries:,} queries are done; going on behind them")
+    before = parts.counts.queries
+    with kept_for_resume(parts), disk_errors(out):
+        work.run(parts)
+        _check_known(parts.counts)
+        parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
+    _say_unknown(parts.counts)
+    return Written(parts.counts, parts.counts.queries - before, time.perf_counter() - started, done)
+
+
+class _Work:
+    """The pieces of a job, made once."""
+
+    def __init__(self, recommender: Recommender, job: Job, format_name: str) -> None:
+        self._recommender, self._job, self.format = recommender, job, format_name
+        self._size = max(round(PART_ROWS / job.k / PART_QUERIES), 1) * PART_QUERIES
+        self._index_used = not job.exact and recommender.index is not None
+        index = recommender.index if self._index_used else recommender.exact_index
+        assert index is not None
+        self._search = FilteredSearch(recommender.model, index, self._wanted(), lambda: recommender.run.item_counts)
+        check_ids(format_name, recommender.run.item_ids, "an item id")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a resumed job the same one."""
+        run, job = self._recommender.run, self._job
+        files = {name: getattr(job, name) for name in ("queries", "candidates", "exclude")}
+        return {
+            "run": run.model_hash,
+            "index": sha256_file(run.path / INDEX_FOLDER / "index.json") if self._index_used else "exact",
+            **{name: None if path is None else sha256_file(Path(path)) for name, path in files.items()},
+            "dataset": self._recommender.dataset.fingerprint if job.queries is None else None,
+            "k": job.k,
+            "include-seen": job.include_seen,
+            "short": job.short,
+            "format": self.format,
+            "queries in a part": self._size,
+        }
+
+    def run(self, parts: Parts) -> None:
+        """Write all parts that are not there yet."""
+        total, searched = self._recommender.run.num_queries, 0
+        if self._job.queries is not None:
+            total = count_queries(self._job.queries)
+        with Progress("retrieve", total, "queries") as progress, _unknown_to(self._job.unknown) as write_unknown:
+            for number, queries in enumerate(self._blocks()):
+                write_unknown(queries)
+                searched += len(queries) + queries.unknown_queries.count
+                if number < len(parts):
+                    progress.resume_at(searched)
+                    continue
+                counts = Counts(
+                    unknown_queries=queries.unknown_queries.count,
+                    unknown_items=queries.unknown_items.count,
+                    unknown_names=(queries.unknown_queries.names + queries.unknown_items.names)[:NAMED],
+                )
+                parts.add(self._frames(queries, counts, progress), counts)
+        if not len(parts):
+            raise DataError("there is no query to retrieve for", where=self._job.queries)
+
+    def _blocks(self) -> Iterator[Queries]:
+        """Queries, a part's worth at a time, the finished ones too."""
+        recommender = self._recommender
+        if self._job.queries is None:
+            total = recommender.dataset.num_queries
+            for start in range(0, total, self._size):
+                yield dataset_slice(recommender.dataset, start, min(start + self._size, total))
+        else:
+            for file in read_query_blocks(self._job.queries, self._size):
+                yield recommender.queries_of(file, none_known=True)
+
+    def _frames(self, queries: Queries, counts: Counts, progress: Progress) -> list[pl.DataFrame]:
+        """The lists of a part, counted."""
+        check_ids(self.format, queries.ids, "a query id")
+        item_ids = self._recommender.run.item_ids
+        frames = [empty_frame(queries.ids, item_ids)]
+        for positions, found in self._search.lists(queries, counts):
+            frames.append(topk_frame(positions, found, queries.ids, item_ids))
+            progress.advance(len(positions))
+        return frames
+
+    def _wanted(self) -> Wanted:
+        job, recommender = self._job, self._recommender
+        allow = recommender.read_filter(job.candidates, "candidates")
+        deny = recommender.read_filter(job.exclude, "excluded items")
+        return Wanted(job.k, job.include_seen, allow, deny, job.short)
+
+
+@contextlib.contextmanager
+def _unknown_to(path: Path | str | None) -> Iterator[Callable[[Queries], None]]:
+    """Writes the ids that nobody knows, one a line, where a file for them was asked for."""
+    if path is None:
+        yield lambda queries: None
+        return
+    with atomic_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(queries: Queries) -> None:
+            for unknown in (queries.unknown_queries, queries.unknown_items):
+                file.writelines(f"{name}\n" for name in (() if unknown.ids is None else unknown.ids))
+
+        yield write
+        file.flush()
+
+
+def _check(out: Path, job: Job) -> None:
+    checked_k(job.k)
+    if out.exists() and (job.directory or out.is_dir()):
+        raise ArtefactError("the output is there already", where=out, do="choose another --out, or remove it first")
+
+
+def _check_known(counts: Counts) -> None:
+    if not counts.queries:
+        do = "check that the file's ids are those that were ingested"
+        raise DataError("not one query id is known", got=", ".join(counts.unknown_names[:NAMED]), do=do)
+
+
+def _say_unknown(counts: Counts) -> None:
+    total = counts.unknown_queries + counts.unknown_items
+    if total:
+        what = "query ids" if counts.unknown_queries else "items of histories"
+        say(Unknown(total, list(dict.fromkeys(counts.unknown_names))[:NAMED]).message(what))

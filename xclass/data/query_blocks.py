@@ -1,0 +1,160 @@
+"""A file of queries in blocks: as many queries at a time as asked for, however many it holds.
+
+Text and JSON lines are read line by line, Parquet by rows; CSV and TSV are turned into Parquet first, in a temporary
+folder. Tables of (query_id, item_id) of more than a million rows must have a query's rows together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from xclass.data.query_files import (
+    ITEM_COLUMN,
+    QUERY_COLUMN,
+    QueryFile,
+    adjacency_of,
+    checked_suffix,
+    ids_of_lines,
+    json_histories,
+    lines_of,
+    table_of,
+    unreadable,
+)
+from xclass.errors import DataError
+
+SLICE_ROWS = 1 << 20
+
+
+def read_query_blocks(path: Path | str, size: int) -> Iterator[QueryFile]:
+    """What ``read_query_file`` reads, ``size`` queries at a time (the last block has what is left).
+
+    Memory: a block, and where a table gives histories a million rows and 8 bytes for each query so far.
+
+    Raises:
+        DataError: as read_query_file; rows of a query that lie apart in a table of more than a million rows.
+    """
+    path = Path(path)
+    suffix = checked_suffix(path)
+    blocks = _lines(path, size) if suffix in LINES else _table(path, size)
+    with unreadable(path):
+        first = next(blocks, None)
+        if first is None or not len(first.query_ids):
+            raise DataError("this file holds no query", where=path)
+        yield first
+        yield from blocks
+
+
+def count_queries(path: Path | str) -> int:
+    """About how many queries a file holds, for the time that is left: lines, rows, or different query ids of pairs."""
+    path = Path(path)
+    suffix = checked_suffix(path)
+    if suffix in LINES:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    separator = "\t" if suffix == ".tsv" else ","
+    with unreadable(path):
+        scan = (
+            pl.scan_parquet(path)
+            if suffix == ".parquet"
+            else pl.scan_csv(path, separator=separator, infer_schema=False)
+        )
+        pairs = {QUERY_COLUMN, ITEM_COLUMN} <= set(scan.collect_schema().names())
+        counted = scan.select(pl.col(QUERY_COLUMN).approx_n_unique() if pairs else pl.len())
+        return int(counted.collect(engine="streaming").item())
+
+
+def _lines(path: Path, size: int) -> Iterator[QueryFile]:
+    make = LINES[path.suffix.lower()]
+    lines = lines_of(path)
+    while block := list(itertools.islice(lines, size)):
+        yield make(path, block)
+
+
+def _table(path: Path, size: int) -> Iterator[QueryFile]:
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet(path, path, size)
+        return
+    with tempfile.TemporaryDirectory(prefix="xclass-queries-") as folder:
+        copy = Path(folder) / "queries.parquet"
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        pl.scan_csv(path, separator=separator, infer_schema=False).sink_parquet(copy)
+        yield from _parquet(copy, path, size)
+
+
+def _parquet(file: Path, named: Path, size: int) -> Iterator[QueryFile]:
+    scan = pl.scan_parquet(file)
+    rows = int(scan.select(pl.len()).collect().item())
+    if rows <= SLICE_ROWS:
+        yield from _split(table_of(named, scan.collect(), QUERY_COLUMN, ITEM_COLUMN), size)
+        return
+    names = scan.collect_schema().names()
+    pairs = QUERY_COLUMN in names and ITEM_COLUMN in names
+    for block in (_histories if pairs else _plain)(scan, rows, size):
+        yield from _split(table_of(named, block, QUERY_COLUMN, ITEM_COLUMN), size)
+
+
+def _plain(scan: pl.LazyFrame, rows: int, size: int) -> Iterator[pl.DataFrame]:
+    for start in range(0, rows, size):
+        yield scan.slice(start, size).collect()
+
+
+def _histories(scan: pl.LazyFrame, rows: int, size: int) -> Iterator[pl.DataFrame]:
+    """Rows of ``size`` whole queries together."""
+    apart = _Apart()
+    waiting: list[pl.DataFrame] = []
+    for start in range(0, rows, SLICE_ROWS):
+        waiting.append(scan.select(QUERY_COLUMN, ITEM_COLUMN).slice(start, SLICE_ROWS).collect())
+        table = pl.concat(waiting)
+        runs = table[QUERY_COLUMN].rle_id()
+        last = start + SLICE_ROWS >= rows
+        whole = int(runs[-1]) + 1 if last else int(runs[-1])
+        ready = whole if last else whole // size * size
+        for low in range(0, ready, size):
+            block = table.filter((runs >= low) & (runs < min(low + size, ready)))
+            apart.check(block[QUERY_COLUMN])
+            yield block
+        waiting = [table.filter(runs >= ready)]
+
+
+class _Apart:
+    """Notices a query whose rows come back later on: 8 bytes for each query."""
+
+    def __init__(self) -> None:
+        self._hashes: list[np.ndarray] = []
+
+    def check(self, queries: pl.Series) -> None:
+        heads = queries.filter(queries.rle_id().diff().fill_null(1) > 0)
+        hashes = heads.hash().to_numpy()
+        again = len(np.unique(hashes)) < len(hashes) or any(np.isin(hashes, old).any() for old in self._hashes)
+        if again:
+            twice = heads.filter(heads.is_duplicated()) if heads.is_duplicated().any() else heads
+            wanted = f"rows sorted by {QUERY_COLUMN} in a table of more than {SLICE_ROWS:,} rows"
+            raise DataError(
+                "the rows of a query lie apart", wanted=wanted, got=f"one of the block from {twice[0]!r} on"
+            )
+        self._hashes.append(hashes)
+
+
+def _split(file: QueryFile, size: int) -> Iterator[QueryFile]:
+    for start in range(0, len(file.query_ids), size):
+        ids = file.query_ids.slice(start, size)
+        if file.offsets is None or file.items is None:
+            yield QueryFile(ids)
+            continue
+        offsets = file.offsets[start : start + len(ids) + 1]
+        low, high = int(offsets[0]), int(offsets[-1])
+        yield QueryFile(ids, offsets - low, file.items.slice(low, high - low))
+
+
+LINES: dict[str, Callable[[Path, list[tuple[int, str]]], QueryFile]] = {
+    ".txt": ids_of_lines,
+    ".jsonl": json_histories,
+    ".ndjson": json_histories,
+    ".adj": adjacency_of,
+}

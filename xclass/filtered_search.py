@@ -1,0 +1,100 @@
+"""A search with everything that a person may ask of its lists: allow and deny lists, and what becomes of short ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from xclass.data.queries import Queries
+from xclass.errors import InputError, lookup
+from xclass.index.checks import checked_k
+from xclass.index.kinds import Index
+from xclass.own_lists import NO_FILTER, ItemFilter
+from xclass.retrieve import Filters, RetrievalModel, Searching, fill_short, restricted
+from xclass.topk_parts import Counts
+from xclass.types import TopK
+
+NAMED = 5
+SHORT = ("keep", "popular", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a search is to give.
+
+    k: at most so many items for each query.
+    include_seen: keep items that a query has in its history.
+    allow, deny: nothing but these items; none of these.
+    short: what becomes of a list with fewer than k items. keep it; fill it up with the most popular items that the
+        query may get, seen ones too, with the score NaN (popular); an InputError that names the query (error).
+    """
+
+    k: int
+    include_seen: bool = False
+    allow: ItemFilter = NO_FILTER
+    deny: ItemFilter = NO_FILTER
+    short: str = "keep"
+
+
+class FilteredSearch:
+    """The same filters for any number of queries.
+
+    Args:
+        item_counts: gives int (N,), how popular each item is; asked once, where short lists are filled.
+
+    Raises:
+        ConfigError: another word for ``short``. InputError: k below 1; nothing is allowed; own allow lists together
+            with short="popular".
+    """
+
+    def __init__(self, model: RetrievalModel, index: Index, wanted: Wanted, item_counts: Callable[[], Tensor]) -> None:
+        lookup("way with short lists", wanted.short, dict.fromkeys(SHORT), where="short")
+        checked_k(wanted.k)
+        self._model, self._wanted = model, wanted
+        self._allow, denied = wanted.allow.own, wanted.deny.everybody
+        if self._allow is not None and denied is not None:
+            self._allow, denied = self._allow.without(denied), None
+        if self._allow is not None and wanted.short == "popular":
+            raise InputError("lists among each query's own candidates can't be filled up", do="keep them short")
+        self.index, self._exclude = restricted(index, wanted.allow.everybody, denied)
+        self._popular = None
+        if wanted.short == "popular":
+            self._popular = _by_popularity(item_counts(), wanted.allow.everybody, denied)
+
+    def lists(self, queries: Queries, counts: Counts | None = None) -> Iterator[tuple[Tensor, TopK]]:
+        """(positions in ``queries``, lists), batch by batch; ``counts`` grows with them."""
+        counts, k = counts or Counts(), self._wanted.k
+        own = [None if lists is None else lists.of(queries.ids) for lists in (self._wanted.deny.own, self._allow)]
+        filters = Filters(self._wanted.include_seen, self._exclude, *own)
+        for positions, found in Searching(self._model, self.index, k, filters).lists(queries.batches()):
+            counts.count(found, k)
+            if self._wanted.short == "error":
+                _check_full(queries.ids, positions, found, k)
+            if self._popular is not None:
+                found, grown = fill_short(found, k, self._popular, filters.denied(positions))
+                counts.filled_lists += grown
+            counts.rows += len(found.ids)
+            yield positions, found
+
+
+def _by_popularity(item_counts: Tensor, allowed: Tensor | None, denied: Tensor | None) -> Tensor:
+    """Item numbers that anybody may get, most popular first."""
+    free = torch.full((len(item_counts),), allowed is None)
+    if allowed is not None:
+        free[allowed] = True
+    if denied is not None:
+        free[denied] = False
+    order = torch.argsort(item_counts, descending=True, stable=True)
+    return order[free[order]]
+
+
+def _check_full(ids: pl.Series, positions: Tensor, found: TopK, k: int) -> None:
+    short = (found.lengths() < k).nonzero().squeeze(1)
+    if len(short):
+        named = [f"{ids[int(positions[b])]} ({int(found.lengths()[b])})" for b in short[:NAMED]]
+        do = "let short lists be kept or filled up, ask for a smaller k, or widen the filters"
+        raise InputError("a list is short", wanted=f"{k} items for each query", got=", ".join(named), do=do)
