@@ -82,8 +82,8 @@ def save_index(
         return write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields)
 
 
-DESCRIBED = {"kind": str, "search_parameters": dict, "metric": str}
-ALSO_APPROXIMATE = {"factory": str, "build_s": (int, float)}
+DESCRIBED: dict[str, Any] = {"kind": str, "search_parameters": dict, "metric": str}
+ALSO_APPROXIMATE: dict[str, Any] = {"factory": str, "build_s": (int, float)}
 
 
 def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors | None = None) -> Index:
