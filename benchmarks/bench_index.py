@@ -1,6 +1,6 @@
 """Indexes over a million planted vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
 
-    python benchmarks/bench_index.py exact|tuned|sweep|hash|large [--items 1000000] [--noise 0.7] [-k 10] [--keep FOLDER]
+    python benchmarks/bench_index.py exact|tuned|sweep|hash|large [--items N] [--noise 0.7] [-k 10] [--keep FOLDER]
 
 exact   exact search through torch beside Faiss flat
 tuned   `find_index` for a recall of .95, beside Faiss flat and beside Faiss itself with the same parameters
@@ -36,6 +36,7 @@ from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors
 
 ROUNDS = 3
+ONLY: list[str] = []
 TARGET = 0.95
 NPROBES = {
     "IVF256": (1, 2, 3, 4, 6, 8, 16),
@@ -164,7 +165,7 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     truth = exact.search(others, k)
     flat_s = timed(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT))
     print(f"Faiss flat {len(others) / flat_s:,.0f} queries/s")
-    for factory in FAMILIES:
+    for factory in ONLY or FAMILIES:
         index, space, best = kept(factory, vectors, keep), faiss.ParameterSpace(), (0.0, 0.0, "")
         for setting in settings(factory, k):
             for name, value in setting.items():
@@ -238,9 +239,8 @@ def bench_large(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     index.build(vectors)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{index.factory} built in {index.build_s:.0f} s, peak {peak / 2**30:.1f} GiB with vectors and queries")
-    print(
-        f"{(index.extra_bytes() + vectors.nbytes) / 2**30:.2f} GiB with the vectors, {index.extra_bytes() / 2**30:.2f} without"
-    )
+    size = index.extra_bytes()
+    print(f"{(size + vectors.nbytes) / 2**30:.2f} GiB with the vectors, {size / 2**30:.2f} without")
     held = HeldOut(queries, k)
     held.against(TensorVectors(vectors))
     print(f"exact {held.exact_queries_per_s:,.0f} queries/s")
@@ -261,7 +261,9 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--keep", type=Path, default=Path("indexes"))
+    parser.add_argument("--family", action="append", help="sweep these factory strings instead of all families")
     options = parser.parse_args()
+    ONLY.extend(options.family or [])
     versions = f"torch {torch.__version__}, faiss {faiss.__version__}, {platform.machine()}"
     print(f"{versions}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{options.items:,} × {options.dim}, noise {options.noise}, {options.queries:,} queries, k = {options.k}")

@@ -24,11 +24,11 @@ FLOORS = {
     "model": 4, "compat": 4,
     "engine": 5,
     "training": 6, "retrieve": 6, "evaluate": 6,
-    "report": 7, "testing": 7, "filtered_search": 7,
+    "report": 7, "testing": 7, "filtered_search": 7, "predictions": 7,
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
-    "demo": 11, "batch": 11, "export": 11, "cli": 12, "__init__": 12, "__main__": 13,
+    "demo": 11, "batch": 11, "export": 11, "compare": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 
 # Rooms that may import a room of their own floor.

@@ -12,9 +12,12 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xclass.compare import compare_predictions as compare_predictions
+    from xclass.compare import compare_runs as compare_runs
     from xclass.data.store import Dataset as Dataset
     from xclass.data.store import open_dataset as open_dataset
     from xclass.errors import XclassError as XclassError
+    from xclass.predictions import evaluate_predictions as evaluate_predictions
     from xclass.recommender import Recommender as Recommender
     from xclass.recommender import train as train
     from xclass.types import Ragged as Ragged
@@ -34,6 +37,9 @@ _HOMES = {
     "Recommender": "xclass.recommender",
     "TopK": "xclass.types",
     "XclassError": "xclass.errors",
+    "compare_predictions": "xclass.compare",
+    "compare_runs": "xclass.compare",
+    "evaluate_predictions": "xclass.predictions",
     "open_dataset": "xclass.data.store",
     "train": "xclass.recommender",
 }
@@ -45,6 +51,9 @@ __all__ = [
     "TopK",
     "XclassError",
     "__version__",
+    "compare_predictions",
+    "compare_runs",
+    "evaluate_predictions",
     "open_dataset",
     "train",
 ]

@@ -12,7 +12,7 @@ second what the index loses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 import torch
@@ -69,7 +69,7 @@ def evaluate(
     item_counts: Tensor | None = None,
     seen: Lists | None = None,
     weights_N: Tensor | None = None,
-    num_items: int | None = None,
+    num_items: int | Callable[[], int] | None = None,
     by_popularity: bool = False,
 ) -> Evaluation:
     """Measure lists against the truth, one batch after the other.
@@ -84,7 +84,7 @@ def evaluate(
         item_counts: (N,) integers, train pairs of each item, never rising: gives the popularity baseline and the bands.
         seen: Ragged, list q holds what query q has seen: left out of the baseline, as it is of the lists.
         weights_N: float64 (N,), 1/propensity of each item, for psp and psndcg.
-        num_items: N, for coverage; known from ``item_counts`` if those are given.
+        num_items: N, for coverage; known from ``item_counts`` if those are given. A function is asked at the end.
         by_popularity: recall in head, torso and tail too.
 
     Raises:
@@ -109,7 +109,7 @@ class _Evaluator:
         item_counts: Tensor | None,
         seen: Lists | None,
         weights_N: Tensor | None,
-        num_items: int | None,
+        num_items: int | Callable[[], int] | None,
         by_popularity: bool,
     ) -> None:
         self.truth, self.metrics, self.item_counts = truth, list(metrics), item_counts
@@ -156,7 +156,8 @@ class _Evaluator:
             self.num_short -= len(numbers)
             self.add(numbers, empty, empty if self.has_index else None)
         counted = self.model.counted
-        catalogue = {} if self.num_items is None else self.use.result(self.num_items, self.item_counts)
+        num_items = self.num_items() if callable(self.num_items) else self.num_items
+        catalogue = {} if num_items is None else self.use.result(num_items, self.item_counts)
         return Evaluation(
             metrics=self.model.result(),
             metrics_index=self.index.result() if self.has_index else {},

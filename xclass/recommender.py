@@ -162,6 +162,7 @@ class Recommender:
         exact: bool = False,
         by_popularity: bool = False,
         max_queries: int | None = None,
+        sample_seed: int | None = None,
     ) -> Evaluation:
         """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
 
@@ -169,10 +170,12 @@ class Recommender:
         ``index_recall@k`` says how much of the exact lists it finds.
 
         Args:
-            max_queries: measure on a sample of so many queries with a positive, drawn by the run's seed.
+            max_queries: measure on a sample of so many queries with a positive.
+            sample_seed: draws that sample; the run's seed when None.
         """
         dataset, counts = self.dataset, self.run.item_counts
-        queries = dataset_queries(dataset, split, True, max_queries, self.run.config.train.seed)
+        seed = self.run.config.train.seed if sample_seed is None else sample_seed
+        queries = dataset_queries(dataset, split, True, max_queries, seed)
         k = max(metric.k for metric in metrics)
         result = evaluate(
             self.lists(queries, k, exact=True, label="exact search"),
@@ -268,12 +271,22 @@ class Recommender:
 
     def _by_query_number(self, result: Evaluation, queries: Queries, truth: Ragged) -> Evaluation:
         """Values of each query by its number in the dataset, and the queries without a positive counted as skipped."""
-        per_query = {}
-        for name, values in result.per_query.items():
-            per_query[name] = torch.full((len(truth),), torch.nan)
-            per_query[name][queries.numbers] = values
+
+        def spread(values: Tensor) -> Tensor:
+            return torch.full((len(truth),), torch.nan).index_copy_(0, queries.numbers, values)
+
+        per_query, best = (
+            {name: spread(values) for name, values in part.items()}
+            for part in (result.per_query, result.per_query_best)
+        )
         skipped = int((truth.lengths() == 0).sum())
-        return replace(result, per_query=per_query, num_skipped=result.num_skipped + skipped)
+        return replace(
+            result,
+            per_query=per_query,
+            per_query_best=best,
+            num_skipped=result.num_skipped + skipped,
+            query_ids=self.run.query_ids,
+        )
 
     def _propensity_weights(self, metrics: Sequence[MetricName], item_counts: Tensor) -> Tensor | None:
         if not any(metric.name in PROPENSITY_METRICS for metric in metrics):

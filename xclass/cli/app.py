@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from xclass import __version__
+from xclass.cli.compare import compare
 from xclass.cli.demo import demo
 from xclass.cli.doctor import doctor
 from xclass.cli.estimate import estimate
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "retrieve": retrieve,
     "export": export,
     "evaluate": evaluate,
+    "compare": compare,
     "inspect": inspect,
     "doctor": doctor,
 }

@@ -18,6 +18,46 @@ DatasetPath = Annotated[
     typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
+CutOffs = Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")]
+MetricNames = Annotated[
+    list[str] | None,
+    typer.Option(help="A metric's name without the cut-off, e.g. recall or psp; repeatable.", show_default=False),
+]
+Split = Annotated[str, typer.Option(help="The split to measure on: test or valid.")]
+MaxQueries = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Measure on a sample of N queries, the same one each time.", show_default=False
+    ),
+]
+PredictionFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions",
+        metavar="FILE",
+        help="Instead of RUN: rows of query_id, item_id and rank or score, from any system.",
+        show_default=False,
+    ),
+]
+TruthFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth", metavar="FILE", help="For files of predictions: rows of query_id, item_id.", show_default=False
+    ),
+]
+TrainFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--train",
+        metavar="FILE",
+        help="With --truth: the train pairs, for the popularity baseline, cold items, psp and psndcg.",
+        show_default=False,
+    ),
+]
+NumItems = Annotated[
+    int | None,
+    typer.Option("--num-items", min=1, metavar="N", help="With --truth: items of the catalogue.", show_default=False),
+]
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:

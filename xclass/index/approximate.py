@@ -20,6 +20,7 @@ from xclass.index.rows import exact_among
 from xclass.index.running import best_first
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
+from xclass.workers import short_operations
 
 MOST_WIDENINGS = 3
 CHUNK_CELLS = 1 << 20
@@ -49,7 +50,7 @@ class ApproximateIndex(ABC):
         build_s: seconds that the build took.
     """
 
-    queries_at_once = 1024
+    queries_at_once = 4096
 
     def __init__(self, kind: str, factory: str | None, metric: str = "inner_product") -> None:
         self.kind, self.metric = kind, metric
@@ -107,9 +108,17 @@ class ApproximateIndex(ABC):
         """
         if not self.num_items:
             raise InputError("the index is empty", do="call build(vectors) first")
-        query_BD = checked_queries(query_BD, self.dim)
-        exclude = checked_exclude(exclude, len(query_BD), self.num_items)
-        k = min(checked_k(k), self.num_items)
+        with short_operations():
+            query_BD = checked_queries(query_BD, self.dim)
+            exclude = checked_exclude(exclude, len(query_BD), self.num_items)
+            k = min(checked_k(k), self.num_items)
+            if exclude is None and allowed is None and len(query_BD) * k <= CHUNK_CELLS:
+                ids, scores = self._find(query_BD, k, k)
+                if _whole(ids, scores):
+                    return TopK(torch.arange(len(query_BD) + 1) * k, ids.flatten(), scores.flatten())
+            return self._search(query_BD, k, exclude, allowed)
+
+    def _search(self, query_BD: Tensor, k: int, exclude: Ragged | None, allowed: Allowed | None) -> TopK:
         lists = Lists(len(query_BD), k, Hidden(exclude, len(query_BD), self.num_items, allowed))
         for rows, size in lists.hidden.groups():
             self._search_rows(query_BD, rows, k + size, lists, allowed)
@@ -200,9 +209,19 @@ class ApproximateIndex(ABC):
         else:
             ids, scores = self._find_among(queries, lists.k, fetch, allowed)
         gone = (ids < 0) | lists.hidden.contains(rows, ids)
-        if bool((scores[:, 1:] < scores[:, :-1]).all()) and not bool(gone.any()):
+        if not bool(gone.any()) and _whole(ids, scores):
             return ids[:, : lists.k], scores[:, : lists.k]
         scores, ids = scores.masked_fill(gone, -torch.inf), ids.masked_fill(gone, self.num_items)
         ids, scores = best_first(ids, scores)
         ids = torch.where(scores > -torch.inf, ids, -1)
         return ids[:, : lists.k], scores[:, : lists.k]
+
+
+def _whole(ids_BK: Tensor, scores_BK: Tensor) -> bool:
+    """Whether nothing is missing and every row is best first, equal scores by rising item number."""
+    before, after = scores_BK[:, :-1], scores_BK[:, 1:]
+    if bool((ids_BK < 0).any()):
+        return False
+    if bool((after < before).all()):
+        return True
+    return not bool(((after > before) | ((after == before) & (ids_BK[:, 1:] < ids_BK[:, :-1]))).any())

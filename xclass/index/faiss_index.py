@@ -28,6 +28,7 @@ from xclass.index.filtering import Allowed
 from xclass.index.rescoring import best_of
 from xclass.index.selecting import parameters_among
 from xclass.vectors import Vectors
+from xclass.workers import in_parts
 
 EF_CONSTRUCTION = 40
 START_PARAMETER = {"efSearch": 64, "nprobe": 16}
@@ -38,6 +39,8 @@ REFINE = "refine"
 FAISS_REFINE = "k_factor_rf"
 START_REFINE = 4
 ADD_BYTES = 1 << 28
+QUERIES_PER_THREAD = 64
+CPU = torch.device("cpu")
 TRAIN_ROWS = 1 << 18
 TRAIN_ROWS_PER_LIST = 64
 
@@ -158,10 +161,18 @@ class FaissIndex(ApproximateIndex):
     def _find(self, query_BD: Tensor, k: int, fetch: int, parameters: Any = None) -> tuple[Tensor, Tensor]:
         deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
-        scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
-        if self._inexact:
-            return best_of(self.vectors, query_BD, torch.from_numpy(ids), fetch)
-        return torch.from_numpy(ids), torch.from_numpy(scores)
+        if not self._inexact:
+            scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
+            return torch.from_numpy(ids), torch.from_numpy(scores)
+
+        def part(low: int, high: int) -> tuple[Tensor, Tensor]:
+            with threads(None if high - low == len(query_BD) else 1):
+                found = self.faiss.search(asked[low:high].numpy(), deep, params=parameters)[1]
+            return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), fetch, threads=1)
+
+        # Both steps in each thread: threads that Faiss has just used still spin, and would stand in the way of ours.
+        parts = in_parts(part, len(query_BD), len(query_BD) // QUERIES_PER_THREAD, CPU)
+        return torch.cat([ids for ids, _ in parts]), torch.cat([scores for _, scores in parts])
 
 
 def _squares(rows: Tensor) -> Tensor:

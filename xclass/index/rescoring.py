@@ -33,23 +33,30 @@ def matrix_of(vectors: Vectors) -> np.ndarray[Any, Any] | None:
 
 
 @torch.no_grad()
-def best_of(vectors: Vectors, query_BD: Tensor, ids_BF: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def best_of(
+    vectors: Vectors, query_BD: Tensor, ids_BF: Tensor, keep: int, threads: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The ``keep`` items of each row of ``ids_BF`` with the largest inner products.
 
     Args:
         vectors: (N,D). query_BD: float32, contiguous, on the CPU.
         ids_BF: int64 item numbers, none twice in a row, below 0 for none.
         keep: at least 1.
+        threads: at most so many; all unless given.
 
     Returns:
         int64 (B,keep) and float32 (B,keep): best first, equal scores by item number; −1 and −∞ behind the last.
         Cost: B·F rows read, 2·B·F·D operations.
     """
     matrix = matrix_of(vectors)
-    return _plain(vectors, query_BD, ids_BF, keep) if matrix is None else _compiled(matrix, query_BD, ids_BF, keep)
+    if matrix is None:
+        return _plain(vectors, query_BD, ids_BF, keep)
+    return _compiled(matrix, query_BD, ids_BF, keep, threads)
 
 
-def _compiled(matrix: np.ndarray[Any, Any], query_BD: Tensor, ids_BF: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def _compiled(
+    matrix: np.ndarray[Any, Any], query_BD: Tensor, ids_BF: Tensor, keep: int, threads: int | None
+) -> tuple[Tensor, Tensor]:
     from xclass.index import kernels
 
     items, scores = torch.empty(len(ids_BF), keep, dtype=torch.int64), torch.empty(len(ids_BF), keep)
@@ -59,7 +66,7 @@ def _compiled(matrix: np.ndarray[Any, Any], query_BD: Tensor, ids_BF: Tensor, ke
     def part(low: int, high: int) -> None:
         kernels.rescore(*given, low, high, *out)
 
-    in_parts(part, len(ids_BF), ids_BF.numel() // PRODUCTS_PER_THREAD, CPU)
+    in_parts(part, len(ids_BF), ids_BF.numel() // PRODUCTS_PER_THREAD, CPU, threads)
     return items, scores
 
 

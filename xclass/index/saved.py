@@ -176,9 +176,10 @@ def _write_vectors(path: Path, vectors: Vectors) -> None:
 def _check_described(where: Path, manifest: dict[str, Any]) -> None:
     """What the manifest says of the index has the types that reading it relies on, and names the files it needs."""
     described = manifest.get("index")
-    kind = described.get("kind") if isinstance(described, dict) else None
+    described = described if isinstance(described, dict) else {}
+    kind = described.get("kind")
     wanted = DESCRIBED if kind == ExactIndex.kind else DESCRIBED | ALSO_APPROXIMATE
-    good = isinstance(described, dict) and all(isinstance(described.get(name), type_) for name, type_ in wanted.items())
+    good = all(isinstance(described.get(name), type_) for name, type_ in wanted.items())
     good = good and kind in INDEX_KINDS and all(type(manifest.get(name)) is int for name in ("num_items", "dim"))
     good = good and all(type(value) is int for value in described["search_parameters"].values())
     if not good or (kind in HASHED and not _numbers(described.get("caps"))):

@@ -18,7 +18,7 @@ CATALOGUE_DEFINITIONS: dict[str, str] = {
     " 0 all equally often, towards 1 few items fill all lists",
     "identical_lists": "queries that share the most common first {k} (same items, same order) / queries with a list; "
     "1 means everybody gets the same",
-    "mean_popularity": "mean, over the filled places of all first {k}, of the train pairs of the item standing there",
+    "mean_popularity": "mean, over the filled places of all first {k}, of the train pairs of the item there",
 }
 LEAST_TO_COUNT = 1 << 20
 DENSE_ITEMS = 1 << 24

@@ -40,6 +40,7 @@ class Evaluation:
     per_query_best: for metrics that are ratios of totals, what the best possible list of each query gains.
     intervals: metric → ends of its bootstrap interval; empty without :meth:`with_intervals`.
     files: what was counted and decided while files were read; empty for a run.
+    query_ids: the external ids of ``per_query``, where they are known.
     """
 
     metrics: dict[str, float]
@@ -59,6 +60,7 @@ class Evaluation:
     per_query_best: dict[str, Tensor] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
+    query_ids: pl.Series | None = None
 
     def with_intervals(self, resamples: int, seed: int = 0) -> Evaluation:
         """The same with bootstrap intervals of ``metrics``; see :func:`xclass.metrics.significance.intervals`."""
@@ -96,8 +98,9 @@ class Evaluation:
         held = {name: [values.get(key) for key in names] for name, values in columns.items() if values}
         return pl.DataFrame({"metric": names, **held}, schema_overrides=dict.fromkeys(held, pl.Float64))
 
-    def write_per_query(self, path: Path | str, query_ids: pl.Series) -> None:
+    def write_per_query(self, path: Path | str, query_ids: pl.Series | None = None) -> None:
         """Parquet with query_id and one float32 column per metric, null where a query was skipped."""
+        query_ids = self.query_ids if query_ids is None else query_ids
         columns = {name: pl.Series(values.numpy()).fill_nan(None) for name, values in self.per_query.items()}
         with atomic_file(Path(path)) as temporary:
             pl.DataFrame({"query_id": query_ids, **columns}).write_parquet(temporary)

@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit
 
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-HASH = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND, THIRD = np.int64(-7046029254386353131), np.int64(-4658895280553007687), np.int64(-7723592293110705685)
 
 
@@ -77,32 +76,3 @@ def count_lists(offsets, ids, cut_offs, times, fingerprints):  # type: ignore[no
                 total += _mix(_mix(ids[place]) + (place - start + 1))
                 place += 1
             fingerprints[c, row] = total
-
-
-@njit(**OPTIONS)
-def mark_first(offsets, ids, keep):  # type: ignore[no-untyped-def]
-    """``keep`` becomes false where a list has the item at an earlier place; returns how many those are.
-
-    A table of stamps, twice as long as the longest list: nothing is cleared between lists.
-    """
-    longest = 1
-    for row in range(len(offsets) - 1):
-        longest = max(longest, offsets[row + 1] - offsets[row])
-    bits = 1
-    while (1 << bits) < 2 * longest:
-        bits += 1
-    mask, shift = (1 << bits) - 1, np.uint64(64 - bits)
-    held, stamps = np.zeros(1 << bits, dtype=np.int64), np.full(1 << bits, -1, dtype=np.int64)
-    repeats = 0
-    for row in range(len(offsets) - 1):
-        for place in range(offsets[row], offsets[row + 1]):
-            item = ids[place]
-            slot = np.int64((np.uint64(item) * HASH) >> shift)
-            while stamps[slot] == row and held[slot] != item:
-                slot = (slot + 1) & mask
-            if stamps[slot] == row:
-                keep[place] = False
-                repeats += 1
-            else:
-                stamps[slot], held[slot] = row, item
-    return repeats
