@@ -24,7 +24,7 @@ from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
 from xclass.data.query_blocks import count_queries, read_query_blocks
 from xclass.data.query_files import QueryFile, read_query_file
-from xclass.errors import ArtefactError, ConfigError, DataError, InputError
+from xclass.errors import ArtefactError, ConfigError, DataError, InputError, Interrupted
 from xclass.index import ExactIndex, FaissIndex, save_index
 from xclass.recommender import Recommender, train
 from xclass.retrieve import Filters, Searching, fill_short
@@ -68,7 +68,7 @@ def stopped(recommender: Recommender, out: Path, job: Job, after: int, monkeypat
             raise KeyboardInterrupt
         original(parts, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="finished parts are kept"):
         patch.setattr(Parts, "add", add)
         retrieve_to_file(recommender, out, job)
 

@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from xclass.errors import ArtefactError, DataError, InputError
+from xclass.errors import ArtefactError, DataError, InputError, Interrupted
 from xclass.manifest import atomic_directory, atomic_file, read_json, write_json, write_manifest
 from xclass.topk_files import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
 from xclass.types import TopK
@@ -153,6 +153,9 @@ def kept_for_resume(parts: Parts) -> Iterator[None]:
     except BaseException as error:
         if not len(parts) or isinstance(error, InputError | DataError):
             parts.remove()
+        elif isinstance(error, KeyboardInterrupt):
+            what = f"interrupted; {len(parts):,} finished parts are kept"
+            raise Interrupted(what, "run the same command with --resume") from None
         raise
 
 
