@@ -8,8 +8,10 @@ import functools
 import mmap
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_FROM_HEAP = 32 << 20  # what the GNU C library allows

@@ -121,7 +121,7 @@ def test_what_lies_below_is_listed(tmp_path: Path, dataset: Path, capsys: pytest
     run = make_run(tmp_path)
     (run / "metrics.json").write_text("{half")
     (run / "index").mkdir()
-    write_manifest(run / "index", "index.json", "index", 1, {"factory": "Flat"})
+    write_manifest(run / "index", "index.json", "index", 2, {"factory": "Flat"})
     write_manifest(run, "run.json", "run", 1, {"steps": 12})
     found = inspected(capsys, run)
     assert (found["kind"], found["steps"]) == ("run", 12)

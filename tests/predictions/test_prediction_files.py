@@ -230,8 +230,8 @@ def test_the_same_as_evaluating_a_run_in_memory(tmp_path: Path) -> None:
     import torch
 
     from xclass.evaluate import evaluate
-    from xclass.retrieve import write_topk
     from xclass.rng import torch_generator
+    from xclass.topk_files import topk_frame
     from xclass.types import Ragged, TopK
 
     generator = torch_generator(0, "lists")
@@ -241,7 +241,7 @@ def test_the_same_as_evaluating_a_run_in_memory(tmp_path: Path) -> None:
     truth = Ragged.from_lists([torch.randperm(40, generator=generator)[:5].tolist() for _ in range(50)])
     numbers = torch.arange(50)
     names = pl.Series([f"q{n:02d}" for n in range(50)]), pl.Series([f"i{n}" for n in range(40)])
-    write_topk(tmp_path / "p.parquet", [(numbers, found)], *names, k=10)
+    topk_frame(numbers, found, *names).write_parquet(tmp_path / "p.parquet")
     pairs = pl.DataFrame(
         {"query_id": names[0].gather(truth.rows().numpy()), "item_id": names[1].gather(truth.values.numpy())}
     )

@@ -67,8 +67,8 @@ def compare(
         )
     else:
         chosen = None if split == "test" else split
-        for option, value in (("--dataset", dataset), ("--max-queries", max_queries), ("--split", chosen)):
-            if value is not None:
+        for option, given in (("--dataset", dataset), ("--max-queries", max_queries), ("--split", chosen)):
+            if given is not None:
                 raise typer.BadParameter("goes with runs, not with --truth", param_hint=f"'{option}'")
         found = compare_predictions(
             paths, truth, metrics=metrics, train=train, num_items=num_items, resamples=resamples, seed=seed

@@ -178,7 +178,7 @@ def _check_described(where: Path, manifest: dict[str, Any]) -> None:
     described = manifest.get("index")
     described = described if isinstance(described, dict) else {}
     kind = described.get("kind")
-    wanted = DESCRIBED if kind == ExactIndex.kind else DESCRIBED | ALSO_APPROXIMATE
+    wanted: dict[str, Any] = DESCRIBED if kind == ExactIndex.kind else DESCRIBED | ALSO_APPROXIMATE
     good = all(isinstance(described.get(name), type_) for name, type_ in wanted.items())
     good = good and kind in INDEX_KINDS and all(type(manifest.get(name)) is int for name in ("num_items", "dim"))
     good = good and all(type(value) is int for value in described["search_parameters"].values())
