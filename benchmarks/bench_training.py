@@ -157,7 +157,7 @@ def catalogue(work: Path, rounds: int, items: list[int], dtype: str) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["jobs", "catalogue"])
+    parser.add_argument("part", nargs="?", default="jobs", choices=["jobs", "catalogue"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--items", type=int, nargs="+", default=[100_000, 10_000_000, 100_000_000])
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
