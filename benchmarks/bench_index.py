@@ -254,7 +254,7 @@ STAGES = {"exact": bench_exact, "tuned": bench_tuned, "sweep": bench_sweep, "has
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", nargs="?", default="tuned", choices=STAGES)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--dim", type=int, default=64)

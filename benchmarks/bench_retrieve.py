@@ -261,7 +261,7 @@ def main() -> None:
     command.add_argument("--factory", default="HNSW32,Flat")
     command.add_argument("--parameter", type=int, default=128)
     command.add_argument("-k", type=int, default=20)
-    options = parser.parse_args()
+    options = parser.parse_args(sys.argv[1:] or ["filters"])
     cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     print(f"torch {torch.__version__}, {cores}, load {os.getloadavg()[0]:.1f}")
     options.action(options)
