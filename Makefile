@@ -28,8 +28,9 @@ demo: $(INSTALLED)
 	rm -rf demo
 	$(BIN)/xclass demo --out demo/
 
+# Bits depend on the number of threads: the tests, and the processes that they start, have one setting.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
