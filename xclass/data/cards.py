@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from xclass.config import Config, load_config
+from xclass.data.document_formats import DOCUMENT_FORMATS
 from xclass.data.formats import FORMATS
 from xclass.data.options import Split
 from xclass.data.store import SPLITS, Dataset
@@ -82,8 +83,8 @@ class Card(Config):
     @field_validator("format")
     @classmethod
     def _format_is_known(cls, name: str) -> str:
-        if name not in FORMATS:
-            raise ValueError(f"format is one of {', '.join(FORMATS)}")
+        if name not in {**FORMATS, **DOCUMENT_FORMATS}:
+            raise ValueError(f"format is one of {', '.join([*FORMATS, *DOCUMENT_FORMATS])}")
         return name
 
     @field_validator("files")

@@ -7,7 +7,9 @@ from pathlib import Path
 from xclass.data import text
 from xclass.data.document_blocks import DocumentFormat
 from xclass.data.format_xmc import NUMBER, Xmc
+from xclass.data.formats import FORMATS
 from xclass.data.options import IngestOptions
+from xclass.errors import lookup
 
 DOCUMENT_FORMATS: dict[str, DocumentFormat] = {
     "xmc": Xmc(),
@@ -15,8 +17,13 @@ DOCUMENT_FORMATS: dict[str, DocumentFormat] = {
 
 
 def document_format(options: IngestOptions, parts: dict[str, list[Path]]) -> str | None:
-    """The name of the format when the source holds documents, None when it holds pairs."""
+    """The name of the format when the source holds documents, None when it holds pairs.
+
+    Raises:
+        ConfigError: there is no such format; names the nearest.
+    """
     if options.format != "auto":
+        lookup("format", options.format, {"auto": None, **FORMATS, **DOCUMENT_FORMATS}, where="--format")
         return options.format if options.format in DOCUMENT_FORMATS else None
     first = next(iter(parts.values()))[0]
     return "xmc" if looks_like_xmc(first) else None

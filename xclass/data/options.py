@@ -16,7 +16,7 @@ class IngestOptions(Config):
     """Options of :func:`xclass.data.ingest.ingest`; the resolved copy is saved in ``dataset.json``."""
 
     format: str = "auto"
-    """A name of ``FORMATS``; "auto" looks at the file's ending and its first lines."""
+    """A name of ``FORMATS`` or ``DOCUMENT_FORMATS``; "auto" looks at the file's ending and its first lines."""
     query_col: str | None = None
     """Column of the query ids. None: the first of the usual names (query_id, user_id, user, session_id, …)."""
     item_col: str | None = None
