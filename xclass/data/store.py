@@ -21,7 +21,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.document_blocks import TEXT
 from xclass.data.lists import Joined
+from xclass.data.vectoriser import FILE as VECTORISER
+from xclass.data.vectoriser import Vectoriser
 from xclass.errors import ArtefactError, lookup, nearest
 from xclass.manifest import read_manifest, verify_files
 from xclass.types import Ragged
@@ -113,6 +116,18 @@ class Dataset:
                 f'this dataset has no {side} features "{name}"', where=self.path, do=nearest(name, list(known))
             )
         return self._read(f"{side}_features/{name}/vocabulary.parquet")
+
+    def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
+        """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""
+        folder = self.path / f"{side}_features" / name
+        if name not in self._described_features(side) or not (folder / VECTORISER).is_file():
+            raise ArtefactError(
+                "this dataset was not made from raw text",
+                where=self.path,
+                wanted=f"features of a vectoriser in {side}_features/{name}",
+                do="give features, or ingest the texts: xclass ingest --format text",
+            )
+        return Vectoriser.load(folder)
 
     def _described_features(self, side: str) -> dict[str, Any]:
         lookup("side", side, dict.fromkeys(SIDES))
