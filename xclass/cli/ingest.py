@@ -11,6 +11,7 @@ from xclass.cli.options import AsJson, one_of
 from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
+WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
 
@@ -65,6 +66,34 @@ def ingest(
     separator: Annotated[
         str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')
     ] = None,
+    split_number: Annotated[
+        int | None, typer.Option(min=1, help="Which column of *_trSplit.txt and *_tstSplit.txt counts. [default: 1]")
+    ] = None,
+    text_col: Annotated[
+        list[str] | None,
+        typer.Option(help="Documents' text: a column of JSON lines or Parquet; repeatable, they are joined."),
+    ] = None,
+    item_text: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Texts of the labels: JSON lines or Parquet with id and text.")
+    ] = None,
+    word_ngrams: Annotated[
+        int | None, typer.Option(min=0, help="Text: sequences of up to so many words. [default: 1]")
+    ] = None,
+    char_ngrams: Annotated[
+        int | None, typer.Option(min=0, help="Text: sequences of so many characters in a word. [default: 0, none]")
+    ] = None,
+    hash_bits: Annotated[
+        int | None, typer.Option(min=0, help="Text: hash into 2^N features instead of keeping a vocabulary.")
+    ] = None,
+    max_features: Annotated[
+        int | None, typer.Option(min=1, help="Text: the vocabulary's size at most. [default: 262144]")
+    ] = None,
+    min_documents: Annotated[
+        int | None, typer.Option(min=1, help="Text: words of fewer train documents are left out. [default: 2]")
+    ] = None,
+    weighting: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,10 +112,26 @@ def ingest(
         "header": header,
         "separator": separator,
         "seed": seed,
+        "split_number": split_number,
+        "text_col": tuple(text_col) if text_col else None,
+        "item_text": item_text,
+        "text": _text_choices(
+            word_ngrams=word_ngrams,
+            char_ngrams=char_ngrams,
+            hash_bits=hash_bits,
+            max_features=max_features,
+            min_documents=min_documents,
+            weighting=None if weighting is None else one_of("--weighting", weighting, WEIGHTINGS),
+        ),
     }
     if base is not None and not append:
         raise typer.BadParameter("it goes with --append", param_hint="'--base'")
     _run(source, out, (base or out) if append else None, choices, as_json)
+
+
+def _text_choices(**choices: Any) -> dict[str, Any] | None:
+    """Those that were made, or None."""
+    return {name: value for name, value in choices.items() if value is not None} or None
 
 
 def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_json: bool) -> None:

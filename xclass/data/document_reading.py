@@ -128,7 +128,7 @@ def read_texts(source: DocumentSource, options: IngestOptions, item_ids: pl.Seri
         counts[part] = grown.documents - before
     if first is not False:
         grown.labels.insert(0, first.astype(np.int32))
-    kinds: set[IdKind] = {"int64" if columns.labels_whole else "string" for columns in described}
+    kinds: set[IdKind] = {"int64" if columns.labels_whole else "string" for columns in described if columns.labels_seen}
     where = next(iter(source.parts.values()))[0]
     labels, ids = grown.finish(kinds, where, None)
     labels = labels[len(item_ids) if item_ids is not None else 0 :]
