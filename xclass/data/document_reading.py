@@ -39,6 +39,13 @@ class ReadDocuments:
     layout: Layout
     texts: TextColumns | None = None
 
+    @classmethod
+    def numbered(cls, lengths: np.ndarray, labels: np.ndarray, counts: dict[str, int], layout: Layout) -> ReadDocuments:
+        """Documents known by their place, with labels that are numbers."""
+        assert layout.labels is not None
+        ids = pl.Series("item_id", np.arange(layout.labels))
+        return cls(lengths, labels, ids, None, counts, layout)
+
 
 @dataclass(slots=True)
 class _Growing:
