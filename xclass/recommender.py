@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
 from xclass.data.lists import Some
 from xclass.data.lookup import IdMap, as_id_series, unknown
-from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
+from xclass.data.queries import (
+    Queries,
+    dataset_queries,
+    histories_of,
+    queries_by_id,
+    queries_with_features,
+    queries_with_histories,
+)
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, InputError
@@ -100,6 +107,7 @@ class Recommender:
         histories: Sequence[Sequence[str]] | Sequence[Sequence[int]] | None = None,
         k: int = 20,
         *,
+        features: Mapping[str, Ragged] | None = None,
         exact: bool = False,
         include_seen: bool = False,
         candidates: Items | Sequence[Items] | None = None,
@@ -111,6 +119,8 @@ class Recommender:
         Args:
             query_ids: queries of the dataset, by external id; unknown ones are left out and named on stderr.
             histories: instead: one list of external item ids per query; the answer calls them 0, 1, …
+            features: instead: sparse features by name, Ragged of feature numbers with weights, a list per query; the
+                answer calls them 0, 1, …
             k: at most so many items; a query that has seen nearly everything gets fewer.
             exact: search exactly even if the run has an index.
             include_seen: keep the items of a query's history.
@@ -119,16 +129,20 @@ class Recommender:
             short: keep lists with fewer than k items; or fill them with popular items, which have no score.
 
         Raises:
-            InputError: not exactly one of ``query_ids`` and ``histories``; k < 1; a string where a list is wanted;
-                histories for a model that knows queries by id only; another number of lists than of queries.
+            InputError: not exactly one of ``query_ids``, ``histories`` and ``features``; k < 1; a string where a list
+                is wanted; new queries for a model that knows them by id only; another number of lists than queries.
             DataError: not one of the ids is known.
         """
-        if (query_ids is None) == (histories is None):
-            raise InputError("say whom to retrieve for", wanted="query_ids or histories, one of them")
+        if [query_ids, histories, features].count(None) != 2:
+            raise InputError("say whom to retrieve for", wanted="query_ids, histories or features, one of them")
         if query_ids is not None:
             ids = as_id_series(query_ids)
             queries = queries_by_id(self.dataset, ids, known=self.query_map)
             rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
+        elif features is not None:
+            self.model.tower.check_new_queries()
+            queries = queries_with_features(features)
+            rows = torch.arange(len(queries))
         else:
             assert histories is not None
             queries = self.queries_of(histories_of(_lists(histories)))
@@ -364,7 +378,8 @@ def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
     known = history.lengths().nonzero().squeeze(1)
     order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
     chosen = known[order[:TUNING_QUERIES]].sort().values
-    vectors = [recommender.model.query_vectors(batch) for batch in inference_batches(history, chosen, TUNING_QUERIES)]
+    batches = inference_batches(history, chosen, TUNING_QUERIES, dataset.query_features)
+    vectors = [recommender.model.query_vectors(batch) for batch in batches]
     return torch.cat(vectors), history.take(chosen).long()
 
 

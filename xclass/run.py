@@ -152,8 +152,9 @@ def _train_in(
         folder=out / TABLES,
         start=fresh,
     )
-    batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
-    mine = make_miner(config.sampler, dataset.split("train"))
+    train, features = dataset.split("train"), dataset.query_features
+    batches = TrainBatches(train, config.train.batch, config.train.seed, model.tower.uses_history, features)
+    mine = make_miner(config.sampler, train, features)
     validate = make_validator(dataset, config.train)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():

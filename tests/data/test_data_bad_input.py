@@ -105,7 +105,7 @@ CASES: dict[str, tuple[str, str | bytes, dict[str, Any], list[str]]] = {
     "given split of a file": ("a.csv", "user,item\n1,2\n", {"split": "given"}, ["no given split", "train.*"]),
     "columns of adjacency": ("a.txt", "1 2\n", {"format": "adjacency", "item_col": "x"}, ["--item-col"]),
     "inter without types": ("a.inter", "user_id\titem_id\n1\t2\n", {}, ["line 1", "no header with types"]),
-    "extreme classification": ("a.txt", "2 9 3\n0,2 1:1 5:2\n1 3:1\n", {}, ["extreme-classification"]),
+    "extreme classification": ("a.txt", "2 9 3\n0,2 1:1 5:2\n1 3:x\n", {}, ["line 3", "not a finite number"]),
 }
 
 

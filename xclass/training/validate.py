@@ -48,7 +48,8 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
         index = ExactIndex()
         index.build(vectors)
         seen = dataset.seen("valid")
-        query_BD = torch.cat([model.query_vectors(batch) for batch in inference_batches(seen, queries, BATCH)])
+        batches = inference_batches(seen, queries, BATCH, dataset.query_features)
+        query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
         found = index.search(query_BD, k, seen.take(queries))
         return watch(average(compute(found, positives, metrics)), query_BD, vectors, found)
 
