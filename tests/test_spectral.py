@@ -78,7 +78,8 @@ def test_features_equal_the_dense_svd_of_the_co_occurrence(count_power):
     bags, pairs = random_bags(), random_pairs(weights=True)
     factors = feature_factors(bags, pairs, (30, 40), 5, seed=1, iterations=30, count_power=count_power)
     y = dense(pairs, 40)
-    matrix = dense(bags, 30).T @ (y / np.maximum(y.sum(0), 1) ** count_power)
+    y = y / np.sqrt(np.maximum(y.sum(1, keepdims=True), 1)) / np.maximum(y.sum(0), 1) ** count_power
+    matrix = dense(bags, 30).T @ y
     u, s, vt = np.linalg.svd(matrix)
     np.testing.assert_allclose(factors.values.numpy(), s[:5], rtol=1e-4)
     product = (factors.features * factors.values) @ factors.items.T

@@ -6,7 +6,7 @@
 
 With sparse features instead of histories the matrix is the co-occurrence of features and items, never formed:
 
-    M = Aᵀ Y D_item^-c ≈ U S Vᵀ      A: a query's features with the weights of its bag, Y: the train pairs
+    M = Aᵀ D_query^-½ Y D_item^-c ≈ U S Vᵀ      A: a query's features, weighed as in its bag; Y: the train pairs
     feature vector = U S^g,  so that the query vector is its bag A U S^g
     item vector    = V · deg_item^p
 
@@ -127,7 +127,7 @@ def feature_factors(
     oversampling: int = 32,
     count_power: float = 0.5,
 ) -> FeatureFactors:
-    """Truncated SVD of M = Aᵀ Y D^-c, the co-occurrence of features and items, through the queries.
+    """Truncated SVD of M = Aᵀ D_query^-½ Y D_item^-c, the co-occurrence of features and items, through the queries.
 
     Args:
         bags: A, Ragged by query: features with their final weights in the bag; all fields together.
@@ -150,8 +150,7 @@ def feature_factors(
             do='lower embedding_dim, or use init = "random"',
         )
     a, y = _matrix(bags, num_features), _matrix(pairs, num_items)
-    degree = np.asarray(y.sum(0)).ravel()
-    y = (y @ scipy.sparse.diags_array(np.maximum(degree, 1.0) ** -count_power)).tocsr().astype(np.float32)
+    y = _divided(y, 0.5, count_power)
     transposed = _as_torch(a.T.tocsr()), _as_torch(a)
     product = _Product((num_features, num_items), [transposed, (_as_torch(y), _as_torch(y.T.tocsr()))])
     small, left = _subspace(product, dim, seed, iterations, oversampling)
@@ -233,6 +232,13 @@ def _matrix(lists: Ragged, columns: int) -> scipy.sparse.csr_array:
     values = lists.values.numpy()
     data = np.ones(len(values), np.float32) if lists.weights is None else lists.weights.numpy().astype(np.float32)
     return scipy.sparse.csr_array((data, values, lists.offsets.numpy()), shape=(len(lists), columns))
+
+
+def _divided(matrix: scipy.sparse.csr_array, row_power: float, column_power: float) -> scipy.sparse.csr_array:
+    """Each entry divided by its row's sum and its column's sum, to these powers; sums below 1 count as 1."""
+    rows, columns = (np.maximum(np.asarray(matrix.sum(axis)).ravel(), 1.0) for axis in (1, 0))
+    scaled = matrix.multiply((rows**-row_power)[:, None]).multiply((columns**-column_power)[None, :])
+    return scaled.tocsr().astype(np.float32)
 
 
 def _normalised(pairs: Ragged, num_items: int) -> scipy.sparse.csr_array:

@@ -171,10 +171,13 @@ class DotHead(nn.Module):
 
     def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
         """(N, D) item vectors, made from rows and features and projected when they are read."""
+        return ItemVectors(self.item_rows_of(tables) or tables["item"], self.projection)
+
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items with features are before the projection; None when the table "item" has it."""
         if self.features is None:
-            return ItemVectors(tables["item"], self.projection)
-        own = tables["item"] if self.item_rows else None
-        return ItemVectors(FeatureRows(self.features, tables, own, self.sampler.num_items), self.projection)
+            return None
+        return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
 
 def _targets(batch: Batch) -> Ragged:

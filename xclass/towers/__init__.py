@@ -1,6 +1,14 @@
 """Query towers: what is known of a query → one vector. Bags of features, and the projection that ends both towers."""
 
-from xclass.towers.features import Combiner, FeatureField, FeatureSource, ItemFeatures, bag_shares
+from xclass.towers.features import (
+    Combiner,
+    FeatureField,
+    FeatureSource,
+    ItemFeatures,
+    Weighting,
+    bag_shares,
+    inverse_frequencies,
+)
 from xclass.towers.projection import Projection
 from xclass.towers.query import QUERY_TOWERS, HistorySource, IdSource, QueryTower, Source
 
@@ -15,5 +23,7 @@ __all__ = [
     "Projection",
     "QueryTower",
     "Source",
+    "Weighting",
     "bag_shares",
+    "inverse_frequencies",
 ]

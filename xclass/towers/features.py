@@ -13,30 +13,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from xclass.errors import InputError
 from xclass.types import Batch, Ragged, Rows
 
 Combiner = Literal["sum", "mean", "sqrtn"]
+Weighting = Literal["stored", "idf", "tf-idf"]
 SMALLEST = 1e-12
 
 
-class FeatureField(NamedTuple):
+def inverse_frequencies(counts: Tensor, documents: int) -> Tensor:
+    """float32 (F,): idf_f = 1 + log((1 + n) / (1 + n_f)), n_f of n documents having feature f (Robertson & Spärck Jones
+    1976, smoothed as in scikit-learn: a feature of every document has 1, one of none the most).
+    """
+    return (1.0 + torch.log((1.0 + documents) / (1.0 + counts.double().clamp(max=documents)))).float()
+
+
+class FeatureField(nn.Module):
     """One named set of features and how its bags are made.
 
-    name: of the set in the dataset. table: where the rows of its features are. combiner: see the top of this file.
-    dropout: the chance of each feature to be left out of a bag, in training only.
+    Args:
+        name: of the set in the dataset.
+        table: where the rows of its features are.
+        combiner: see the top of this file.
+        dropout: the chance of each feature to be left out of a bag, in training only.
+        weighting: "stored" takes weights as they are, "idf" times the feature's idf, "tf-idf" sign(a)·log(1 + |a|)·idf.
+        idf: (F,), for the other two weightings.
     """
 
-    name: str
-    table: str
-    combiner: Combiner = "sqrtn"
-    dropout: float = 0.0
+    idf: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        table: str,
+        combiner: Combiner = "sqrtn",
+        dropout: float = 0.0,
+        weighting: Weighting = "stored",
+        idf: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if (idf is None) != (weighting == "stored"):
+            raise InputError("idf goes with a weighting that takes it", wanted='"idf" or "tf-idf"', got=weighting)
+        self.name, self.table, self.combiner, self.dropout = name, table, combiner, dropout
+        self.weighting = weighting
+        self.register_buffer("idf", idf)
+
+    def weighed(self, lists: Ragged) -> Ragged:
+        """The lists with the weights that the weighting makes of theirs. Cost O(M)."""
+        if self.idf is None:
+            return lists
+        scale, weights = self.idf[lists.values], lists.weights
+        if weights is not None:
+            scale = scale * (weights if self.weighting == "idf" else torch.sign(weights) * weights.abs().log1p())
+        return Ragged(lists.offsets, lists.values, scale)
 
 
 def bag_shares(lists: Ragged, combiner: Combiner) -> Tensor:
@@ -88,10 +123,11 @@ def drop_features(lists: Ragged, chance: float, combiner: Combiner, generator: t
     return Ragged(kept.offsets, kept.values, torch.where(rescued[keep | rescued], weights, weights / (1.0 - chance)))
 
 
-class FeatureSource:
+class FeatureSource(nn.Module):
     """The bag of one field of a query's features: a source of :class:`xclass.towers.query.QueryTower`."""
 
     def __init__(self, field: FeatureField) -> None:
+        super().__init__()
         self.field = field
         self.table = field.table
         self.request = f"query.{field.name}"
@@ -113,12 +149,15 @@ class FeatureSource:
 
     def drop(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch of a training step, with this field's dropout."""
+        if self.field.dropout == 0.0:
+            return batch
         kept = drop_features(self.lists(batch), self.field.dropout, self.field.combiner, generator)
         return replace(batch, features=batch.features | {self.field.name: kept})
 
-    def __call__(self, batch: Batch, rows: Rows) -> Tensor:
+    def forward(self, batch: Batch, rows: Rows) -> Tensor:
         """(B, D) bags."""
-        return bags(self.lists(batch), self.field.combiner, rows.values, rows.positions[self.request])
+        lists = self.field.weighed(self.lists(batch))
+        return bags(lists, self.field.combiner, rows.values, rows.positions[self.request])
 
 
 class ItemFeatures:
@@ -134,8 +173,8 @@ class ItemFeatures:
         self.fields, self._lists = fields, lists
 
     def take(self, ids: Tensor) -> dict[str, Ragged]:
-        """Field → lists of these items, in order. Cost O(values taken)."""
-        return {field.name: self._lists[field.name].take(ids).long() for field in self.fields}
+        """Field → lists of these items, in order, with their final weights. Cost O(values taken)."""
+        return {field.name: field.weighed(self._lists[field.name].take(ids).long()) for field in self.fields}
 
     def drop(self, taken: dict[str, Ragged], generator: torch.Generator) -> dict[str, Ragged]:
         """The same with each field's dropout."""

@@ -93,7 +93,13 @@ class QueryTower(nn.Module):
     def __init__(self, sources: Sequence[Source], projection: Projection) -> None:
         super().__init__()
         self.sources = tuple(sources)
+        self.fields = nn.ModuleList([source for source in sources if isinstance(source, FeatureSource)])
         self.projection = projection
+
+    @property
+    def tables(self) -> set[str]:
+        """The tables that are read."""
+        return {source.table for source in self.sources}
 
     @property
     def uses_history(self) -> bool:
