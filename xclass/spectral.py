@@ -160,9 +160,7 @@ def feature_factors(
     return FeatureFactors(left @ (rotation * values) * signs, items * signs, values)
 
 
-def _subspace(
-    matrix: _Product, dim: int, seed: int, iterations: int, oversampling: int
-) -> tuple[Tensor, Tensor]:
+def _subspace(matrix: _Product, dim: int, seed: int, iterations: int, oversampling: int) -> tuple[Tensor, Tensor]:
     """(columns, width) B and (rows, width) orthonormal P with M ≈ P Bᵀ."""
     width = min(dim + oversampling, *matrix.shape)
     basis = torch.randn(matrix.shape[1], width, generator=torch_generator(seed, "spectral"))

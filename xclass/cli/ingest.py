@@ -10,7 +10,7 @@ import typer
 from xclass.cli.options import AsJson, one_of
 from xclass.cli.output import print_json, print_line
 
-FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc")
+FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from xclass.config import Config, load_config
-from xclass.data.formats import FORMATS
+from xclass.data.document_sources import FORMAT_NAMES
 from xclass.data.options import Split
 from xclass.data.store import SPLITS, Dataset
 from xclass.errors import DataError
@@ -82,8 +82,8 @@ class Card(Config):
     @field_validator("format")
     @classmethod
     def _format_is_known(cls, name: str) -> str:
-        if name not in FORMATS:
-            raise ValueError(f"format is one of {', '.join(FORMATS)}")
+        if name not in FORMAT_NAMES or name == "auto":
+            raise ValueError(f"format is one of {', '.join(FORMAT_NAMES[1:])}")
         return name
 
     @field_validator("files")

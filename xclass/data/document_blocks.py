@@ -11,37 +11,11 @@ import numpy as np
 import polars as pl
 
 from xclass.data.options import IngestOptions
-from xclass.data.pairs import stable_order
+from xclass.data.sparse import Sparse
 
-FEATURES = "features"  # the name of numbered features that come from a file; those of texts are called "text"
-MOST_NUMBERS = 2**31 - 1  # of features and of labels
-
-
-@dataclass(frozen=True, slots=True)
-class Sparse:
-    """Lists of features: lengths int64 (B,), values int64 (M,) and weights float32 (M,), list after list."""
-
-    lengths: np.ndarray
-    values: np.ndarray
-    weights: np.ndarray
-
-    def rows(self) -> np.ndarray:
-        """int64 (M,), the list that each value belongs to."""
-        return np.repeat(np.arange(len(self.lengths)), self.lengths)
-
-    def canonical(self) -> Sparse:
-        """Values rising within each list, each there once: weights of a value that comes again are summed."""
-        rows = self.rows()
-        same = rows[1:] == rows[:-1]
-        if not (same & (self.values[1:] <= self.values[:-1])).any():
-            return self
-        order = stable_order(rows, self.values)
-        rows, values, weights = rows[order], self.values[order], self.weights[order]
-        first = np.ones(len(rows), dtype=bool)
-        first[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
-        starts = np.flatnonzero(first)
-        summed = np.add.reduceat(weights.astype(np.float64), starts).astype(np.float32)
-        return Sparse(np.bincount(rows[starts], minlength=len(self.lengths)), values[starts], summed)
+FEATURES = "features"  # the name of numbered features that come from a file
+TEXT = "text"  # the name of what a vectoriser makes of texts
+MOST_NUMBERS = 2**28  # features and labels that a file may number: a vocabulary or a table of items has a row for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +43,11 @@ class Layout:
     documents: int | None = None
     features: int | None = None
     labels: int | None = None
+
+    def bound(self, what: str) -> int:
+        """Numbers of "features" or "labels" must lie below it."""
+        number: int | None = getattr(self, what)
+        return MOST_NUMBERS if number is None else number
 
 
 class DocumentFormat(Protocol):

@@ -6,26 +6,30 @@ from pathlib import Path
 
 from xclass.data import text
 from xclass.data.document_blocks import DocumentFormat
-from xclass.data.format_xmc import NUMBER, Xmc
-from xclass.data.options import IngestOptions
+from xclass.data.document_lines import NUMBER
+from xclass.data.format_npz import Npz
+from xclass.data.format_svmlight import Svmlight
+from xclass.data.format_xmc import Xmc
 
 DOCUMENT_FORMATS: dict[str, DocumentFormat] = {
     "xmc": Xmc(),
+    "svmlight": Svmlight(),
+    "npz": Npz(),
 }
 
-
-def document_format(options: IngestOptions, parts: dict[str, list[Path]]) -> str | None:
-    """The name of the format when the source holds documents, None when it holds pairs."""
-    if options.format != "auto":
-        return options.format if options.format in DOCUMENT_FORMATS else None
-    first = next(iter(parts.values()))[0]
-    return "xmc" if looks_like_xmc(first) else None
+SUFFIXES = {".svm": "svmlight", ".svmlight": "svmlight", ".libsvm": "svmlight", ".npz": "npz"}
 
 
-def looks_like_xmc(path: Path) -> bool:
+def format_of_file(path: Path) -> str | None:
+    """The name of the format when the file holds documents, None when it seems to hold pairs."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    return "xmc" if suffix in (".txt", ".xmc", ".dat", "") and _looks_like_xmc(path) else None
+
+
+def _looks_like_xmc(path: Path) -> bool:
     """Whether the first line has three numbers and one of the next has a feature with its value."""
-    if Path(path.name.removesuffix(".gz")).suffix.lower() not in (".txt", ".xmc", ".dat", ".svm", ""):
-        return False
     lines = text.head(path)[:20]
     fields = lines[0].split()
     if len(fields) != 3 or not all(NUMBER.fullmatch(field) for field in fields):

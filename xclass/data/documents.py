@@ -3,91 +3,83 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from xclass.data.columns import Columns
-from xclass.data.document_blocks import FEATURES, DocumentFormat, Documents, Layout
-from xclass.data.document_formats import DOCUMENT_FORMATS
+from xclass.data.document_blocks import FEATURES, TEXT
+from xclass.data.document_reading import ReadDocuments, read_documents, read_texts, text_blocks
+from xclass.data.document_sources import DocumentSource, read_split_files
 from xclass.data.feature_files import FeatureSpool, write_features
-from xclass.data.label_names import read_names
+from xclass.data.label_texts import LabelTexts, read_names
 from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TEST, TRAIN, VALID, Pairs, merge_duplicates
+from xclass.data.pairs import PART_CODES, TEST, TRAIN, VALID, Pairs, group_by_query, merge_duplicates
 from xclass.data.reading import Table
-from xclass.data.sources import WHOLE
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
-from xclass.errors import ConfigError, DataError
-from xclass.progress import Progress
+from xclass.data.vectoriser import Vectoriser
+from xclass.errors import ArtefactError, ConfigError, DataError
 from xclass.rng import numpy_generator
 
-REFUSED = (
-    "query_col",
-    "item_col",
-    "weight_col",
-    "time_col",
-    "header",
-    "separator",
-    "min_query_count",
-    "min_item_count",
-)
+REFUSED = ("weight_col", "time_col", "header", "separator", "min_query_count", "min_item_count")
+COLUMNS = ("query_col", "item_col", "text_col", "item_text")
 PART_OF_CODE = {code: name for name, code in PART_CODES.items()}
 
 
-@dataclass(slots=True)
-class _Read:
-    """What grows while file after file is read."""
-
-    spool: FeatureSpool
-    labels: list[np.ndarray] = field(default_factory=list)
-    label_lengths: list[np.ndarray] = field(default_factory=list)
-    layout: Layout = field(default_factory=Layout)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, block: Documents) -> None:
-        """Take in one block."""
-        self.spool.append(block.features)
-        self.label_lengths.append(block.label_lengths)
-        assert isinstance(block.labels, np.ndarray)
-        self.labels.append(block.labels.astype(np.int32))
-
-
-def ingest_documents(
-    name: str, parts: dict[str, list[Path]], source: Path, out: Path, options: IngestOptions
-) -> Dataset:
+def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) -> Dataset:
     """Read documents and write the dataset directory ``out``; see :func:`xclass.data.ingest.ingest`.
 
-    Documents are queries, numbered in the order of the files, train before valid before test; their ids are these
-    numbers, from 1. Labels are items: all that the header counts, those without a document too; their ids are the
-    file's numbers. A split is by document: a test document is not in train.
+    Documents are queries. Those without ids of their own are numbered from 1 in the order of the files, train before
+    valid before test. Labels are items, with the file's numbers or names as their ids: all that a header counts or a
+    file of label texts names, those without a document too. A split is by document: a test document is not in train.
+    Raw text becomes features by a vectoriser that is fitted on train documents.
 
-    Memory: about 20 bytes a pair of document and label; features go to the disk block by block.
+    Memory: about 20 bytes a pair of document and label, ids, the vocabulary; features go to the disk block by block.
 
     Raises:
         DataError: the first line that is wrong. ConfigError: an option that is not for documents.
     """
-    split = _checked_split(options, parts)
-    with scratch_directory(out) as folder:
-        read = _read_parts(DOCUMENT_FORMATS[name], parts, options, folder)
-        document_parts = _document_parts(read, parts, split, options)
-        return _write(read, document_parts, name, source, out, split, options)
+    split = _checked_split(source, options)
+    with scratch_directory(out) as folder, FeatureSpool(folder) as spool:
+        labels = LabelTexts.find(source, options)
+        read = (
+            read_texts(source, options, labels.ids) if source.form == "text" else read_documents(source, options, spool)
+        )
+        if not read.lengths.sum():
+            raise DataError("no document has a label", where=source.folder, do="check that this is the right file")
+        parts = _document_parts(source, read, split, options)
+        vectoriser = None if read.texts is None else _vectorise(source, parts, options, spool)
+        spool.close()
+        return _write(_Job(source, options, split, read, parts, spool, labels, vectoriser), out)
 
 
-def _checked_split(options: IngestOptions, parts: dict[str, list[Path]]) -> str:
-    for option in REFUSED:
-        if getattr(options, option) not in (None, 0):
+class _Job(NamedTuple):
+    """Everything that was found out, for writing. parts: int8 (D,), the part of each document."""
+
+    source: DocumentSource
+    options: IngestOptions
+    split: str
+    read: ReadDocuments
+    parts: np.ndarray
+    spool: FeatureSpool
+    labels: LabelTexts
+    vectoriser: Vectoriser | None
+
+
+def _checked_split(source: DocumentSource, options: IngestOptions) -> str:
+    refused = REFUSED if source.form == "text" else (*REFUSED, *COLUMNS)
+    for option in refused:
+        if getattr(options, option) not in (None, 0, ()):
             flag = "--" + option.replace("_", "-")
-            raise ConfigError("this option is not for documents", where=flag, do=f"leave {flag} out")
-    given = WHOLE not in parts
-    allowed = ("auto", "given") if given else ("auto", "random")
+            raise ConfigError(f"this option is not for the format {source.form}", where=flag, do=f"leave {flag} out")
+    allowed = ("auto", "given") if source.given else ("auto", "random")
     if options.split not in allowed:
-        what = "are divided already" if given else "have no times and no given split"
+        what = "are divided already" if source.given else "have no times and no given split"
         raise ConfigError(
             f"these documents {what}",
             where="--split",
@@ -95,141 +87,165 @@ def _checked_split(options: IngestOptions, parts: dict[str, list[Path]]) -> str:
             got=options.split,
             do="leave it out",
         )
-    return "given" if given else "random"
+    return "given" if source.given else "random"
 
 
 @contextmanager
 def scratch_directory(out: Path) -> Iterator[Path]:
     """A hidden directory beside ``out``, on its disk, removed at the end."""
+    if out.exists():
+        raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as folder:
         yield Path(folder)
 
 
-def _read_parts(form: DocumentFormat, parts: dict[str, list[Path]], options: IngestOptions, folder: Path) -> _Read:
-    with FeatureSpool(folder) as spool:
-        read = _Read(spool)
-        for part, files in parts.items():
-            before = len(spool)
-            for path in files:
-                layout = form.layout(path, options)
-                _check_same(read.layout, layout, path)
-                read.layout = layout
-                with Progress(f"read {path.name}", layout.documents, "documents") as progress:
-                    for block in form.read(path, layout):
-                        read.add(block)
-                        progress.advance(len(block))
-            read.counts[part] = len(spool) - before
-    return read
-
-
-def _check_same(first: Layout, layout: Layout, path: Path) -> None:
-    for what in ("features", "labels"):
-        wanted, got = getattr(first, what), getattr(layout, what)
-        if None not in (wanted, got) and wanted != got:
-            raise DataError(
-                f"this file has another number of {what} than the one before",
-                where=f"{path}, line 1",
-                wanted=f"{wanted:,}",
-                got=f"{got:,}",
-                do="give files of one dataset, with the same features and labels",
-            )
-
-
-def _document_parts(read: _Read, parts: dict[str, list[Path]], split: str, options: IngestOptions) -> np.ndarray:
-    """int8, the part of each document."""
-    share = options.valid_share(split)
+def _document_parts(source: DocumentSource, read: ReadDocuments, split: str, options: IngestOptions) -> np.ndarray:
+    """int8 (D,), the part of each document."""
+    share, seed = options.valid_share(split), options.seed
     if split == "random":
-        codes = np.full(len(read.spool), TRAIN, dtype=np.int8)
-        _cut(codes, TEST, options.test_fraction, options.seed)
+        codes = np.full(len(read.lengths), TRAIN, dtype=np.int8)
+        _cut(codes, TEST, options.test_fraction, seed)
+        _cut(codes, VALID, share / (1 - options.test_fraction), seed)
+        return codes
+    if share and "valid" in source.parts:
+        raise ConfigError("there is a valid part already", where="--valid-fraction", got=share, do="leave it out")
+    if source.splits is not None:
+        codes = read_split_files(source.splits, options.split_number, len(read.lengths))
+        if (codes < 0).any():
+            raise DataError(
+                "there are documents in neither part of the split",
+                where=source.splits[0],
+                got=f"{int((codes < 0).sum()):,}, the first is number {int((codes < 0).argmax()) + 1:,}",
+            )
     else:
-        codes = np.repeat(
-            np.array([PART_CODES[part] for part in read.counts], dtype=np.int8), list(read.counts.values())
-        )
-        if share and "valid" in parts:
-            raise ConfigError("there is a valid part already", where="--valid-fraction", got=share, do="leave it out")
-    of_all = share if split == "given" else share / (1 - options.test_fraction)
-    _cut(codes, VALID, of_all, options.seed)
+        names = np.array([PART_CODES[part] for part in read.counts], dtype=np.int8)
+        codes = np.repeat(names, list(read.counts.values()))
+    _cut(codes, VALID, share, seed)
     return codes
 
 
 def _cut(codes: np.ndarray, part: int, share: float, seed: int) -> None:
     """Give a share of the train documents to another part, at random."""
     train = np.flatnonzero(codes == TRAIN)
-    number = round(share * len(train))
-    chosen = numpy_generator(seed, f"documents of {PART_OF_CODE[part]}").permutation(len(train))[:number]
-    codes[train[chosen]] = part
+    chosen = numpy_generator(seed, f"documents of {PART_OF_CODE[part]}").permutation(len(train))
+    codes[train[chosen[: round(share * len(train))]]] = part
 
 
-def _write(
-    read: _Read, parts: np.ndarray, name: str, source: Path, out: Path, split: str, options: IngestOptions
-) -> Dataset:
-    lengths = np.concatenate(read.label_lengths)
-    pairs = Pairs(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), np.concatenate(read.labels))
-    read_pairs = dict.fromkeys(read.counts, 0) | _pairs_by_part(read, lengths)
+def _vectorise(source: DocumentSource, parts: np.ndarray, options: IngestOptions, spool: FeatureSpool) -> Vectoriser:
+    """Fit on the train documents, then write every document's features to ``spool``."""
+
+    def train_texts() -> Iterator[pl.Series]:
+        for first, texts in text_blocks(source, options, "count words"):
+            yield texts.filter(pl.Series(parts[first : first + len(texts)] == TRAIN))
+
+    vectoriser = Vectoriser.fit(train_texts(), options.text)
+    for _, texts in text_blocks(source, options, "weigh words"):
+        spool.append(vectoriser.transform(texts))
+    return vectoriser
+
+
+def _write(job: _Job, out: Path) -> Dataset:
+    read = job.read
+    number = len(read.lengths)
+    order, ids = _sorted_ids(read, job.source)
+    codes = np.arange(number, dtype=np.int32)
+    if order is not None:
+        codes[order] = np.arange(number, dtype=np.int32)
+    pairs = Pairs(np.repeat(codes, read.lengths), read.labels)
+    group_by_query(pairs)
     merged, _ = merge_duplicates(pairs)
+    parts = job.parts if order is None else job.parts[order]
     labels = parts[pairs.query]
     if not (labels == TRAIN).any():
-        raise DataError("no train document has a label", where=source, do="check that this is the right file")
-    assert read.layout.labels is not None
-    query_ids = pl.Series("query_id", np.arange(1, len(lengths) + 1))
-    item_ids = pl.Series("item_id", np.arange(read.layout.labels))
-    lonely = np.flatnonzero(lengths == 0)
-    table = Table(pairs, query_ids, item_ids, read_pairs, lonely, [name], Columns("query", "item"))
-    everything = np.ones(len(query_ids), dtype=bool), np.ones(len(item_ids), dtype=bool)
-    report = _report(read, parts, name, source, merged)
-    folder = source if source.is_dir() else source.parent
-    names = read_names(folder, "label", read.layout.labels)
-    feature_names = read_names(folder, "feature", read.layout.features)
+        raise DataError(
+            "no train document has a label", where=job.source.folder, do="check that this is the right file"
+        )
+    lonely = np.flatnonzero((read.lengths if order is None else read.lengths[order]) == 0)
+    table = Table(pairs, ids, read.item_ids, _pairs_by_part(read), lonely, [job.source.form], Columns("query", "item"))
+    everything = np.ones(number, dtype=bool), np.ones(len(read.item_ids), dtype=bool)
+    titles = job.labels.titles(read.item_ids)
     return write_table(
         table,
         labels,
         everything,
         out,
-        split,
-        options,
-        report,
-        item_columns=None if names is None else pl.DataFrame({"title": names}),
+        job.split,
+        job.options,
+        _report(job, merged),
+        item_columns=None if titles is None else pl.DataFrame({"title": titles}),
         query_columns=pl.DataFrame({"split": _part_names(parts)}),
-        features=lambda target, order: {
-            "query": {
-                FEATURES: write_features(
-                    target / "query_features" / FEATURES,
-                    read.spool,
-                    read.layout.features,
-                    parts == TRAIN,
-                    feature_names,
-                )
-            }
-        },
+        features=_feature_writer(job, order, titles),
     )
 
 
-def _pairs_by_part(read: _Read, lengths: np.ndarray) -> dict[str, int]:
+def _sorted_ids(read: ReadDocuments, source: DocumentSource) -> tuple[np.ndarray | None, pl.Series]:
+    """Documents in the order of their ids (None: they are in it), and the ids rising."""
+    if read.ids is None:
+        return None, pl.Series("query_id", np.arange(1, len(read.lengths) + 1))
+    order = read.ids.arg_sort().to_numpy()
+    ids = read.ids.gather(order).alias("query_id")
+    again = (ids == ids.shift(1)).fill_null(False)
+    if again.any():
+        raise DataError(
+            "two documents have the same id",
+            where=source.folder,
+            wanted="an id for each document",
+            got=", ".join(map(str, ids.filter(again).unique(maintain_order=True).head(3))),
+        )
+    return order, ids
+
+
+def _feature_writer(
+    job: _Job, order: np.ndarray | None, titles: pl.Series | None
+) -> Callable[[Path, np.ndarray], dict[str, Any]]:
+    """Writes both sides' features below a folder, given the codes of the items in the order of their numbers."""
+
+    def write(target: Path, item_order: np.ndarray) -> dict[str, Any]:
+        name = FEATURES if job.vectoriser is None else TEXT
+        names = (
+            None if job.vectoriser is not None else read_names(job.source.folder, "feature", job.read.layout.features)
+        )
+        size = job.read.layout.features if job.vectoriser is None else job.vectoriser.size
+        folder = target / "query_features" / name
+        counted = job.parts == TRAIN
+        found = {"query": {name: write_features(folder, job.spool, size, counted, names, order, job.vectoriser)}}
+        ids = job.read.item_ids
+        texts = titles if titles is not None else ids if ids.dtype == pl.String else None
+        if texts is None:
+            return found
+        vectoriser = job.vectoriser or Vectoriser.fit([texts], job.options.text.model_copy(update={"min_documents": 1}))
+        with FeatureSpool(job.spool.folder / "items") as spool:
+            for block in vectoriser.blocks(texts.gather(item_order)):
+                spool.append(block)
+            spool.close()
+            everything = np.ones(len(item_order), dtype=bool)
+            folder = target / "item_features" / TEXT
+            found["item"] = {TEXT: write_features(folder, spool, vectoriser.size, everything, None, None, vectoriser)}
+        return found
+
+    return write
+
+
+def _pairs_by_part(read: ReadDocuments) -> dict[str, int]:
     ends = np.cumsum([0, *read.counts.values()])
-    return {
-        part: int(lengths[low:high].sum()) for part, low, high in zip(read.counts, ends[:-1], ends[1:], strict=True)
-    }
+    each = zip(read.counts, ends[:-1], ends[1:], strict=True)
+    return {part: int(read.lengths[low:high].sum()) for part, low, high in each}
 
 
 def _part_names(parts: np.ndarray) -> pl.Series:
-    names = [PART_OF_CODE[code] for code in range(len(PART_OF_CODE))]
-    return (
-        pl.Series("split", parts).cast(pl.UInt32).replace_strict(list(range(len(names))), names, return_dtype=pl.String)
-    )
+    names = pl.Series([PART_OF_CODE[code] for code in range(len(PART_OF_CODE))], dtype=pl.String)
+    return names.gather(parts.astype(np.int64)).alias("split")
 
 
-def _report(read: _Read, parts: np.ndarray, name: str, source: Path, merged: int) -> dict[str, Any]:
+def _report(job: _Job, merged: int) -> dict[str, Any]:
     nothing = {"pairs": 0, "queries": 0, "items": 0, "rounds": 0}
-    documents = {
-        PART_OF_CODE[code]: int(count) for code, count in zip(*np.unique(parts, return_counts=True), strict=True)
-    }
+    counted = zip(*np.unique(job.parts, return_counts=True), strict=True)
     return {
-        "source": str(source),
-        "formats": [name],
-        "read": _pairs_by_part(read, np.concatenate(read.label_lengths)),
-        "documents": documents,
-        "feature_values": read.spool.num_values,
-        "features": read.layout.features,
+        "source": str(job.source.place),
+        "formats": [job.source.form],
+        "read": _pairs_by_part(job.read),
+        "documents": {PART_OF_CODE[code]: int(count) for code, count in counted},
+        "feature_values": job.spool.num_values,
         "dropped": {"duplicates": merged, "min_counts": nothing},
     }

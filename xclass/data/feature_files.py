@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from xclass.data.arrays import ArrayWriter
-from xclass.data.document_blocks import Sparse
+from xclass.data.sparse import Sparse
+from xclass.data.vectoriser import Vectoriser
 
 VALUES_PER_BLOCK = 1 << 22
 
@@ -24,7 +26,7 @@ class FeatureSpool:
         self._lengths: list[np.ndarray] = []
         self._values = ArrayWriter(folder / "values.npy", np.int32)
         self._weights = ArrayWriter(folder / "weights.npy", np.float32)
-        self._length = 0
+        self._length, self._closed = 0, False
 
     def __enter__(self) -> FeatureSpool:
         return self
@@ -32,8 +34,14 @@ class FeatureSpool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._values.__exit__(kind, error, trace)
-        self._weights.__exit__(kind, error, trace)
+        self.close()
+
+    def close(self) -> None:
+        """Finish both files. Nothing happens when that was done."""
+        if not self._closed:
+            self._closed = True
+            self._values.__exit__(None, None, None)
+            self._weights.__exit__(None, None, None)
 
     def __len__(self) -> int:
         """Number of lists."""
@@ -59,7 +67,13 @@ class FeatureSpool:
 
 
 def write_features(
-    folder: Path, spool: FeatureSpool, size: int | None, counted: np.ndarray, names: pl.Series | None = None
+    folder: Path,
+    spool: FeatureSpool,
+    size: int | None,
+    counted: np.ndarray,
+    names: pl.Series | None = None,
+    order: np.ndarray | None = None,
+    vectoriser: Vectoriser | None = None,
 ) -> dict[str, Any]:
     """Move a closed spool to ``folder`` and write its offsets and vocabulary; returns what the manifest says of it.
 
@@ -67,28 +81,61 @@ def write_features(
         size: how many features there can be; None: one more than the largest.
         counted: bool (lists,), the lists whose features are counted in the vocabulary: the train documents.
         names: of the features; their numbers without.
+        order: lists in the order in which they are to stand; None: as they are.
+        vectoriser: what made the features of texts; it is stored with them, and names and counts them.
     """
     folder.mkdir(parents=True)
     offsets = spool.offsets()
-    for name in ("values.npy", "weights.npy"):
-        os.replace(spool.folder / name, folder / name)
+    if vectoriser is None:
+        values = np.load(spool.folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        size = int(values.max(initial=-1)) + 1 if size is None else size
+        counts = count_features(values, offsets, counted, size)
+        named = pl.Series("feature", np.arange(size)) if names is None else names.alias("feature")
+        vocabulary = pl.DataFrame({"feature": named, "count": counts})
+    else:
+        vocabulary, size = vectoriser.vocabulary(), vectoriser.size
+        vectoriser.save(folder)
+    vocabulary.write_parquet(folder / "vocabulary.parquet")
+    if order is None:
+        for name in ("values.npy", "weights.npy"):
+            os.replace(spool.folder / name, folder / name)
+    else:
+        offsets = _reordered(spool.folder, folder, offsets, order)
     np.save(folder / "offsets.npy", offsets)
-    values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-    size = int(values.max(initial=-1)) + 1 if size is None else size
-    counts = count_features(values, offsets, counted, size)
-    named = pl.Series("feature", np.arange(size)) if names is None else names.alias("feature")
-    pl.DataFrame({"feature": named, "count": counts}).write_parquet(folder / "vocabulary.parquet")
-    return {"size": size, "values": len(values)}
+    return {"size": size, "values": spool.num_values}
+
+
+def _reordered(source: Path, target: Path, offsets: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Write the lists in another order, block by block; returns their offsets."""
+    lengths = np.diff(offsets)[order]
+    after = np.zeros_like(offsets)
+    np.cumsum(lengths, out=after[1:])
+    for name, kind in (("values.npy", np.int32), ("weights.npy", np.float32)):
+        array = np.load(source / name, mmap_mode="r", allow_pickle=False)
+        with ArrayWriter(target / name, kind) as writer:
+            for start, stop in blocks_of_lists(after):
+                places = np.arange(after[stop] - after[start])
+                places += np.repeat(
+                    offsets[order[start:stop]] - (after[start:stop] - after[start]), lengths[start:stop]
+                )
+                writer.append(array[places])
+    return after
+
+
+def blocks_of_lists(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of lists with some million values together, at least one list each."""
+    row, rows = 0, len(offsets) - 1
+    while row < rows:
+        stop = int(np.searchsorted(offsets, offsets[row] + VALUES_PER_BLOCK, side="right")) - 1
+        stop = min(max(stop, row + 1), rows)
+        yield row, stop
+        row = stop
 
 
 def count_features(values: np.ndarray, offsets: np.ndarray, counted: np.ndarray, size: int) -> np.ndarray:
     """int64 (size,): in how many of the lists ``counted`` each value is; block by block."""
     counts = np.zeros(size, dtype=np.int64)
-    row, rows = 0, len(offsets) - 1
-    while row < rows:
-        stop = int(np.searchsorted(offsets, offsets[row] + VALUES_PER_BLOCK, side="right")) - 1
-        stop = min(max(stop, row + 1), rows)
+    for row, stop in blocks_of_lists(offsets):
         chosen = np.repeat(counted[row:stop], np.diff(offsets[row : stop + 1]))
-        counts += np.bincount(values[offsets[row] : offsets[stop]][chosen], minlength=size)
-        row = stop
+        np.add.at(counts, values[offsets[row] : offsets[stop]][chosen], 1)
     return counts

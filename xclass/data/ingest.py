@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xclass.data import planted
-from xclass.data.document_formats import document_format
+from xclass.data.document_sources import find_documents
 from xclass.data.documents import ingest_documents
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import (
@@ -54,10 +54,10 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
     if str(source).startswith(PREFIX):
         return planted.ingest_planted(str(source), out, options)
+    documents = find_documents(Path(source), options)
+    if documents is not None:
+        return ingest_documents(documents, out, options)
     parts = find_parts(Path(source))
-    form = document_format(options, parts)
-    if form is not None:
-        return ingest_documents(form, parts, Path(source), out, options)
     split = _choose_split(options, parts, Path(source))
     table = read_table(parts, options)
     split = split or ("time" if table.pairs.time is not None else "random")

@@ -66,7 +66,7 @@ def _documents(report: dict[str, Any]) -> list[str]:
     total = sum(counts.values())
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     mean = report["feature_values"] / max(total, 1)
-    return [f"documents  {total:,} ({parts}), {mean:.1f} of {report['features']:,} features each"]
+    return [f"documents  {total:,} ({parts}), {mean:.1f} features each"]
 
 
 def _appended(grown: dict[str, Any]) -> list[str]:

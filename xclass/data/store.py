@@ -21,7 +21,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.document_blocks import TEXT
 from xclass.data.lists import Joined
+from xclass.data.vectoriser import FILE as VECTORISER
+from xclass.data.vectoriser import Vectoriser
 from xclass.errors import ArtefactError, lookup, nearest
 from xclass.manifest import read_manifest, verify_files
 from xclass.types import Ragged
@@ -118,6 +121,18 @@ class Dataset:
         """int64 (F,): the column ``count`` of the vocabulary; and how many train queries (or items) there are."""
         counts = torch.from_numpy(self.vocabulary(side, name)["count"].cast(pl.Int64).to_numpy().copy())
         return counts, self.manifest["splits"]["train"]["queries"] if side == "query" else self.num_items
+
+    def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
+        """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""
+        folder = self.path / f"{side}_features" / name
+        if name not in self._described_features(side) or not (folder / VECTORISER).is_file():
+            raise ArtefactError(
+                "this dataset was not made from raw text",
+                where=self.path,
+                wanted=f"features of a vectoriser in {side}_features/{name}",
+                do="give features, or ingest the texts: xclass ingest --format text",
+            )
+        return Vectoriser.load(folder)
 
     def _described_features(self, side: str) -> dict[str, Any]:
         lookup("side", side, dict.fromkeys(SIDES))

@@ -298,7 +298,9 @@ def _spectral_s(dataset: Dataset, config: RunConfig) -> float:
         few_values, few_features = 0, 0
         spectral_factors(few.train, few.num_items, dim, 0, settings.iterations, settings.oversampling)
     else:
-        name = max(job.features["query"], key=lambda name: job.features["query"][name])  # the largest set stands for all
+        name = max(
+            job.features["query"], key=lambda name: job.features["query"][name]
+        )  # the largest set stands for all
         (few_features, lists), features = few.features["query"][name], sum(job.features["query"].values())
         values, few_values = sum(job.feature_values["query"].values()), len(lists.values)
         sizes = few_features, few.num_items

@@ -59,7 +59,9 @@ class FeatureRows:
     @torch.no_grad()
     def _block(self, ids: Tensor) -> Tensor:
         taken = self.features.take(ids.cpu())
-        plans = {table: plan_rows(requests).to(self.device) for table, requests in self.features.requests(taken).items()}
+        plans = {
+            table: plan_rows(requests).to(self.device) for table, requests in self.features.requests(taken).items()
+        }
         rows = {name: Rows(self.tables[name].pull(plan.unique), plan.positions) for name, plan in plans.items()}
         vectors = self.features({name: lists.to(self.device) for name, lists in taken.items()}, rows)
         return vectors if self.own is None else vectors + self.own.pull(ids.to(self.device))

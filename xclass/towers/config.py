@@ -8,9 +8,7 @@ import pydantic
 
 from xclass.config import Config
 
-QueryKind = Literal[
-    "id", "history", "id+history", "features", "id+features", "history+features", "id+history+features"
-]
+QueryKind = Literal["id", "history", "id+history", "features", "id+features", "history+features", "id+history+features"]
 
 
 class FeatureConfig(Config):

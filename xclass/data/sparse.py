@@ -1,0 +1,36 @@
+"""Lists of weighted features as NumPy arrays, on their way to the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xclass.data.pairs import stable_order
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Lists of features: lengths int64 (B,), values int64 (M,) and weights float32 (M,), list after list."""
+
+    lengths: np.ndarray
+    values: np.ndarray
+    weights: np.ndarray
+
+    def rows(self) -> np.ndarray:
+        """int64 (M,), the list that each value belongs to."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def canonical(self) -> Sparse:
+        """Values rising within each list, each there once: weights of a value that comes again are summed."""
+        rows = self.rows()
+        same = rows[1:] == rows[:-1]
+        if not (same & (self.values[1:] <= self.values[:-1])).any():
+            return self
+        order = stable_order(rows, self.values)
+        rows, values, weights = rows[order], self.values[order], self.weights[order]
+        first = np.ones(len(rows), dtype=bool)
+        first[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
+        starts = np.flatnonzero(first)
+        summed = np.add.reduceat(weights.astype(np.float64), starts).astype(np.float32)
+        return Sparse(np.bincount(rows[starts], minlength=len(self.lengths)), values[starts], summed)
