@@ -71,7 +71,7 @@ class FeatureFactors(NamedTuple):
 
 
 class _Product:
-    """A matrix by its products with blocks of columns: ``rows_of(block)`` = M·block, ``columns_of(block)`` = Mᵀ·block."""
+    """A matrix by its products with blocks: ``rows_of(block)`` = M·block, ``columns_of(block)`` = Mᵀ·block."""
 
     def __init__(self, shape: tuple[int, int], factors: list[tuple[Tensor, Tensor]]) -> None:
         self.shape, self.factors = shape, factors

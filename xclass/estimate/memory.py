@@ -256,8 +256,8 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
         yield Part("best weights", "disk", checkpoint, certain=False)
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)
     if "features" in config.model.item.parts:  # their vectors are stored whole, instead of their own tables
-        others = [name for name in layout.tables if name.startswith("item_feature.") or name == "item"]
-        weights -= sum(rows_of(name, job) * layout.tables[name]["weight"] for name in others)
+        own = [name for name in layout.tables if name.startswith("item_feature.") or name == "item"]
+        weights -= sum(rows_of(name, job) * layout.tables[name]["weight"] for name in own)
         weights += job.items * next(iter(layout.tables.values()))["weight"]
     yield Part("model", "disk", weights)
     yield Part(

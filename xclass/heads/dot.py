@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.top_weights import TopWeights
-from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.vectors import ItemVectors
 from xclass.losses import Loss
 from xclass.sampling import Sampler
