@@ -129,6 +129,11 @@ class Catalogue(Protocol):
         ...
 
     @property
+    def num_train_queries(self) -> int:
+        """Queries with a train pair; asked for where weights of items need it."""
+        ...
+
+    @property
     def query_features(self) -> Mapping[str, Ragged]:
         """Name → sparse features of every query; asked for where they are read in training."""
         ...
@@ -198,7 +203,9 @@ def build_model(
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
-    head = _head(config, sampler, catalogue, generator, text, "id" in items.parts)
+    weigh = untrained and config.loss.item_weights != "none"
+    weights = config.loss.weights_of_items(catalogue.item_counts, catalogue.num_train_queries) if weigh else None
+    head = _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
     if start and train is not None and config.model.init != "random":
         _closed_form(config, catalogue, train, tables, fields[0], text)
     return TwoTower(tower, head, tables).to(device)
@@ -332,6 +339,7 @@ def _head(
     generator: torch.Generator,
     features: ItemFeatures | None,
     item_rows: bool,
+    item_weights: Tensor | None,
 ) -> DotHead:
     loss = config.loss
     return DotHead(
@@ -348,6 +356,7 @@ def _head(
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         features=features,
         item_rows=item_rows,
+        item_weights=item_weights,
     )
 
 

@@ -234,6 +234,7 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
         "dataset": started,
         "num_queries": dataset.num_queries,
         "num_items": dataset.num_items,
+        "num_train_queries": dataset.num_train_queries,
         "features": {"query": dataset.feature_sizes("query")},
         "result": {
             "steps": result.step,
@@ -287,6 +288,12 @@ class RunDirectory:
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item. Read anew at every access."""
         return read_item_counts(self.path / "items.parquet")
+
+    @property
+    def num_train_queries(self) -> int:
+        """Of the dataset that the run was trained on; 0 in runs that did not note it."""
+        number: int = self.manifest.get("num_train_queries", 0)
+        return number
 
     @property
     def query_features(self) -> dict[str, Ragged]:

@@ -120,7 +120,7 @@ class Dataset:
     def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
         """int64 (F,): the column ``count`` of the vocabulary; and how many train queries (or items) there are."""
         counts = torch.from_numpy(self.vocabulary(side, name)["count"].cast(pl.Int64).to_numpy().copy())
-        return counts, self.manifest["splits"]["train"]["queries"] if side == "query" else self.num_items
+        return counts, self.num_train_queries if side == "query" else self.num_items
 
     def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
         """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""
@@ -154,6 +154,12 @@ class Dataset:
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
         return self._read("queries.parquet")
+
+    @property
+    def num_train_queries(self) -> int:
+        """Queries with a train pair."""
+        number: int = self.manifest["splits"]["train"]["queries"]
+        return number
 
     @property
     def item_counts(self) -> Tensor:
