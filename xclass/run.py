@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -165,11 +167,11 @@ def _train_in(
 
 def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
     """Note what the run is made of, or check that a resumed one is made of the same."""
-    started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
     if not (out / "started.json").exists():
         _write_text(out / "config.toml", to_toml(config))
         keep_ids(out, dataset)
-        write_json(out / "started.json", started)
+        started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
+        write_json(out / "started.json", started | vocabularies(dataset))
         return
     if (out / GROWING / MANIFEST).exists():
         raise ArtefactError(
@@ -201,6 +203,28 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         keep_ids(out, dataset)
 
 
+def vocabularies(dataset: Dataset) -> dict[str, Any]:
+    """How the dataset numbers its features, as a run notes it; nothing for a dataset without any."""
+    found = {
+        side: {
+            name: {"size": size, "sha256": vocabulary_hash(dataset, side, name, size)}
+            for name, size in dataset.feature_sizes(side).items()
+        }
+        for side in ("query", "item")
+    }
+    return {"vocabularies": found} if any(found.values()) else {}
+
+
+def vocabulary_hash(dataset: Dataset, side: str, name: str, size: int) -> str:
+    """SHA-256 over the names of the first ``size`` features, in the order of their numbers."""
+    digest = hashlib.sha256()
+    for part in (
+        dataset.vocabulary(side, name).select(pl.col("feature").cast(pl.String)).head(size).iter_slices(1 << 16)
+    ):
+        digest.update(json.dumps(part["feature"].to_list()).encode())
+    return digest.hexdigest()
+
+
 def keep_ids(out: Path, dataset: Dataset) -> None:
     """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
     for name in IDS:
@@ -229,6 +253,7 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
             do="free some space, then run the same command with --resume: training is done",
         ) from None
     started = read_json(out / "started.json")
+    started.pop("vocabularies", None)
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
         "dataset": started,
