@@ -6,6 +6,7 @@ queries.parquet    row number = query number: query_id; rising id
 train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.npy] [times.npy]
 query_features/<name>/ item_features/<name>/    offsets.npy values.npy weights.npy (float32) vocabulary.parquet:
                        sparse features, row = query or item number; a vocabulary's row number is the feature's number
+hidden/                offsets.npy values.npy: items that a query is never shown
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ KIND = "dataset"
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
 SIDES = ("query", "item")
+HIDDEN = "hidden"  # items that a query must never be shown
 COUNTS_PER_BLOCK = 1 << 22
 
 
@@ -102,6 +104,11 @@ class Dataset:
     def item_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every item, as :attr:`query_features`."""
         return self._features("item")
+
+    @functools.cached_property
+    def hidden(self) -> Ragged | None:
+        """Items that a query must never be shown (a document that is itself a label), Ragged by query; None without."""
+        return _ragged(self.path / HIDDEN) if HIDDEN in self.manifest else None
 
     def feature_sizes(self, side: str) -> dict[str, int]:
         """Name → number of different features that there can be, of side "query" or "item"."""
