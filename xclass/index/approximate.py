@@ -25,7 +25,7 @@ from xclass.workers import short_operations
 MOST_WIDENINGS = 3
 CHUNK_CELLS = 1 << 20
 EXACT_SHARE = 0.25
-LEAST_ROOM = 16
+LEAST_ROOM = 8
 ROOM_SHARE = 4
 
 
@@ -41,7 +41,7 @@ def powers_of_two(largest: int) -> list[int]:
 class ApproximateIndex(ABC):
     """What every approximate kind shares; a kind says how it is built and how it finds.
 
-    Scores are inner products of the vectors themselves. Exclusions: a quarter more than k is fetched (16 or more), and
+    Scores are inner products of the vectors themselves. Exclusions: a quarter more than k is fetched (8 or more), and
     what is hidden is dropped. A query with more hits than that is searched again for k + as many as are hidden, queries
     with similar numbers together: nothing is proposed less often than without exclusions. A list that is still short
     is fetched twice as wide with twice the reach, three times, then searched exactly. So a list is short only when

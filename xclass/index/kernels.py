@@ -180,3 +180,30 @@ def keep_best(
         for empty in range(size, keep):
             scores[b, empty], items[b, empty] = F(-np.inf), -1
         lengths[b], hits[b] = size, gone
+
+
+@njit(**OPTIONS)
+def take_block(found: Any, best: Any, first: Any, items: Any, scores: Any, sizes: Any) -> None:
+    """Offer found[b, i], the score of item ``first + i``, to row b's heap of the best; −∞ is never taken.
+
+    best (B,V): the largest of every V-th score from each of the first V on. Where it is below the worst that is held,
+    nobody looks at the scores themselves.
+    """
+    groups, keep = best.shape[1], items.shape[1]
+    for b in range(found.shape[0]):
+        size = sizes[b]
+        for group in range(groups):
+            if size == keep and best[b, group] < scores[b, 0]:
+                continue
+            for place in range(group, found.shape[1], groups):
+                score = found[b, place]
+                if score > F(-np.inf) and (size < keep or score >= scores[b, 0]):
+                    size = take_in(scores, items, b, size, score, first + place)
+        sizes[b] = size
+
+
+@njit(**OPTIONS)
+def all_best_first(items: Any, scores: Any, sizes: Any) -> None:
+    """Every row's heap as a list, best first."""
+    for b in range(len(sizes)):
+        best_first(scores, items, b, sizes[b])
