@@ -109,9 +109,11 @@ def text_run(texts, tmp_path_factory):
 
 
 def precision(run, dataset, k=1):
-    return Recommender.load(run).measure(xclass.metrics.parse_metrics([f"precision@{k}"]), exact=True).metrics[
-        f"precision@{k}"
-    ]
+    return (
+        Recommender.load(run)
+        .measure(xclass.metrics.parse_metrics([f"precision@{k}"]), exact=True)
+        .metrics[f"precision@{k}"]
+    )
 
 
 def weights(run):
@@ -124,8 +126,11 @@ def weights(run):
         [],
         ['model.init="spectral"', "train.epochs=0", "model.embedding_dim=8"],
         ['model.init="documents"', "train.epochs=0", "model.embedding_dim=64", "model.init_std=0.125"],
-        ['model.query.hidden=[16]', "model.item.hidden=[16]"],
-        ['loss.kind="sampled-logistic"', 'sampler={kind="mixture",parts=[{kind="hard",depth=10,num_sampled=5},{num_sampled=6}]}'],
+        ["model.query.hidden=[16]", "model.item.hidden=[16]"],
+        [
+            'loss.kind="sampled-logistic"',
+            'sampler={kind="mixture",parts=[{kind="hard",depth=10,num_sampled=5},{num_sampled=6}]}',
+        ],
         ['loss.kind="full-sigmoid"', 'loss.item_weights="propensity"', 'sampler={kind="all"}'],
         ['loss.item_weights="count-power"'],
     ],
@@ -186,7 +191,10 @@ def test_new_documents_get_what_known_ones_get(run, dataset):
 
 def test_texts_of_documents_and_labels_share_their_rows(text_run, texts):
     """In training: a table for words and one for labels; in the finished run labels' vectors are whole."""
-    stored, checkpoint = weights(text_run), load_file(next((text_run / "checkpoints").glob("step-*")) / "tensors.safetensors")
+    stored, checkpoint = (
+        weights(text_run),
+        load_file(next((text_run / "checkpoints").glob("step-*")) / "tensors.safetensors"),
+    )
     assert {name for name in stored if name.startswith("table.")} == {"table.item.weight", "table.feature.text.weight"}
     own, words = checkpoint["table.item.weight"], checkpoint["table.feature.text.weight"]
     lists = texts.item_features["text"]
@@ -263,7 +271,10 @@ def test_a_run_does_not_grow_over_other_words(texts, text_run, tmp_path):
         (['model.query.kind="history"', "model.item.share_feature_table=true"], "share_feature_table"),
         (['model.init="documents"', 'model.query.kind="id+features"'], 'init = "documents" needs'),
         (['model.init="spectral"', 'model.query.kind="history+features"'], 'init = "spectral" needs'),
-        (['model.query.kind="history"', "model.query.share_item_table=true", 'model.item.kind="id+features"'], "needs item"),
+        (
+            ['model.query.kind="history"', "model.query.share_item_table=true", 'model.item.kind="id+features"'],
+            "needs item",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(dataset, tmp_path, changes, message):
@@ -289,12 +300,14 @@ def test_the_estimate_knows_the_tables(texts, tmp_path):
     found = estimate(texts, settings, torch.device("cpu"), tmp_path / "out")
     model = build_model(settings, texts, None)
     for name, table in model.tables.items():
-        size = sum(part.bytes for part in found.parts if part.component == f"table {name}: weight" and part.place == "memory")
+        size = sum(
+            part.bytes for part in found.parts if part.component == f"table {name}: weight" and part.place == "memory"
+        )
         assert size == table.weight.nbytes
     out = train_run(texts, settings, tmp_path / "run")
     model_bytes = sum(part.bytes for part in found.parts if part.component == "model")
     assert model_bytes == pytest.approx((out / "model.safetensors").stat().st_size, rel=0.2)
-    assert found.times is not None and found.times["train_s"] > 0
+    assert found.time_s is not None and found.time_s["train_s"] > 0
 
 
 def test_every_start_can_be_estimated(dataset, tmp_path):
