@@ -34,7 +34,7 @@ from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
-from xclass.metrics import Evaluation, MetricName, inverse_propensities
+from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
 from xclass.progress import say
 from xclass.retrieve import restricted, retrieve
@@ -184,6 +184,7 @@ class Recommender:
         by_popularity: bool = False,
         max_queries: int | None = None,
         sample_seed: int | None = None,
+        propensity: tuple[float, float] | None = None,
     ) -> Evaluation:
         """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
 
@@ -193,6 +194,7 @@ class Recommender:
         Args:
             max_queries: measure on a sample of so many queries with a positive.
             sample_seed: draws that sample; the run's seed when None.
+            propensity: A and B of psp and psndcg; those that the dataset was ingested with when None.
         """
         dataset, counts = self.dataset, self.run.item_counts
         seed = self.run.config.train.seed if sample_seed is None else sample_seed
@@ -205,7 +207,7 @@ class Recommender:
             through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
             item_counts=counts,
             seen=Some(dataset.seen(split), queries.numbers),
-            weights_N=self._propensity_weights(metrics, counts),
+            propensities=self._propensities(metrics, counts, propensity),
             by_popularity=by_popularity,
         )
         return self._by_query_number(result, queries, dataset.split(split))
@@ -298,6 +300,7 @@ class Recommender:
             k,
             include_seen=include_seen,
             exclude=exclude,
+            deny=None if queries.hidden is None else queries.hidden_from,
             total=len(queries),
             label=label,
         )
@@ -321,11 +324,12 @@ class Recommender:
             query_ids=self.run.query_ids,
         )
 
-    def _propensity_weights(self, metrics: Sequence[MetricName], item_counts: Tensor) -> Tensor | None:
+    def _propensities(
+        self, metrics: Sequence[MetricName], item_counts: Tensor, constants: tuple[float, float] | None
+    ) -> Propensities | None:
         if not any(metric.name in PROPENSITY_METRICS for metric in metrics):
             return None
-        train_queries = int((self.dataset.split("train").lengths() > 0).sum())
-        return inverse_propensities(item_counts, train_queries)
+        return Propensities.of(item_counts, self.dataset.num_train_queries, *(constants or self.dataset.propensity))
 
 
 def train(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xclass.cli.options import AsJson, one_of
+from xclass.cli.options import AsJson, constants_of, one_of
 from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
@@ -63,6 +63,10 @@ MinDocuments = Annotated[
 Weighting = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
 ]
+Propensity = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Constants of psp and psndcg, as the dataset's card says. [default: 0.55,1.5]"),
+]
 
 
 def ingest(
@@ -99,33 +103,35 @@ def ingest(
     max_features: MaxFeatures = None,
     min_documents: MinDocuments = None,
     weighting: Weighting = None,
+    propensity: Propensity = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""
-    text = {
-        "word_ngrams": word_ngrams,
-        "char_ngrams": char_ngrams,
-        "hash_bits": hash_bits,
-        "max_features": max_features,
-        "min_documents": min_documents,
-        "weighting": None if weighting is None else one_of("--weighting", weighting, WEIGHTINGS),
-    }
+    weighting, split = _checked("--weighting", weighting, WEIGHTINGS), _checked("--split", split, SPLIT_NAMES)
+    text = {"word_ngrams": word_ngrams, "char_ngrams": char_ngrams, "hash_bits": hash_bits, "weighting": weighting}
+    text |= {"max_features": max_features, "min_documents": min_documents}
     columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
     shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
     least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
+    constants = (None, None) if propensity is None else constants_of(propensity)
     choices = {
-        "format": None if file_format is None else one_of("--format", file_format, FORMAT_NAMES),
-        "split": None if split is None else one_of("--split", split, SPLIT_NAMES),
+        "format": _checked("--format", file_format, FORMAT_NAMES),
+        "split": split,
         "header": header,
         "separator": separator,
         "text_col": tuple(text_col) if text_col else None,
         "item_text": item_text,
         "text": {name: value for name, value in text.items() if value is not None} or None,
+        **dict(zip(("propensity_a", "propensity_b"), constants, strict=True)),
     }
     if base is not None and not append:
         raise typer.BadParameter("it goes with --append", param_hint="'--base'")
     _run(source, out, (base or out) if append else None, columns | shares | least | choices, as_json)
+
+
+def _checked(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    return None if value is None else one_of(option, value, allowed)
 
 
 def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_json: bool) -> None:

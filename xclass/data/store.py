@@ -84,6 +84,24 @@ class Dataset:
         if _identity(self.path / MANIFEST) != self._opened:
             raise ArtefactError("this dataset was replaced while it was open", where=self.path, do="open it again")
 
+    @property
+    def holds_documents(self) -> bool:
+        """Whether it was made from documents: queries without a history, in one part of the split each."""
+        return "documents" in self.manifest.get("report", {})
+
+    @property
+    def num_train_queries(self) -> int:
+        """Train documents, those without a label too; of other datasets the queries with a train pair."""
+        if self.holds_documents:
+            return int(self.manifest["report"]["documents"].get("train", 0))
+        return int((self.split("train").lengths() > 0).sum())
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """A and B of the propensities, as they were given when it was ingested."""
+        options = self.manifest.get("options", {})
+        return options.get("propensity_a", 0.55), options.get("propensity_b", 1.5)
+
     def seen(self, split: str) -> Ragged | Joined:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
 
