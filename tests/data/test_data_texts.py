@@ -23,6 +23,7 @@ from xclass.data.query_files import read_query_file
 from xclass.data.store import Dataset
 from xclass.data.vectoriser import TextOptions, Vectoriser
 from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.inspection import describe
 from xclass.types import Ragged
 
 TEXTS = ["The cat sat. The CAT!", "a cat, a dog", "", "Ünïcode ünïcode naïve dog's", "dog"]
@@ -293,3 +294,12 @@ def test_files_of_texts_name_queries(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("text\none\n")
     with pytest.raises(DataError, match="column is missing"):
         read_query_file(tmp_path / "b.csv")
+
+
+def test_inspect_tells_of_features(tmp_path: Path) -> None:
+    write_rows(tmp_path / "raw" / "trn.jsonl", ROWS)
+    write_rows(tmp_path / "raw" / "tst.jsonl", TEST)
+    dataset = ingest(tmp_path / "raw", tmp_path / "out", IngestOptions(text=TextOptions(min_documents=1)))
+    found = describe(dataset.path)["features"]
+    assert found["query"]["text"] == {"size": 6, "values": 9, "values_per_row": 2.25, "empty_rows": 0, "longest_row": 3}
+    assert found["item"]["text"]["empty_rows"] == 3
