@@ -303,3 +303,15 @@ def test_inspect_tells_of_features(tmp_path: Path) -> None:
     found = describe(dataset.path)["features"]
     assert found["query"]["text"] == {"size": 6, "values": 9, "values_per_row": 2.25, "empty_rows": 0, "longest_row": 3}
     assert found["item"]["text"]["empty_rows"] == 3
+
+
+def test_how_texts_are_cut_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TextOptions(min_documents=1, char_ngrams=3)
+    whole = Vectoriser.fit([pl.Series(TEXTS)], options)
+    wanted = whole.transform(pl.Series(TEXTS))
+    monkeypatch.setattr(vectoriser_module, "BYTES_PER_SLICE", 12)
+    parts = Vectoriser.fit([pl.Series(TEXTS)], options)
+    assert parts.vocabulary().equals(whole.vocabulary())
+    got = parts.transform(pl.Series(TEXTS))
+    for name in ("lengths", "values", "weights"):
+        assert getattr(got, name).tolist() == getattr(wanted, name).tolist()
