@@ -190,6 +190,22 @@ class TestEveryFile:
             assert not {f"xclass.{file[:-3].replace('/', '.')}" for file in COMPILED} & set(at_import)
 
 
+def test_compiled_sums_in_any_order_are_inlined_where_they_are_called() -> None:
+    """A copy of its own and a caller's copy differ in their bits; which is reached depends on what was compiled before."""
+    functions = [
+        node for name in COMPILED for node in ast.walk(tree(PACKAGE / name)) if isinstance(node, ast.FunctionDef)
+    ]
+    how = {node.name: " ".join(ast.unparse(decorator) for decorator in node.decorator_list) for node in functions}
+    reordered = {name for name, decorators in how.items() if "FAST" in decorators or "fastmath" in decorators}
+    called = {
+        call.func.id
+        for node in functions
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    }
+    assert len(reordered) > 5 and sorted(reordered & called) == []
+
+
 def _is_generator(owner: str) -> bool:
     """``generator.multinomial(…)`` of NumPy: the generator is the owner."""
     return owner.split(".")[-1] in ("generator", "rng") or "numpy_generator(" in owner

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import LINE_BYTES, OPTIONS, F, fetch_row, read
+from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, fetch_row, read
 
-FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc"}, **OPTIONS}
 AHEAD = 12
 
 
-@njit(**FAST)
+@njit(inline="always")
 def product(queries: Any, b: Any, vectors: Any, row: Any) -> Any:
     """Σ_d queries[b, d] · vectors[row, d], float32."""
     total = F(0.0)
@@ -79,7 +78,7 @@ def best_first(scores: Any, items: Any, b: Any, size: Any) -> None:
         scores[b, empty], items[b, empty] = F(-np.inf), -1
 
 
-@njit(**OPTIONS)
+@njit(**FAST)
 def rescore(queries: Any, ids: Any, vectors: Any, low: Any, high: Any, items: Any, scores: Any) -> None:
     """items[b], scores[b]: the best of ids[b] by inner product, for rows ``low … high − 1``; below 0: none."""
     step = max(LINE_BYTES // vectors.itemsize, 1)
