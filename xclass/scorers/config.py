@@ -69,3 +69,41 @@ class FusionConfig(Config):
     """Scorer → weight, to give them instead."""
     shortlist: int = pydantic.Field(100, ge=1)
     """Items that a scorer of all items suggests."""
+
+
+class DocumentsConfig(Config):
+    """What scores items for a document, and how its sparse features are read."""
+
+    scorers: tuple[Literal["towers", "linear", "neighbours"], ...] = ("towers",)
+    """What is trained and added up: the two towers of [model]; linear weights; nearest train documents. Any of them."""
+    features: str = ""
+    """Name of the features that linear and neighbours read; empty where the dataset has one kind."""
+    linear: LinearConfig = LinearConfig()
+    """One sparse weight vector per item."""
+    neighbours: NeighboursConfig = NeighboursConfig()
+    """The items of the nearest train documents."""
+    fusion: FusionConfig = FusionConfig()
+    """How scores are added up."""
+
+    @pydantic.model_validator(mode="after")
+    def _scorers_fit(self) -> DocumentsConfig:
+        if not self.scorers or len(set(self.scorers)) < len(self.scorers):
+            raise ValueError("scorers: name one or more, each once")
+        if self.scorers == ("linear",) and self.linear.search == "shortlist":
+            raise ValueError('linear.search = "shortlist" needs another scorer, which suggests items')
+        given = self.fusion.weights
+        if given and set(given) != set(self.scorers):
+            raise ValueError("fusion.weights: give one for each scorer: " + ", ".join(self.scorers))
+        if not given and not self.fusion.cut and len(self.scorers) > 1:
+            raise ValueError("fusion.cut = 0 needs fusion.weights")
+        return self
+
+    @property
+    def towers(self) -> bool:
+        """Whether two towers are trained."""
+        return "towers" in self.scorers
+
+    @property
+    def sparse(self) -> bool:
+        """Whether anything reads sparse features beside the towers."""
+        return self.scorers != ("towers",)
