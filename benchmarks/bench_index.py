@@ -1,12 +1,14 @@
-"""Indexes over a million planted vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
+"""Indexes over a million vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
 
-    python benchmarks/bench_index.py exact|tuned|sweep|hash|large [--items N] [--noise 0.7] [-k 10] [--keep FOLDER]
+    python benchmarks/bench_index.py exact|tuned|sweep|hash|large|learn [--data planted|learned|clusters] [-k 10]
+        [--items N] [--keep FOLDER]
 
 exact   exact search through torch beside Faiss flat
 tuned   `find_index` for a recall of .95, beside Faiss flat and beside Faiss itself with the same parameters
 sweep   every family of Faiss over a grid of its parameters: the fastest setting of each that reaches .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
 large   one fastscan build, its time, memory and queries/s (--items 10000000)
+learn   train the run whose vectors are --data learned, in FOLDER (index_data.py says what the data are)
 
 Correctness first: the two exact searches must find the same items (but for equal scores) before either is timed, and
 every rate stands beside its recall. What is compared is timed in turn, in one process, with the same number of threads;
@@ -20,6 +22,7 @@ import itertools
 import os
 import platform
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +30,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
+from index_data import clustered_vectors, learn, learned_vectors, planted_vectors
 
 from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, find_index, index_recall
 from xclass.index.measuring import HeldOut
@@ -35,8 +39,10 @@ from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors
 
-ROUNDS = 3
+ROUNDS = 5
+HELD = 4096
 ONLY: list[str] = []
+KEPT = [""]
 TARGET = 0.95
 NPROBES = {
     "IVF256": (1, 2, 3, 4, 6, 8, 16),
@@ -52,21 +58,6 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def planted_vectors(
-    num_items: int, num_queries: int, dim: int, noise: float = 0.7
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clustered unit vectors: 2000 centres, normal noise of ``noise`` times their spread in each coordinate."""
-    generator = torch_generator(0, "bench index")
-    centres = torch.randn(2000, dim, generator=generator)
-
-    def draw(count: int) -> torch.Tensor:
-        which = torch.randint(2000, (count,), generator=generator)
-        rows = centres[which].add_(torch.randn(count, dim, generator=generator), alpha=noise)
-        return torch.nn.functional.normalize(rows, dim=1, out=rows)
-
-    return draw(num_items), draw(num_queries)
-
-
 def timed(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
@@ -74,12 +65,12 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def side_by_side(named: dict[str, Callable[[], object]], num_queries: int) -> dict[str, float]:
-    """Best queries/s of each over a few rounds, taken in turn."""
-    best = dict.fromkeys(named, float("inf"))
+    """Median queries/s of each over a few rounds, taken in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in named}
     for _ in range(ROUNDS):
         for name, action in named.items():
-            best[name] = min(best[name], timed(action))
-    return {name: num_queries / seconds for name, seconds in best.items()}
+            taken[name].append(timed(action))
+    return {name: num_queries / statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def show(rates: dict[str, float], reference: str) -> None:
@@ -124,7 +115,7 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
 
 
 def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    held, others = queries.chunk(2)
+    held, others = queries[:HELD], queries[HELD:]
     seconds = -time.perf_counter()
     report = find_index(vectors, IndexConfig(), held, k, TARGET)
     seconds += time.perf_counter()
@@ -159,7 +150,7 @@ def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
 
 
 def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    _, others = queries.chunk(2)
+    others = queries[:HELD]
     exact = ExactIndex()
     exact.build(vectors)
     truth = exact.search(others, k)
@@ -189,7 +180,7 @@ def settings(factory: str, k: int) -> list[dict[str, float]]:
 def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
     """A Faiss index from ``keep``, built and written there the first time. Refinement is added when it is read."""
     plain = factory.removesuffix(",RFlat")
-    path = keep / f"{plain}-{len(vectors)}.faiss"
+    path = keep / f"{plain}-{len(vectors)}-{KEPT[0]}.faiss"
     if path.exists():
         index = faiss.read_index(str(path))
     else:
@@ -206,7 +197,7 @@ def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
 
 
 def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    held, others = queries.chunk(2)
+    held, others = queries[:HELD], queries[HELD : 2 * HELD]
     exact = ExactIndex()
     exact.build(vectors)
     truth, held_out = exact.search(others, k), HeldOut(held, k)
@@ -254,9 +245,10 @@ STAGES = {"exact": bench_exact, "tuned": bench_tuned, "sweep": bench_sweep, "has
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", nargs="?", default="tuned", choices=STAGES)
+    parser.add_argument("stage", nargs="?", default="tuned", choices=[*STAGES, "learn"])
+    parser.add_argument("--data", default="planted", choices=["planted", "learned", "clusters"])
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=8192)
+    parser.add_argument("--queries", type=int, default=16384)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)
@@ -264,10 +256,20 @@ def main() -> None:
     parser.add_argument("--family", action="append", help="sweep these factory strings instead of all families")
     options = parser.parse_args()
     ONLY.extend(options.family or [])
+    KEPT[0] = options.data
     versions = f"torch {torch.__version__}, faiss {faiss.__version__}, {platform.machine()}"
     print(f"{versions}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{options.items:,} × {options.dim}, noise {options.noise}, {options.queries:,} queries, k = {options.k}")
-    vectors, queries = planted_vectors(options.items, options.queries, options.dim, options.noise)
+    if options.stage == "learn":
+        learn(options.keep)
+        return
+    size = options.items, options.queries
+    if options.data == "learned":
+        vectors, queries = learned_vectors(options.keep, *size)
+    elif options.data == "planted":
+        vectors, queries = planted_vectors(*size, options.dim)
+    else:
+        vectors, queries = clustered_vectors(*size, options.dim, options.noise)
+    print(f"{options.data}: {len(vectors):,} × {vectors.shape[1]}, {len(queries):,} queries, k = {options.k}")
     STAGES[options.stage](vectors, queries, options.k, options.keep)
 
 

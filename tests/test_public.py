@@ -42,7 +42,8 @@ OPTIONS: dict[str, set[str]] = {
     "ingest": {
         "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
-        "--json",
+        "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
+        "--min-documents", "--weighting", "--propensity", "--json",
     },
     "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
     "train": {
@@ -56,7 +57,7 @@ OPTIONS: dict[str, set[str]] = {
         "--unknown", "--resume", "--dataset", "--json",
     },
     "export": {"--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
-    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--out", "--json"},
+    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
     "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},

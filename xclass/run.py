@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -60,6 +61,7 @@ from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
+from xclass.types import Ragged
 
 MANIFEST = "run.json"
 KIND = "run"
@@ -186,11 +188,11 @@ def _train_scorers(out: Path, dataset: Dataset, config: RunConfig) -> dict[str, 
 
 def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
     """Note what the run is made of, or check that a resumed one is made of the same."""
-    started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
     if not (out / "started.json").exists():
         _write_text(out / "config.toml", to_toml(config))
         keep_ids(out, dataset)
-        write_json(out / "started.json", started)
+        started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
+        write_json(out / "started.json", started | vocabularies(dataset))
         return
     if (out / GROWING / MANIFEST).exists():
         raise ArtefactError(
@@ -222,6 +224,28 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         keep_ids(out, dataset)
 
 
+def vocabularies(dataset: Dataset) -> dict[str, Any]:
+    """How the dataset numbers its features, as a run notes it; nothing for a dataset without any."""
+    found = {
+        side: {
+            name: {"size": size, "sha256": vocabulary_hash(dataset, side, name, size)}
+            for name, size in dataset.feature_sizes(side).items()
+        }
+        for side in ("query", "item")
+    }
+    return {"vocabularies": found} if any(found.values()) else {}
+
+
+def vocabulary_hash(dataset: Dataset, side: str, name: str, size: int) -> str:
+    """SHA-256 over the names of the first ``size`` features, in the order of their numbers."""
+    digest = hashlib.sha256()
+    for part in (
+        dataset.vocabulary(side, name).select(pl.col("feature").cast(pl.String)).head(size).iter_slices(1 << 16)
+    ):
+        digest.update(json.dumps(part["feature"].to_list()).encode())
+    return digest.hexdigest()
+
+
 def keep_ids(out: Path, dataset: Dataset) -> None:
     """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
     for name in IDS:
@@ -238,11 +262,12 @@ def _finish(
     The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading.
     """
     tensors = trainer.state.model_tensors()
+    blocks = trainer.state.model_blocks(tensors)
     trainer.store.prune(1)
     try:
         require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
         with atomic_file(out / MODEL) as temporary:
-            entry = write_tensors(temporary, tensors)
+            entry = write_tensors(temporary, tensors, blocks)
     except (OSError, ArtefactError) as error:
         raise ArtefactError(
             "the model can't be written",
@@ -270,8 +295,15 @@ def _bind(
 ) -> None:
     """Write the manifest: from now on it is a run."""
     started = read_json(out / "started.json")
+    started.pop("vocabularies", None)
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
-    sizes = {"dataset": started, "num_queries": dataset.num_queries, "num_items": dataset.num_items}
+    sizes = {
+        "dataset": started,
+        "num_queries": dataset.num_queries,
+        "num_items": dataset.num_items,
+        "num_train_queries": dataset.num_train_queries,
+        "features": {"query": dataset.feature_sizes("query")},
+    }
     of_towers = FILES if config.documents.towers else [name for name in FILES if name not in TOWER_FILES]
     files = [*of_towers, *files_of(config.documents)]
     write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, {**sizes, **fields, **grown}, only=files, known=known)
@@ -319,6 +351,31 @@ class RunDirectory:
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item. Read anew at every access."""
         return read_item_counts(self.path / "items.parquet")
+
+    @property
+    def num_train_queries(self) -> int:
+        """Of the dataset that the run was trained on; 0 in runs that did not note it."""
+        number: int = self.manifest.get("num_train_queries", 0)
+        return number
+
+    @property
+    def query_features(self) -> dict[str, Ragged]:
+        """None: they are the dataset's."""
+        return {}
+
+    @property
+    def item_features(self) -> dict[str, Ragged]:
+        """None: the vectors of items are stored whole."""
+        return {}
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """Name → number of different features of the dataset that the run was trained on, of side "query"."""
+        sizes: dict[str, int] = self.manifest.get("features", {}).get(side, {})
+        return sizes
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """Zeros: what a model made of them is stored with it."""
+        return torch.zeros(self.feature_sizes(side)[name], dtype=torch.int64), 0
 
     @property
     def num_items(self) -> int:

@@ -9,31 +9,54 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
 from xclass.losses import Loss
+from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
-from xclass.tables.working_set import Table
+from xclass.tables.working_set import RowPlan, Table, plan_rows
+from xclass.towers.features import ItemFeatures
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection
 from xclass.workers import short_operations
 
 
+class ItemPlan(NamedTuple):
+    """The distinct items of a step with their features, where items have features.
+
+    items: where targets and negatives stand among the distinct items. features: field → Ragged (U), after dropout.
+    """
+
+    items: RowPlan
+    features: dict[str, Ragged]
+
+
 class DotPlan(NamedTuple):
-    """The candidates of a batch and the cells to mask."""
+    """The candidates of a batch and the cells to mask; the items' features, where they are read; weights of the
+    targets, where items have weights."""
 
     negatives: Negatives
     hits: Hits
+    items: ItemPlan | None = None
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> DotPlan:
         """The same plan on another device."""
         negatives = Negatives(*(tensor.to(device) for tensor in self.negatives))
-        return DotPlan(negatives, Hits(self.hits.rows.to(device), self.hits.columns.to(device)))
+        hits, items = Hits(self.hits.rows.to(device), self.hits.columns.to(device)), self.items
+        if items is not None:
+            features = {name: lists.to(device) for name, lists in items.features.items()}
+            items = ItemPlan(items.items.to(device), features)
+        weights = None if self.weights is None else self.weights.to(device)
+        return DotPlan(negatives, hits, items, weights)
 
 
 class DotHead(nn.Module):
-    """Item table → projection → inner product; sampler and loss belong to it.
+    """Item vectors → projection → inner product; sampler and loss belong to it.
+
+    An item's vector before the projection is its row of the table "item", the bags of its features, or both added.
 
     Args:
         sampler, loss: how the catalogue is stood in for, and what is minimised.
@@ -46,6 +69,9 @@ class DotHead(nn.Module):
         per_pair: every (query, target) is a row of its own, and only its own target is masked for it.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
         top_weights: weigh each target by its place among the items.
+        features: of the items; None when they have their rows alone.
+        item_rows: whether items have rows of their own beside their features.
+        item_weights: (N,) weight of a target by its item; with a loss that takes weights as they are. None for 1.
     """
 
     def __init__(
@@ -62,8 +88,17 @@ class DotHead(nn.Module):
         per_pair: bool = False,
         product_dtype: torch.dtype = torch.float32,
         top_weights: TopWeights | None = None,
+        features: ItemFeatures | None = None,
+        item_rows: bool = True,
+        item_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if item_weights is not None and loss.normalise:
+            raise InputError("this loss divides weights by their sum", wanted="one built with item_weights")
+        self.item_weights = item_weights
+        if not (item_rows or features):
+            raise InputError("items have neither rows nor features", wanted="one of them, or both")
+        self.features, self.item_rows = features, item_rows
         if not temperature > 0:
             raise InputError("temperature is out of range", wanted="a number > 0", got=temperature)
         self.sampler, self.loss_kind, self.projection = sampler, loss, projection
@@ -81,7 +116,26 @@ class DotHead(nn.Module):
         with short_operations():
             positives = _targets(batch)
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
-            return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
+            hits = self._hits(batch, positives, negatives.ids)
+            items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
+            return DotPlan(negatives, hits, items, self._weights(positives))
+
+    def _weights(self, positives: Ragged) -> Tensor | None:
+        """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
+        items'; None without weights of items."""
+        if self.item_weights is None:
+            return None
+        own, rows = positives.weights, positives.rows()
+        own = torch.ones(len(rows)) if own is None else own.float()
+        if self.loss_kind.mean_weights:
+            own = normalised_weights(rows, len(positives), own, own)
+        return own * self.item_weights[positives.values]
+
+    def _item_plan(
+        self, features: ItemFeatures, positives: Ragged, negatives: Negatives, generator: torch.Generator
+    ) -> ItemPlan:
+        items = plan_rows({"positives": positives.values, "negatives": negatives.ids.flatten().clamp(min=0)})
+        return ItemPlan(items, features.drop(features.take(items.unique), generator))
 
     def _hits(self, batch: Batch, positives: Ragged, ids: Tensor) -> Hits:
         """Cells of (B, K), or of (P, K) when rows are pairs."""
@@ -99,15 +153,32 @@ class DotHead(nn.Module):
         return find_hits(excluded, ids)
 
     def requests(self, batch: Batch, plan: DotPlan) -> dict[str, dict[str, Tensor]]:
-        """The item rows of targets and candidates."""
-        negatives = plan.negatives.ids.flatten().clamp(min=0)
-        return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
+        """The item rows of targets and candidates, and the rows of their features."""
+        if self.features is None or plan.items is None:
+            negatives = plan.negatives.ids.flatten().clamp(min=0)
+            return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
+        wanted = self.features.requests(plan.items.features)
+        if self.item_rows:
+            wanted.setdefault("item", {})["items"] = plan.items.items.unique
+        return wanted
+
+    def _items(self, plan: DotPlan, rows: dict[str, Rows]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(U, D) vectors of the distinct items, and where targets and negatives stand among them."""
+        if self.features is None or plan.items is None:
+            return self.projection(rows["item"].values), rows["item"].positions
+        vectors = self.features(plan.items.features, rows)
+        if self.item_rows:
+            vectors = vectors + rows["item"].of("items")
+        return self.projection(vectors), plan.items.items.positions
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
-        items = rows["item"]
+        items, positions = self._items(plan, rows)
+        targets = _targets(batch)
+        if plan.weights is not None:
+            targets = Ragged(targets.offsets, targets.values, plan.weights)
         scoring = Scoring(
-            _targets(batch),
+            targets,
             plan.negatives,
             plan.hits,
             self.loss_kind,
@@ -118,12 +189,18 @@ class DotHead(nn.Module):
             self.per_pair,
             self.top_weights,
         )
-        negatives = items.positions["negatives"].view(plan.negatives.ids.shape)
-        return blocked_loss(query_BD, self.projection(items.values), items.positions["positives"], negatives, scoring)
+        negatives = positions["negatives"].view(plan.negatives.ids.shape)
+        return blocked_loss(query_BD, items, positions["positives"], negatives, scoring)
 
     def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
-        """(N, D) item vectors, projected when they are read."""
-        return ItemVectors(tables["item"], self.projection)
+        """(N, D) item vectors, made from rows and features and projected when they are read."""
+        return ItemVectors(self.item_rows_of(tables) or tables["item"], self.projection)
+
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items with features are before the projection; None when the table "item" has it."""
+        if self.features is None:
+            return None
+        return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
 
 def _targets(batch: Batch) -> Ragged:

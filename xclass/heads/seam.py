@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from xclass.heads.feature_rows import FeatureRows
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Rows
 from xclass.vectors import Vectors
@@ -36,4 +37,8 @@ class Head(Protocol):
 
         None: not indexable.
         """
+        ...
+
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items are before the last layers, where several tables make it; None where the table "item" has it."""
         ...

@@ -25,8 +25,9 @@ from xclass.index.factory import (
     threads,
 )
 from xclass.index.filtering import Allowed
-from xclass.index.rescoring import best_of
+from xclass.index.rescoring import Found, best_of, best_scored
 from xclass.index.selecting import parameters_among
+from xclass.types import Ragged
 from xclass.vectors import Vectors
 from xclass.workers import in_parts
 
@@ -152,27 +153,29 @@ class FaissIndex(ApproximateIndex):
             if name != REFINE:
                 set_parameter(self.faiss, name, value)
 
-    def _find_among(self, query_BD: Tensor, k: int, fetch: int, allowed: Allowed) -> tuple[Tensor, Tensor]:
+    def _find_among(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, allowed: Allowed) -> Found:
         parameters = parameters_among(self.faiss, allowed.bits)
         if parameters is None:
-            return super()._find_among(query_BD, k, fetch, allowed)
-        return self._find(query_BD, k, min(fetch, len(allowed)), parameters)
+            return super()._find_among(query_BD, k, fetch, hidden, allowed)
+        return self._find(query_BD, k, min(fetch, len(allowed)), hidden, parameters)
 
-    def _find(self, query_BD: Tensor, k: int, fetch: int, parameters: Any = None) -> tuple[Tensor, Tensor]:
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, parameters: Any = None) -> Found:
         deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
         if not self._inexact:
             scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
-            return torch.from_numpy(ids), torch.from_numpy(scores)
+            return best_scored(torch.from_numpy(ids), torch.from_numpy(scores), k, hidden)
 
-        def part(low: int, high: int) -> tuple[Tensor, Tensor]:
+        def part(low: int, high: int) -> Found:
+            gone = None if hidden is None else hidden.slice(low, high)
             with threads(None if high - low == len(query_BD) else 1):
                 found = self.faiss.search(asked[low:high].numpy(), deep, params=parameters)[1]
-            return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), fetch, threads=1)
+            return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), k, gone, threads=1)
 
         # Both steps in each thread: threads that Faiss has just used still spin, and would stand in the way of ours.
-        parts = in_parts(part, len(query_BD), len(query_BD) // QUERIES_PER_THREAD, CPU)
-        return torch.cat([ids for ids, _ in parts]), torch.cat([scores for _, scores in parts])
+        # One part a thread, as the cost of a query falls with the number of queries that Faiss gets at once.
+        worthwhile = len(query_BD) // QUERIES_PER_THREAD
+        return Found.concat(in_parts(part, len(query_BD), worthwhile, CPU, per_thread=1))
 
 
 def _squares(rows: Tensor) -> Tensor:

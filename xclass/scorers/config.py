@@ -21,11 +21,11 @@ class LinearConfig(Config):
     """C in ½‖w‖² + C Σ max(0, 1 − y w·x)²: how much an error counts against small weights."""
     negatives: Literal["all", "mined"] = "all"
     """all: every document without the item; mined: those whose neighbours have it, and some drawn."""
-    mined: int = pydantic.Field(40, ge=0)
+    mined: int = pydantic.Field(100, ge=0)
     """Negatives are mined among so many items that the neighbours of a document suggest most."""
     drawn: int = pydantic.Field(20, ge=0)
     """mined: so many more negatives for each item, drawn uniformly."""
-    per_item: int = pydantic.Field(400, ge=1)
+    per_item: int = pydantic.Field(1000, ge=1)
     """mined: at most so many mined negatives for an item, those that suggest it most."""
     min_count: int = pydantic.Field(1, ge=1)
     """Items with fewer train documents have no weights: neighbours and towers score them alone."""
@@ -68,7 +68,7 @@ class FusionConfig(Config):
     weights: dict[str, float] = {}
     """Scorer → weight, to give them instead."""
     shortlist: int = pydantic.Field(100, ge=1)
-    """Items that a scorer of all items suggests."""
+    """Items that linear weights or towers suggest; where neither looks at all items, those that neighbours suggest."""
 
 
 class DocumentsConfig(Config):

@@ -81,9 +81,7 @@ def _block(rows: Rows, documents_of: Ragged, block: int, orders: np.ndarray, con
     return keep.sum(1), features.astype(np.int32), w[keep], bias
 
 
-def _descend(
-    rows: Rows, signs: np.ndarray, orders: np.ndarray, config: LinearConfig
-) -> tuple[np.ndarray, np.ndarray]:
+def _descend(rows: Rows, signs: np.ndarray, orders: np.ndarray, config: LinearConfig) -> tuple[np.ndarray, np.ndarray]:
     if not compiles():
         return plain.descend(rows, signs, orders, config.cost, config.bias, config.tolerance)
     from xclass.scorers import kernels

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from xclass.scorers.linear import LinearScorer
 from xclass.scorers.neighbours import NeighboursScorer
+from xclass.scorers.plain import Rows
 from xclass.types import Ragged, TopK, offsets_of
 
-GRID = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+GRID = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ROUNDS = 2
 
 
@@ -66,17 +67,21 @@ class Fusion:
             among: each query's own candidates, which then are the suggestions.
             towers: candidates of the towers and what scores lists by them.
         """
+        most = max(self.shortlist, most)
         voted = None if self.neighbours is None else self.neighbours.candidates(features)
         queries = None if self.linear is None else self.linear.queries(features)
-        parts = [voted] if voted is not None else []
+        parts, fitted = [], None
         if self.linear is not None and queries is not None and self.linear.config.search == "all" and among is None:
-            parts.append(self.linear.candidates(queries, max(self.shortlist, most), allowed))
+            fitted = self.linear.candidates(queries, most, allowed)
+            parts.append(fitted)
+        if voted is not None:
+            parts.append(voted if fitted is not None else best_weighed(voted, most))
         if towers is not None:
             parts.append(towers[0])
         lists = self._union(parts, allowed) if among is None else self._union([among], allowed)
         scores: dict[str, Tensor] = {}
         if self.linear is not None and queries is not None:
-            scores["linear"] = self.linear.scores(queries, lists)
+            scores["linear"] = self._linear_scores(queries, lists, fitted)
         if voted is not None:
             scores["neighbours"] = self._found(voted, lists)
         if towers is not None:
@@ -91,10 +96,20 @@ class Fusion:
             rows, values = rows[allowed[values]], values[allowed[values]]
         return Ragged(offsets_of(torch.bincount(rows, minlength=len(parts[0]))), values)
 
-    def _found(self, part: Ragged, lists: Ragged) -> Tensor:
-        """The part's score of each of the lists' items, 0 where it has none."""
+    def _linear_scores(self, queries: Rows, lists: Ragged, known: Ragged | None) -> Tensor:
+        """The linear score of each of the lists' items; those of its own suggestions are there already."""
+        assert self.linear is not None
+        if known is None:
+            return self.linear.scores(queries, lists)
+        scores = self._found(known, lists, torch.nan)
+        missing = scores.isnan()
+        scores[missing] = self.linear.scores(queries, lists.filter(missing))
+        return scores
+
+    def _found(self, part: Ragged, lists: Ragged, without: float = 0.0) -> Tensor:
+        """The part's score of each of the lists' items, ``without`` where it has none."""
         assert part.weights is not None
-        scores = torch.zeros(len(lists.values))
+        scores = torch.full((len(lists.values),), without)
         if len(scores) and len(part.values):
             keys = lists.rows() * self.num_items + lists.values
             own = part.rows() * self.num_items + part.values
@@ -102,6 +117,12 @@ class Fusion:
             there = keys[places] == own
             scores[places[there]] = part.weights[there]
         return scores
+
+
+def best_weighed(lists: Ragged, most: int) -> Ragged:
+    """Of each list the ``most`` values of the largest weights; equal weights: the one that comes first."""
+    found = best_of_lists(lists, most)
+    return Ragged(found.offsets, found.ids, found.scores)
 
 
 def best_of_lists(lists: Ragged, k: int) -> TopK:
@@ -119,18 +140,22 @@ def best_of_lists(lists: Ragged, k: int) -> TopK:
 def choose_weights(
     suggestions: Sequence[Suggestions], truth: Ragged, cut_offs: Sequence[int] = (1, 3, 5)
 ) -> tuple[dict[str, float], float]:
-    """Weights by coordinate search over powers of two, the first scorer's weight 1, and the value that they reach.
+    """Weights by coordinate search, and the value that they reach: the mean of precision at the cut-offs.
 
-    The value is the mean of precision at the cut-offs. Of weights that reach the same the first tried is kept.
+    The scorer that is best alone has weight 1; the others' are 0 or powers of two. Of weights that reach the same the
+    first tried is kept.
 
     Args:
         suggestions: batch after batch.
         truth: the items of all queries of all batches, in order.
     """
     names = list(suggestions[0].scores)
-    weights = dict.fromkeys(names, 1.0)
-    best = precision(suggestions, truth, weights, cut_offs)
-    for name in names[1:] * ROUNDS:
+    alone = [{name: float(name == first) for name in names} for first in names]
+    reached_alone = [precision(suggestions, truth, each, cut_offs) for each in alone]
+    best = max(reached_alone)
+    weights = alone[reached_alone.index(best)]
+    others = [name for name in names if not weights[name]]
+    for name in others * ROUNDS:
         for value in GRID:
             tried = {**weights, name: value}
             reached = precision(suggestions, truth, tried, cut_offs)

@@ -132,9 +132,7 @@ def descend_lists(
         counts[item - low] = 0
         if not positives[item] or not len(own):
             continue
-        descend_list(
-            offsets, features, values, curvature, own, positives[item], steps, half, bias, tolerance, w, alpha
-        )
+        descend_list(offsets, features, values, curvature, own, positives[item], steps, half, bias, tolerance, w, alpha)
         number = larger = 0
         for i in own:
             for j in range(offsets[i], offsets[i + 1]):

@@ -16,6 +16,7 @@ from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
+from xclass.types import concat_ragged
 
 BATCH = 1024
 SHOWN = ("recall@20", "ndcg@20")
@@ -47,10 +48,13 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
         assert vectors is not None
         index = ExactIndex()
         index.build(vectors)
-        seen = dataset.seen("valid")
+        seen, hidden = dataset.seen("valid"), dataset.hidden
         batches = inference_batches(seen, queries, BATCH, dataset.query_features)
         query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
-        found = index.search(query_BD, k, seen.take(queries))
+        left_out = seen.take(queries).long()
+        if hidden is not None:
+            left_out = concat_ragged(left_out, hidden.take(queries).long())
+        found = index.search(query_BD, k, left_out)
         return watch(average(compute(found, positives, metrics)), query_BD, vectors, found)
 
     return validate
