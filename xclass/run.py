@@ -4,7 +4,7 @@ run.json              manifest, written last: dataset, result, SHA-256 of the fi
 config.toml           the resolved configuration
 started.json          the dataset and the version that the run was started with
 model.safetensors     tables and dense layers, no optimiser state; of a run with two towers
-linear.safetensors  neighbours.safetensors  fusion.json    scorers of sparse features and their weights, where there are any
+linear.safetensors  neighbours.safetensors  fusion.json    scorers of sparse features, where there are any
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
 checkpoints/          what a resume needs; of a finished run, the one with its weights

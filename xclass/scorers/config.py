@@ -65,7 +65,7 @@ class FusionConfig(Config):
     instead where there is one. 0: weights are given."""
     cut_queries: int = pydantic.Field(4096, ge=1)
     """At most so many documents choose weights."""
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = pydantic.Field({})
     """Scorer → weight, to give them instead."""
     shortlist: int = pydantic.Field(100, ge=1)
     """Items that linear weights or towers suggest; where neither looks at all items, those that neighbours suggest."""

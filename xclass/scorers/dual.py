@@ -3,12 +3,12 @@
     min_w  ½‖w‖² + C Σ_i max(0, 1 − y_i w·x_i)²
     dual:  α_i ← max(α_i − (y_i w·x_i − 1 + α_i / 2C) / (‖x_i‖² + 1 / 2C), 0),   w = Σ_i α_i y_i x_i
 
-Source: Hsieh, Chang, Lin, Keerthi & Sundararajan 2008 (LIBLINEAR), equations 4 and 9 to 12 and algorithm 1, loss L2; one
-against the rest with pruned weights as Babbar & Schölkopf 2017 (DiSMEC), section 2.2; few negatives for each item, those
-that a search takes for positives, as Prabhu et al. 2018 (Parabel) and Yen et al. 2017 (PPDSparse).
+Source: Hsieh, Chang, Lin, Keerthi & Sundararajan 2008, "A dual coordinate descent method for large-scale linear SVM",
+algorithm 1 with the squared loss; one against the rest with pruned weights as Babbar & Schölkopf 2017 (DiSMEC); few
+negatives for each item, those that a search takes for positives, as Jain et al. 2019 (Slice).
 
-Over all documents the weights of sixteen items are trained side by side: they see the documents in the same order, so a
-document's features are read once for all of them and a step is one instruction for sixteen. That does without shrinking.
+Over all documents the weights of sixteen items are trained side by side: they see the documents in the same order, so
+a document's features are read once for all of them and a step is one instruction for sixteen; there is no shrinking.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 @njit(**OPTIONS)
-def descend_lanes(
+def descend_lanes(  # noqa: C901  one loop, cut nowhere
     offsets: Any, features: Any, values: Any, curvature: Any, signs: Any, orders: Any, half: Any, bias: Any,
     tolerance: Any, w: Any, alpha: Any,
 ) -> int:  # fmt: skip
@@ -109,7 +109,7 @@ def stride_of(steps: Any, turn: int, n: int) -> int:
 
 
 @njit(**OPTIONS)
-def descend_lists(
+def descend_lists(  # noqa: C901
     low: int, high: int, documents: Any, lists: Any, steps: Any, half: Any, bias: Any, tolerance: Any, prune: Any,
     most: int, out_features: Any, out_values: Any, out_bias: Any, counts: Any,
 ) -> None:  # fmt: skip
@@ -223,9 +223,9 @@ def best_products(
         size_b = 0
         for t in range(found):
             row = touched[t]
-            if row != own[b] and (not len(allowed) or allowed[row]):
-                if size_b < numbers.shape[1] or total[row] >= scores[b, 0]:
-                    size_b = keep_best(row, total[row], size_b, numbers[b], scores[b])
+            better = size_b < numbers.shape[1] or total[row] >= scores[b, 0]
+            if better and row != own[b] and (not len(allowed) or allowed[row]):
+                size_b = keep_best(row, total[row], size_b, numbers[b], scores[b])
         counts[b] = size_b
 
 

@@ -102,9 +102,9 @@ class LinearScorer:
     @classmethod
     def of_tensors(cls, config: LinearConfig, tensors: dict[str, Tensor]) -> LinearScorer:
         """The scorer whose tensors these are; they may be memory-mapped."""
-        arrays = (tensors[f"weights.{name}"].numpy() for name in ("offsets", "features", "values"))
+        offsets, features, values = (tensors[f"weights.{name}"].numpy() for name in ("offsets", "features", "values"))
         terms = Terms(config.weighting, tensors["idf"])
-        return cls(config, terms, Rows(*arrays, terms.size), tensors["bias"], tensors["trained"])
+        return cls(config, terms, Rows(offsets, features, values, terms.size), tensors["bias"], tensors["trained"])
 
 
 def mined_negatives(

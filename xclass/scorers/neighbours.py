@@ -91,8 +91,16 @@ class NeighboursScorer:
     def of_tensors(cls, config: NeighboursConfig, tensors: dict[str, Tensor], num_items: int) -> NeighboursScorer:
         """The scorer whose tensors these are; they may be memory-mapped."""
         items = Ragged(tensors["items.offsets"], tensors["items.values"], tensors.get("items.weights"))
-        arrays = (tensors[f"postings.{name}"].numpy() for name in ("offsets", "documents", "weights"))
-        return cls(config, Terms(config.weighting, tensors["idf"]), Rows(*arrays, len(items)), items, num_items)
+        offsets, documents, weights = (
+            tensors[f"postings.{name}"].numpy() for name in ("offsets", "documents", "weights")
+        )
+        return cls(
+            config,
+            Terms(config.weighting, tensors["idf"]),
+            Rows(offsets, documents, weights, len(items)),
+            items,
+            num_items,
+        )
 
 
 def largest_postings(postings: Rows, most: int) -> Rows:

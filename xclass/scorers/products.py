@@ -34,8 +34,8 @@ def best_products(
 ) -> TopK:
     """For each query the k rows with the largest inner products among those that share a feature with it.
 
-    Best first; equal products: the lower number. Cost: the postings of a query's features. Memory: 12 bytes a row of the
-    matrix for each thread, and the lists.
+    Best first; equal products: the lower number. Cost: the postings of a query's features. Memory: 12 bytes a row of
+    the matrix for each thread, and the lists.
 
     Args:
         by_feature: the matrix's transpose, of (V, rows).
