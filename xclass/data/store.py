@@ -181,12 +181,6 @@ class Dataset:
         return self._read("queries.parquet")
 
     @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair."""
-        number: int = self.manifest["splits"]["train"]["queries"]
-        return number
-
-    @property
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item, as ingest numbers them never rising. Read anew at every access."""
         counts = read_item_counts(self.path / "items.parquet")
