@@ -94,7 +94,7 @@ class Dataset:
         """Train documents, those without a label too; of other datasets the queries with a train pair."""
         if self.holds_documents:
             return int(self.manifest["report"]["documents"].get("train", 0))
-        return int((self.split("train").lengths() > 0).sum())
+        return int(self.manifest["splits"]["train"]["queries"])
 
     @property
     def propensity(self) -> tuple[float, float]:
