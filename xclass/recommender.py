@@ -93,7 +93,10 @@ class Recommender:
         """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
         if vectors is None:
-            raise InputError("this model has no item vectors to index", do="use its head's own search")
+            raise InputError(
+                "this run has no item vectors",
+                do="retrieve and evaluate without an index: its scorers have lists of their own",
+            )
         return vectors
 
     @functools.cached_property
