@@ -149,7 +149,7 @@ def test_threads_do_not_change_the_bits(negatives: str) -> None:
 
 
 def test_best_products_against_dense(form: bool) -> None:
-    documents, items = problem(3)
+    documents, _ = problem(3)
     queries = products.rows_of(documents, FEATURES)
     generator = numpy_generator(3, "matrix")
     matrix = np.where(generator.random((40, FEATURES)) < 0.3, generator.normal(size=(40, FEATURES)), 0)
