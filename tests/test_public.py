@@ -28,8 +28,9 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss", "uniform_candidate_sampler",
     },
     "xclass.losses": {
-        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power", "item_weights",
-        "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss", "sampled_softmax_loss",
+        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
+        "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
+        "sampled_softmax_loss",
     },
     "xclass.sampling": {
         "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",

@@ -19,6 +19,7 @@ from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig
 from xclass.starts import document_start, feature_start, history_start
 from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
@@ -98,6 +99,8 @@ class RunConfig(Config):
     """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
     train: TrainingConfig = TrainingConfig()
     """The loop."""
+    documents: DocumentsConfig = DocumentsConfig()
+    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
 
     @pydantic.model_validator(mode="after")
     def _full_losses_take_all_items(self) -> RunConfig:

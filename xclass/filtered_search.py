@@ -12,9 +12,8 @@ from torch import Tensor
 from xclass.data.queries import Queries
 from xclass.errors import InputError, lookup
 from xclass.index.checks import checked_k
-from xclass.index.kinds import Index
 from xclass.own_lists import NO_FILTER, ItemFilter
-from xclass.retrieve import Filters, OwnLists, RetrievalModel, Searching, fill_short, restricted
+from xclass.retrieve import Filters, OwnLists, RetrievalModel, Searched, Searching, fill_short, restricted
 from xclass.topk_parts import Counts
 from xclass.types import TopK, concat_ragged
 
@@ -51,7 +50,9 @@ class FilteredSearch:
             with short="popular".
     """
 
-    def __init__(self, model: RetrievalModel, index: Index, wanted: Wanted, item_counts: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, model: RetrievalModel, index: Searched, wanted: Wanted, item_counts: Callable[[], Tensor]
+    ) -> None:
         lookup("way with short lists", wanted.short, dict.fromkeys(SHORT), where="short")
         checked_k(wanted.k)
         self._model, self._wanted = model, wanted

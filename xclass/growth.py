@@ -82,6 +82,13 @@ def grow_run(
 
     Cost: memory of the tables, as training; disk: one checkpoint and one model more than the run has, until it is done.
     """
+    if config.documents.sparse:
+        raise ConfigError(
+            "scorers of sparse features don't grow: they are trained anew in little time",
+            where="documents.scorers",
+            got=", ".join(config.documents.scorers),
+            do="train a new run on the larger dataset",
+        )
     out, how = Path(out), (device, on_validation, check_memory)
     if not (out / "started.json").exists():
         return train_run(dataset, config, out, True, *how)

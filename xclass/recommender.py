@@ -29,17 +29,20 @@ from xclass.data.query_files import QueryFile
 from xclass.data.sparse import ragged_of
 from xclass.data.store import Dataset, open_dataset
 from xclass.data.vectoriser import Vectoriser
+from xclass.document_scorers import DocumentSearch, WithoutTowers
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, Propensities
+from xclass.model import TwoTower
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
 from xclass.progress import say
-from xclass.retrieve import restricted, retrieve
+from xclass.retrieve import Searched, restricted, retrieve
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.scorers import Fusion
 from xclass.topk_files import topk_frame
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
@@ -62,7 +65,7 @@ class Recommender:
     def __init__(self, run: RunDirectory, dataset_path: Path | str | None = None) -> None:
         self.run = run
         self._dataset_path = dataset_path
-        self.model = run.load_model()
+        self.model: TwoTower | WithoutTowers = run.load_model() if run.config.documents.towers else WithoutTowers()
 
     @classmethod
     def load(cls, path: Path | str, dataset: Path | str | None = None) -> Recommender:
@@ -90,19 +93,44 @@ class Recommender:
         """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
         if vectors is None:
-            raise InputError("this model has no item vectors to index", do="use its head's own search")
+            raise InputError(
+                "this run has no item vectors",
+                do="retrieve and evaluate without an index: its scorers have lists of their own",
+            )
         return vectors
 
     @functools.cached_property
-    def exact_index(self) -> Index:
-        """Search that misses nothing."""
-        return build_index(self.item_vectors, IndexConfig(kind="exact"))
+    def exact_index(self) -> Searched:
+        """Search that misses nothing; by all scorers of a run that has more than the two towers."""
+        documents = self.run.config.documents
+        exact = build_index(self.item_vectors, IndexConfig(kind="exact")) if documents.towers else None
+        return self._with_scorers(exact)
 
     @functools.cached_property
-    def index(self) -> Index | None:
-        """The index of the run, None when ``xclass index`` has made none."""
+    def index(self) -> Searched | None:
+        """The same through the index of the run, None when ``xclass index`` has made none."""
         folder = self.run.path / INDEX_FOLDER
-        return load_index(folder, self.run.model_hash, self.item_vectors) if folder.exists() else None
+        if not folder.exists():
+            return None
+        return self._with_scorers(load_index(folder, self.run.model_hash, self.item_vectors))
+
+    def _with_scorers(self, index: Index | None) -> Searched:
+        documents = self.run.config.documents
+        if not documents.sparse:
+            assert index is not None
+            return index
+        fusion, weights = self._scorers
+        towers = None if index is None else (self.model, index)
+        return DocumentSearch(fusion, weights, self._features_read, towers)
+
+    @functools.cached_property
+    def _scorers(self) -> tuple[Fusion, dict[str, float]]:
+        return self.run.load_scorers()
+
+    @property
+    def _features_read(self) -> str:
+        name: str = self.run.manifest["scorers"]["name"]
+        return name
 
     def retrieve(
         self,
