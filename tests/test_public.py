@@ -29,7 +29,8 @@ PUBLIC: dict[str, set[str]] = {
     },
     "xclass.losses": {
         "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
-        "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss", "sampled_softmax_loss",
+        "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
+        "sampled_softmax_loss",
     },
     "xclass.sampling": {
         "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
@@ -56,7 +57,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
         "--unknown", "--resume", "--dataset", "--json",
     },
-    "export": {"--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
+    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
     "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},

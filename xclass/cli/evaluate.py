@@ -120,8 +120,8 @@ def _tell(result: Evaluation, per_query: Path | None, out: Path | None, as_json:
 def _show(result: Evaluation) -> None:
     table = result.table()
     print_table(table.columns, table.rows())
-    cold = result.by_history.get("cold", {}).get("num_queries")
-    for parts, title in ((result.by_popularity, "by popularity"), (result.by_history if cold else {}, "by history")):
+    both = all(result.by_history.get(part, {}).get("num_queries") for part in ("warm", "cold"))
+    for parts, title in ((result.by_popularity, "by popularity"), (result.by_history if both else {}, "by history")):
         names = list(dict.fromkeys(name for values in parts.values() for name in values))
         if parts:
             rows = [[part, *(values.get(name) for name in names)] for part, values in parts.items()]

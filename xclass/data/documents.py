@@ -51,7 +51,7 @@ def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) 
         job.hidden = read_filters(source, read.counts, read.item_ids)
         if raw:
             job.vectoriser = _vectorise(source, parts, options, spool)
-        else:
+        elif source.form != "svmlight":
             job.feature_names = read_names(source.folder, "feature", read.layout.features)
         spool.close()
         return write_documents(job, out)

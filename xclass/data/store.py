@@ -94,7 +94,7 @@ class Dataset:
         """Train documents, those without a label too; of other datasets the queries with a train pair."""
         if self.holds_documents:
             return int(self.manifest["report"]["documents"].get("train", 0))
-        return int((self.split("train").lengths() > 0).sum())
+        return int(self.manifest["splits"]["train"]["queries"])
 
     @property
     def propensity(self) -> tuple[float, float]:
@@ -179,12 +179,6 @@ class Dataset:
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
         return self._read("queries.parquet")
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair."""
-        number: int = self.manifest["splits"]["train"]["queries"]
-        return number
 
     @property
     def item_counts(self) -> Tensor:

@@ -31,8 +31,8 @@ class ExactIndex:
     all of its queries meet them while they are in the cache. Queries beyond about 1.4 M / k take another sweep.
 
     Cost: 2·B·N·D operations. Memory: the vectors as they are stored, 32 Ki of them as float32, 1 Mi scores (4 MiB) for
-    each thread, and 12·k bytes for each query (36·k without a compiler or on an accelerator). Excluded items are masked inside the block. Scores are float32 products
-    of float32 vectors. Equal scores: lower item number first.
+    each thread, and 12·k bytes for each query (36·k on an accelerator or without a compiler). Excluded items are masked
+    inside the block. Scores are float32 products of float32 vectors. Equal scores: lower item number first.
 
     Args:
         device: where the search runs; where the vectors are unless given.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import torch
@@ -61,6 +62,9 @@ class FaissIndex(ApproximateIndex):
         metric: "inner_product", or "l2_augmented": one more dimension makes all norms equal, [x, √(M² − |x|²)],
             so that L2 neighbours are the largest inner products (Bachrach et al. 2014, section 3).
         deterministic: build on one thread: the same vectors give the same index, more slowly.
+
+    Attributes:
+        train_s: seconds of the build that went into training.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class FaissIndex(ApproximateIndex):
         if metric not in ("inner_product", "l2_augmented"):
             raise ConfigError("there is no such metric", wanted="inner_product or l2_augmented", got=metric)
         self.deterministic = deterministic
+        self.train_s = 0.0
         self.faiss: Any = None
 
     def restore(self, index: Any, vectors: Tensor | Vectors, build_s: float) -> None:
@@ -126,8 +131,10 @@ class FaissIndex(ApproximateIndex):
         largest = max(float(_squares(block).max()) for _, block in vectors.blocks()) if self._l2 else 0.0
         if search_parameter_name(index) == "efSearch":
             set_parameter(index, "efConstruction", EF_CONSTRUCTION)
+        started = time.perf_counter()
         if not index.is_trained:
             index.train(self._augmented(_training_rows(vectors, num_lists(index)), largest).numpy())
+        self.train_s = time.perf_counter() - started
         for _, block in vectors.blocks(max(1, ADD_BYTES // (4 * vectors.dim))):
             index.add(self._augmented(block, largest).numpy())
 
