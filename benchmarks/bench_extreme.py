@@ -7,7 +7,8 @@ SOURCE is a directory with train.txt and test.txt in the text format of the extr
 peer is run by a Python that has it; without one it is left out. Ours is `ingest`, `train` and a search of all test
 documents, a process each; training is timed by the process itself, without its start and imports. Peers get rows as
 TF-IDF of unit length (1 + ln tf, ln(n / df), as ours), made outside of their clocks; all of them use as many threads
-as ours. The precision of every list is computed here, by one function. Time a document is of all test documents at once.
+as ours. The precision of every list is computed here, by one function. Time a document is that of all test
+documents at once, divided.
 
 The bars are those of the issue; whether they hold is printed, and the last line is JSON.
 """
@@ -79,6 +80,7 @@ def weigh(x, idf):
 x, y, labels = read("train"); xt, yt, _ = read("test")
 df = np.bincount(x.indices, minlength=x.shape[1]); idf = np.where(df > 0, np.log(x.shape[0] / np.maximum(df, 1)), 0)
 x, xt = weigh(x, idf), weigh(xt, idf)
+x.sort_indices(); xt.sort_indices()
 def done(train_s, predict_s, size, lists):
     json.dump({"train_s": train_s, "predict_s": predict_s, "bytes": size, "lists": lists}, open(out, "w"))
 def size_of(path):
