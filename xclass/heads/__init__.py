@@ -1,9 +1,26 @@
 """Heads: output layers. A head turns query vectors into a loss in training and into a top-k afterwards."""
 
+from xclass.heads.config import HeadConfig, table_shapes
 from xclass.heads.dot import DotHead, DotPlan
+from xclass.heads.hierarchical import HierarchicalHead
+from xclass.heads.search import OwnSearch
 from xclass.heads.seam import Head
 from xclass.heads.top_weights import TopWeights
+from xclass.heads.trees import Tree, balanced_tree, huffman_tree
 
-HEADS = {"dot": DotHead}
+HEADS: dict[str, type[Head]] = {"dot": DotHead, "hierarchical": HierarchicalHead}
 
-__all__ = ["HEADS", "DotHead", "DotPlan", "Head", "TopWeights"]
+__all__ = [
+    "HEADS",
+    "DotHead",
+    "DotPlan",
+    "Head",
+    "HeadConfig",
+    "HierarchicalHead",
+    "OwnSearch",
+    "TopWeights",
+    "Tree",
+    "balanced_tree",
+    "huffman_tree",
+    "table_shapes",
+]

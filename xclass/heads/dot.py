@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
+from xclass.heads.normaliser import log_normaliser, scores_of_pairs
+from xclass.heads.seam import SearchedBy
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
+from xclass.index.exact import ExactIndex
+from xclass.index.filtering import Allowed
+from xclass.index.rows import exact_among
 from xclass.losses import Loss
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
 from xclass.towers.projection import Projection
-from xclass.types import Batch, Negatives, Ragged, Rows, Selection
+from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
 
@@ -47,6 +52,8 @@ class DotHead(nn.Module):
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
         top_weights: weigh each target by its place among the items.
     """
+
+    searched_by: SearchedBy = "vectors"
 
     def __init__(
         self,
@@ -79,7 +86,7 @@ class DotHead(nn.Module):
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
         with short_operations():
-            positives = _targets(batch)
+            positives = targets_of(batch)
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
             return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
 
@@ -101,13 +108,13 @@ class DotHead(nn.Module):
     def requests(self, batch: Batch, plan: DotPlan) -> dict[str, dict[str, Tensor]]:
         """The item rows of targets and candidates."""
         negatives = plan.negatives.ids.flatten().clamp(min=0)
-        return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
+        return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items = rows["item"]
         scoring = Scoring(
-            _targets(batch),
+            targets_of(batch),
             plan.negatives,
             plan.hits,
             self.loss_kind,
@@ -125,8 +132,32 @@ class DotHead(nn.Module):
         """(N, D) item vectors, projected when they are read."""
         return ItemVectors(tables["item"], self.projection)
 
+    def topk(
+        self,
+        query_BD: Tensor,
+        k: int,
+        tables: dict[str, Table],
+        exclude: Ragged | None = None,
+        allowed: Tensor | None = None,
+        exact: bool = False,
+    ) -> TopK:
+        """By inner product, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+        vectors = self.item_vectors(tables)
+        if allowed is not None:
+            return exact_among(vectors, Allowed(allowed, len(vectors))).search(query_BD, k, exclude)
+        index = ExactIndex()
+        index.build(vectors)
+        return index.search(query_BD, k, exclude)
 
-def _targets(batch: Batch) -> Ragged:
+    def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
+        """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
+        scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
+        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
+        return (scores - normaliser).float().cpu()
+
+
+def targets_of(batch: Batch) -> Ragged:
     if batch.positives is None:
         raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
     return batch.positives
