@@ -42,10 +42,11 @@ class TwoTower(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the computation is."""
-        return self.tables["item"].device
+        return next(iter(self.tables.values())).device
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Prepared:
-        """Sample and plan the working set of a training step. No vector is read."""
+        """Drop features, sample, and plan the working set of a training step. No vector is read."""
+        batch = self.tower.drop(batch, generator)
         plan = self.head.plan(batch, generator)
         wanted = self.tower.requests(batch)
         for table, requests in self.head.requests(batch, plan).items():

@@ -55,6 +55,7 @@ from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
+from xclass.types import Ragged
 
 MANIFEST = "run.json"
 KIND = "run"
@@ -214,11 +215,12 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
     The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading.
     """
     tensors = trainer.state.model_tensors()
+    blocks = trainer.state.model_blocks(tensors)
     trainer.store.prune(1)
     try:
         require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
         with atomic_file(out / MODEL) as temporary:
-            entry = write_tensors(temporary, tensors)
+            entry = write_tensors(temporary, tensors, blocks)
     except (OSError, ArtefactError) as error:
         raise ArtefactError(
             "the model can't be written",
@@ -232,6 +234,7 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
         "dataset": started,
         "num_queries": dataset.num_queries,
         "num_items": dataset.num_items,
+        "features": {"query": dataset.feature_sizes("query")},
         "result": {
             "steps": result.step,
             "epochs": result.epoch,
@@ -284,6 +287,25 @@ class RunDirectory:
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item. Read anew at every access."""
         return read_item_counts(self.path / "items.parquet")
+
+    @property
+    def query_features(self) -> dict[str, Ragged]:
+        """None: they are the dataset's."""
+        return {}
+
+    @property
+    def item_features(self) -> dict[str, Ragged]:
+        """None: the vectors of items are stored whole."""
+        return {}
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """Name → number of different features of the dataset that the run was trained on, of side "query"."""
+        sizes: dict[str, int] = self.manifest.get("features", {}).get(side, {})
+        return sizes
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """Zeros: what a model made of them is stored with it."""
+        return torch.zeros(self.feature_sizes(side)[name], dtype=torch.int64), 0
 
     @property
     def num_items(self) -> int:

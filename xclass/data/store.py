@@ -117,6 +117,11 @@ class Dataset:
             )
         return self._read(f"{side}_features/{name}/vocabulary.parquet")
 
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """int64 (F,): the column ``count`` of the vocabulary; and how many train queries (or items) there are."""
+        counts = torch.from_numpy(self.vocabulary(side, name)["count"].cast(pl.Int64).to_numpy().copy())
+        return counts, self.manifest["splits"]["train"]["queries"] if side == "query" else self.num_items
+
     def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
         """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""
         folder = self.path / f"{side}_features" / name

@@ -16,16 +16,33 @@ from xclass.build import RunConfig, build_model
 from xclass.model import TwoTower
 from xclass.sampling import SamplerConfig
 from xclass.training.state import ModelState
+from xclass.types import Ragged
 
+Features = Mapping[str, Mapping[str, int]]
 ROWS = 512  # and twice as many: what differs between the two grows with the catalogue
 
 
 class Few:
-    """A catalogue of a few rows, which notes whether anybody asked for train counts."""
+    """A catalogue of a few rows, which notes whether anybody asked for train counts.
 
-    def __init__(self, items: int, queries: int) -> None:
+    Args:
+        items, queries: how many.
+        features: side → the names of its sets, of as many features each as the smallest of these catalogues has items.
+    """
+
+    def __init__(self, items: int, queries: int, features: Features | None = None) -> None:
         self.num_items, self.num_queries = items, queries
         self.counted = False
+        self._features = features or {}
+        self.query_features, self.item_features = dict[str, Ragged](), dict[str, Ragged]()
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """As many of each set."""
+        return dict.fromkeys(self._features.get(side, {}), ROWS)
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """Nobody has any."""
+        return torch.zeros(ROWS, dtype=torch.int64), ROWS
 
     @property
     def item_counts(self) -> Tensor:
@@ -64,9 +81,10 @@ class Layout(NamedTuple):
     trained: int
 
 
-def layout_of(config: RunConfig) -> Layout:
-    """Cost: three models of 512 and 1024 rows."""
-    plain, items, queries = _built(config, ROWS, ROWS), _built(config, 2 * ROWS, ROWS), _built(config, ROWS, 2 * ROWS)
+def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
+    """Cost: three models of 512 and 1024 rows. ``features``: side → name → number of features of the dataset."""
+    sizes = (ROWS, ROWS), (2 * ROWS, ROWS), (ROWS, 2 * ROWS)
+    plain, items, queries = (_built(config, *size, features) for size in sizes)
     model = plain[1]
     state = ModelState(model, config.train.dense_learning_rate)
     tables = {
@@ -94,8 +112,8 @@ def _growth(measured: list[int]) -> tuple[float, float, float]:
     return plain - ROWS * (per_item + per_query), per_item, per_query
 
 
-def _built(config: RunConfig, items: int, queries: int) -> tuple[Few, TwoTower]:
-    few = Few(items, queries)
+def _built(config: RunConfig, items: int, queries: int, features: Features | None) -> tuple[Few, TwoTower]:
+    few = Few(items, queries, features)
     changes: dict[str, Any] = {
         "model": config.model.model_copy(update={"init": "random"}),
         "sampler": _small(config.sampler),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.normaliser import log_normaliser, scores_of_pairs
 from xclass.heads.seam import SearchedBy
@@ -19,26 +20,44 @@ from xclass.index.filtering import Allowed
 from xclass.index.rows import exact_among
 from xclass.losses import Loss
 from xclass.sampling import Sampler
-from xclass.tables.working_set import Table
+from xclass.tables.working_set import RowPlan, Table, plan_rows
+from xclass.towers.features import ItemFeatures
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
 
+class ItemPlan(NamedTuple):
+    """The distinct items of a step with their features, where items have features.
+
+    items: where targets and negatives stand among the distinct items. features: field → Ragged (U), after dropout.
+    """
+
+    items: RowPlan
+    features: dict[str, Ragged]
+
+
 class DotPlan(NamedTuple):
-    """The candidates of a batch and the cells to mask."""
+    """The candidates of a batch and the cells to mask; and the items' features, where they are read."""
 
     negatives: Negatives
     hits: Hits
+    items: ItemPlan | None = None
 
     def to(self, device: torch.device) -> DotPlan:
         """The same plan on another device."""
         negatives = Negatives(*(tensor.to(device) for tensor in self.negatives))
-        return DotPlan(negatives, Hits(self.hits.rows.to(device), self.hits.columns.to(device)))
+        hits, items = Hits(self.hits.rows.to(device), self.hits.columns.to(device)), self.items
+        if items is not None:
+            features = {name: lists.to(device) for name, lists in items.features.items()}
+            items = ItemPlan(items.items.to(device), features)
+        return DotPlan(negatives, hits, items)
 
 
 class DotHead(nn.Module):
-    """Item table → projection → inner product; sampler and loss belong to it.
+    """Item vectors → projection → inner product; sampler and loss belong to it.
+
+    An item's vector before the projection is its row of the table "item", the bags of its features, or both added.
 
     Args:
         sampler, loss: how the catalogue is stood in for, and what is minimised.
@@ -51,6 +70,8 @@ class DotHead(nn.Module):
         per_pair: every (query, target) is a row of its own, and only its own target is masked for it.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
         top_weights: weigh each target by its place among the items.
+        features: of the items; None when they have their rows alone.
+        item_rows: whether items have rows of their own beside their features.
     """
 
     searched_by: SearchedBy = "vectors"
@@ -69,8 +90,13 @@ class DotHead(nn.Module):
         per_pair: bool = False,
         product_dtype: torch.dtype = torch.float32,
         top_weights: TopWeights | None = None,
+        features: ItemFeatures | None = None,
+        item_rows: bool = True,
     ) -> None:
         super().__init__()
+        if not (item_rows or features):
+            raise InputError("items have neither rows nor features", wanted="one of them, or both")
+        self.features, self.item_rows = features, item_rows
         if not temperature > 0:
             raise InputError("temperature is out of range", wanted="a number > 0", got=temperature)
         self.sampler, self.loss_kind, self.projection = sampler, loss, projection
@@ -88,7 +114,15 @@ class DotHead(nn.Module):
         with short_operations():
             positives = targets_of(batch)
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
-            return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
+            hits = self._hits(batch, positives, negatives.ids)
+            items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
+            return DotPlan(negatives, hits, items)
+
+    def _item_plan(
+        self, features: ItemFeatures, positives: Ragged, negatives: Negatives, generator: torch.Generator
+    ) -> ItemPlan:
+        items = plan_rows({"positives": positives.values, "negatives": negatives.ids.flatten().clamp(min=0)})
+        return ItemPlan(items, features.drop(features.take(items.unique), generator))
 
     def _hits(self, batch: Batch, positives: Ragged, ids: Tensor) -> Hits:
         """Cells of (B, K), or of (P, K) when rows are pairs."""
@@ -106,13 +140,27 @@ class DotHead(nn.Module):
         return find_hits(excluded, ids)
 
     def requests(self, batch: Batch, plan: DotPlan) -> dict[str, dict[str, Tensor]]:
-        """The item rows of targets and candidates."""
-        negatives = plan.negatives.ids.flatten().clamp(min=0)
-        return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
+        """The item rows of targets and candidates, and the rows of their features."""
+        if self.features is None or plan.items is None:
+            negatives = plan.negatives.ids.flatten().clamp(min=0)
+            return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
+        wanted = self.features.requests(plan.items.features)
+        if self.item_rows:
+            wanted.setdefault("item", {})["items"] = plan.items.items.unique
+        return wanted
+
+    def _items(self, plan: DotPlan, rows: dict[str, Rows]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(U, D) vectors of the distinct items, and where targets and negatives stand among them."""
+        if self.features is None or plan.items is None:
+            return self.projection(rows["item"].values), rows["item"].positions
+        vectors = self.features(plan.items.features, rows)
+        if self.item_rows:
+            vectors = vectors + rows["item"].of("items")
+        return self.projection(vectors), plan.items.items.positions
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
-        items = rows["item"]
+        items, positions = self._items(plan, rows)
         scoring = Scoring(
             targets_of(batch),
             plan.negatives,
@@ -125,12 +173,18 @@ class DotHead(nn.Module):
             self.per_pair,
             self.top_weights,
         )
-        negatives = items.positions["negatives"].view(plan.negatives.ids.shape)
-        return blocked_loss(query_BD, self.projection(items.values), items.positions["positives"], negatives, scoring)
+        negatives = positions["negatives"].view(plan.negatives.ids.shape)
+        return blocked_loss(query_BD, items, positions["positives"], negatives, scoring)
 
     def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
-        """(N, D) item vectors, projected when they are read."""
-        return ItemVectors(tables["item"], self.projection)
+        """(N, D) item vectors, made from rows and features and projected when they are read."""
+        return ItemVectors(self.item_rows_of(tables) or tables["item"], self.projection)
+
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items with features are before the projection; None when the table "item" has it."""
+        if self.features is None:
+            return None
+        return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
     def topk(
         self,
@@ -158,6 +212,7 @@ class DotHead(nn.Module):
 
 
 def targets_of(batch: Batch) -> Ragged:
+    """What a training batch is to learn; InputError for an inference batch."""
     if batch.positives is None:
         raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
     return batch.positives

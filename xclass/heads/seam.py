@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from xclass.heads.feature_rows import FeatureRows
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
 from xclass.vectors import Vectors
@@ -67,4 +68,8 @@ class Head(Protocol):
 
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) log of the probability of each item of each query's list: over the catalogue they sum to one."""
+        ...
+
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items are before the last layers, where several tables make it; None where the table "item" has it."""
         ...

@@ -1,10 +1,11 @@
-"""The item vectors of a head: a table behind a projection, read block by block."""
+"""The item vectors of a head: rows behind a projection, read block by block."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from xclass.heads.feature_rows import FeatureRows
 from xclass.tables.working_set import Table
 from xclass.towers.projection import Projection
 from xclass.vectors import Vectors
@@ -16,11 +17,12 @@ class ItemVectors(Vectors):
     """The rows of a table as the item tower gives them, computed when they are read.
 
     The table stays as it is stored: nothing of its size is made, whatever its type and whatever the projection. It is
-    the table of the moment: after a push, what is read is other.
+    the table of the moment: after a push, what is read is other. Rows of items with features are computed, too.
     """
 
-    def __init__(self, table: Table, projection: Projection) -> None:
+    def __init__(self, table: Table | FeatureRows, projection: Projection) -> None:
         self.table, self.projection = table, projection
+        self._plain = None if isinstance(table, FeatureRows) or not projection.is_identity else table
 
     def __len__(self) -> int:
         """N."""
@@ -38,8 +40,8 @@ class ItemVectors(Vectors):
 
     @property
     def nbytes(self) -> int:
-        """Of the table's rows."""
-        return self.table.weight.nbytes
+        """Of the rows that are read."""
+        return self.table.nbytes if isinstance(self.table, FeatureRows) else self.table.weight.nbytes
 
     @torch.no_grad()
     def read(self, start: int, stop: int) -> Tensor:
@@ -61,11 +63,11 @@ class ItemVectors(Vectors):
 
     def tensor(self) -> Tensor:
         """The table's own memory where it is float32 and the projection changes nothing, else a copy."""
-        return self.table.read(0, len(self)) if self.projection.is_identity else super().tensor()
+        return super().tensor() if self._plain is None else self._plain.read(0, len(self))
 
     def in_memory(self) -> Tensor | None:
         """The table's own rows where the projection changes nothing."""
-        return self.table.weight if self.projection.is_identity else None
+        return None if self._plain is None else self._plain.weight
 
     def _projected(self, rows: Tensor) -> Tensor:
         projected: Tensor = self.projection(rows)
