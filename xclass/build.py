@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,14 +13,15 @@ from torch import Tensor
 
 from xclass.config import Config, describe_toml
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead, TopWeights
+from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads.clustering import feature_vectors
 from xclass.heads.feature_rows import FeatureRows
 from xclass.losses import LOSSES, LossConfig, build_loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
-from xclass.spectral import SpectralConfig
+from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
 from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
 from xclass.towers import (
@@ -38,6 +40,7 @@ from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfi
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
+CLUSTER_DIM = 64
 DEVICES = ("auto", "cpu", "cuda")
 TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -86,6 +89,8 @@ class RunConfig(Config):
 
     model: ModelConfig = ModelConfig()
     """The two towers."""
+    head: HeadConfig = HeadConfig()
+    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
     sampler: SamplerConfig = SamplerConfig()
     """Where negatives come from."""
     loss: LossConfig = LossConfig()
@@ -107,6 +112,32 @@ class RunConfig(Config):
             raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
         if self.train.learning_rate * self.tables.weight_decay >= 1:
             raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _only_the_dot_head_samples(self) -> RunConfig:
+        """A key that would do nothing is refused."""
+        if self.head.kind == "dot":
+            return self
+        keys = {
+            "sampler": self.sampler,
+            "loss": self.loss,
+            "model.item": self.model.item,
+            "model.init": self.model.init,
+            "model.query.share_item_table": self.model.query.share_item_table,
+            "product_dtype": self.product_dtype,
+        }
+        plain = {
+            "sampler": SamplerConfig(),
+            "loss": LossConfig(),
+            "model.item": ItemTowerConfig(),
+            "model.init": "random",
+            "model.query.share_item_table": False,
+            "product_dtype": "float32",
+        }
+        for key, value in keys.items():
+            if value != plain[key]:
+                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
         return self
 
 
@@ -198,7 +229,11 @@ def build_model(
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
-    head = _head(config, sampler, catalogue, generator, text, "id" in items.parts)
+    head: Head = (
+        _head(config, sampler, catalogue, generator, text, "id" in items.parts)
+        if config.head.kind == "dot"
+        else _own_head(config, catalogue, train if start else None)
+    )
     if start and train is not None and config.model.init != "random":
         _closed_form(config, catalogue, train, tables, fields[0], text)
     return TwoTower(tower, head, tables).to(device)
@@ -267,6 +302,8 @@ def _table_sizes(
     config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields]
 ) -> dict[str, int]:
     sizes = {"item": catalogue.num_items} if "id" in items.parts else {}
+    if config.head.kind != "dot":
+        sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
@@ -275,6 +312,33 @@ def _table_sizes(
         known = catalogue.feature_sizes(side) if part else {}
         sizes |= {field.table: known[field.name] for field in part}
     return sizes
+
+
+def _head_tables(config: RunConfig, catalogue: Catalogue) -> dict[str, tuple[int, int]]:
+    return table_shapes(config.head, catalogue.num_items, config.model.embedding_dim)
+
+
+def _own_head(config: RunConfig, catalogue: Catalogue, train: Ragged | None) -> Head:
+    """A head with tables of its own; without ``train`` its clusters will be loaded."""
+    vectors = None if train is None else functools.partial(_vectors_to_cluster, config, catalogue, train)
+    known = KnownItems(
+        catalogue.num_items, config.model.embedding_dim, lambda: catalogue.item_counts, vectors, config.train.seed
+    )
+    return build_head(config.head, known, config.model.temperature)
+
+
+def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) -> Tensor:
+    """(N, D): of the closed form over the train pairs, or of the items' features."""
+    name, dim, seed = config.head.cluster_by, min(config.model.embedding_dim, CLUSTER_DIM), config.train.seed
+    if name != "pairs":
+        known = catalogue.feature_sizes("item")
+        if name not in known:
+            raise ConfigError(
+                f'this dataset has no item features "{name}"', where="head.cluster_by", do=nearest(name, known)
+            )
+        return feature_vectors(catalogue.item_features[name], known[name], dim, seed)
+    factors = spectral_factors(train, catalogue.num_items, min(dim, len(train), catalogue.num_items), seed)
+    return factors.vectors * factors.values
 
 
 def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool) -> dict[str, Table]:

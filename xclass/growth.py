@@ -35,7 +35,7 @@ from xclass.training.loop import OnValidation
 from xclass.training.state import SAMPLER, ModelState
 
 # What decides a checkpoint's tensors: a run keeps it while it grows. Everything else may change.
-FIXED = ("model", "optimizer", "tables")
+FIXED = ("model", "head", "optimizer", "tables")
 
 
 def grow_run(
@@ -70,6 +70,14 @@ def grow_run(
 
     Cost: memory of the tables, as training; disk: one checkpoint and one model more than the run has, until it is done.
     """
+    if config.head.kind != "dot":
+        raise ConfigError(
+            "only a run with item vectors can grow",
+            where="head.kind",
+            wanted='"dot"',
+            got=config.head.kind,
+            do="train on the larger dataset from the start",
+        )
     out, how = Path(out), (device, on_validation, check_memory)
     if not (out / "started.json").exists():
         return train_run(dataset, config, out, True, *how)

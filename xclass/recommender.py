@@ -87,17 +87,25 @@ class Recommender:
         """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
         if vectors is None:
-            raise InputError("this model has no item vectors to index", do="use its head's own search")
+            raise InputError(
+                "this model has no item vectors",
+                where=self.run.path,
+                got=f'head.kind = "{self.run.config.head.kind}", which brings its own search',
+                do="retrieve and evaluate without an index",
+            )
         return vectors
 
     @functools.cached_property
     def exact_index(self) -> Index:
         """Search that misses nothing."""
-        return build_index(self.item_vectors, IndexConfig(kind="exact"))
+        own = self.model.own_search(exact=True)
+        return own if own is not None else build_index(self.item_vectors, IndexConfig(kind="exact"))
 
     @functools.cached_property
     def index(self) -> Index | None:
-        """The index of the run, None when ``xclass index`` has made none."""
+        """The index of the run, None when ``xclass index`` has made none; the head's beam search where it has one."""
+        if self.model.head.searched_by == "beam":
+            return self.model.own_search()
         folder = self.run.path / INDEX_FOLDER
         return load_index(folder, self.run.model_hash, self.item_vectors) if folder.exists() else None
 

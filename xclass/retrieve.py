@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.heads.search import OwnSearch
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_k
 from xclass.index.filtering import Hidden
@@ -116,7 +117,8 @@ def restricted(index: Index, candidates: Tensor | None, exclude: Tensor | None) 
     allowed[slice(None) if candidates is None else candidates] = True
     if exclude is not None:
         allowed[exclude] = False
-    return SubsetIndex(index, allowed.nonzero().squeeze(1)), None
+    numbers = allowed.nonzero().squeeze(1)
+    return (index.among(numbers) if isinstance(index, OwnSearch) else SubsetIndex(index, numbers)), None
 
 
 class Searching:
@@ -157,6 +159,8 @@ class Searching:
         return TopK.concat(parts)
 
     def _found(self, positions: Tensor, query_BD: Tensor, exclude: Ragged | None) -> TopK:
+        if self._filters.allow is not None and isinstance(self._index, OwnSearch):
+            return self._index.search_lists(query_BD, self._k, self._filters.allow(positions), exclude)
         if self._filters.allow is not None:
             return search_lists(self._index.vectors, query_BD, self._k, self._filters.allow(positions), exclude)
         return self._index.search(query_BD, self._k, exclude)

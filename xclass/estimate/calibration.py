@@ -165,7 +165,8 @@ class Trial:
         self.sampler_s = time.perf_counter() - started
         for hard in hard_samplers(sampler):
             hard.replace(lists)
-        self.model.head.sampler = sampler  # type: ignore[attr-defined]
+        if self.config.head.kind == "dot":
+            self.model.head.sampler = sampler  # type: ignore[attr-defined]
 
     def train(self, steps: int, report_every_s: float) -> None:
         """So many steps through the real loop, then a checkpoint; the records are kept."""

@@ -14,6 +14,7 @@ from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
+from xclass.heads import rows_asked
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
@@ -119,6 +120,8 @@ def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: La
     yield Part("train counts of the items", "memory", layout.counts * job.items, "start", certain=False)
     yield Part("history weights of the items", place, layout.tower.at(job.items, job.queries))
     yield Part("sampler", "memory", layout.sampler.at(job.items, job.queries))
+    if config.head.kind != "dot":
+        yield Part("output layer: what it knows of items", place, layout.head.at(job.items, job.queries))
 
 
 def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[Part]:
@@ -184,6 +187,9 @@ def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layo
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
+    if config.head.kind != "dot":
+        drawn = 0
+        asked |= rows_asked(config.head, job.items, positives)
     asked |= _features_asked(config, job, layout, queries, positions=positives + drawn)
     row_bytes = config.model.embedding_dim * FLOAT
     distinct = sum(min(asked[table], rows_of(table, job)) for table in layout.tables)

@@ -1,10 +1,11 @@
 """Heads: output layers. A head turns query vectors into a loss in training and into a top-k afterwards."""
 
-from xclass.heads.config import HeadConfig, table_shapes
+from xclass.heads.building import KnownItems, build_head
+from xclass.heads.config import HeadConfig, rows_asked, table_shapes
 from xclass.heads.dot import DotHead, DotPlan
 from xclass.heads.hierarchical import HierarchicalHead
-from xclass.heads.search import OwnSearch
 from xclass.heads.seam import Head
+from xclass.heads.search import OwnSearch
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.trees import Tree, balanced_tree, huffman_tree
 
@@ -17,10 +18,13 @@ __all__ = [
     "Head",
     "HeadConfig",
     "HierarchicalHead",
+    "KnownItems",
     "OwnSearch",
     "TopWeights",
     "Tree",
     "balanced_tree",
+    "build_head",
     "huffman_tree",
+    "rows_asked",
     "table_shapes",
 ]

@@ -156,5 +156,3 @@ def allowed_nodes(tree: Tree, leaves: Tensor) -> Tensor:
         node = torch.unique(above[above >= 0]) + tree.num_leaves
         node = node[~allowed[node]]
     return allowed
-
-

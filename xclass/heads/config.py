@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import pydantic
@@ -26,7 +27,7 @@ class HeadConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _keys_fit_the_kind(self) -> HeadConfig:
-        allowed = {name: ("hierarchical",) for name in ("tree", "arity", "beam", "cluster_by")}
+        allowed = dict.fromkeys(("tree", "arity", "beam", "cluster_by"), ("hierarchical",))
         for name, kinds in allowed.items():
             if self.kind not in kinds and getattr(self, name) != HeadConfig.model_fields[name].default:
                 raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
@@ -40,3 +41,10 @@ def table_shapes(config: HeadConfig, num_items: int, dim: int) -> dict[str, tupl
     if config.kind == "hierarchical":
         return {"node": (max(num_items - 1, 1), dim)}
     return {"item": (num_items, dim)}
+
+
+def rows_asked(config: HeadConfig, num_items: int, positives: int) -> dict[str, int]:
+    """Table → rows that a step with so many targets asks for, about; repeats counted."""
+    if config.kind == "hierarchical":
+        return {"node": round(positives * math.log(max(num_items, 2), config.arity) * (config.arity - 1))}
+    return {}

@@ -43,6 +43,7 @@ class HierarchicalHead(nn.Module):
 
     Args:
         tree: over N leaves.
+        dim: D.
         leaf_of: int64 or int32 (N,), the leaf of each item, a permutation; None where item i is leaf i.
         temperature: logits are divided by it.
         beam: how many nodes of a level a search keeps.
@@ -55,8 +56,11 @@ class HierarchicalHead(nn.Module):
     item_of: Tensor | None
     leaf_of: Tensor | None
 
-    def __init__(self, tree: Tree, leaf_of: Tensor | None = None, temperature: float = 1.0, beam: int = 64) -> None:
+    def __init__(
+        self, tree: Tree, dim: int, leaf_of: Tensor | None = None, temperature: float = 1.0, beam: int = 64
+    ) -> None:
         super().__init__()
+        self.num_items, self.dim = tree.num_leaves, dim
         if not temperature > 0 or beam < 1:
             raise InputError("temperature or beam is out of range", wanted="> 0, ≥ 1", got=f"{temperature}, {beam}")
         self.tree, self.temperature, self.beam = tree, temperature, beam
@@ -87,6 +91,9 @@ class HierarchicalHead(nn.Module):
 
     def item_vectors(self, tables: dict[str, Table]) -> None:
         """None: items have paths."""
+
+    def item_rows_of(self, tables: dict[str, Table]) -> None:
+        """None."""
 
     @torch.no_grad()
     def topk(

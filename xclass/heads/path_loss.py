@@ -21,12 +21,14 @@ def step_losses(query_LD: Tensor, vectors_LCD: Tensor, paths: Paths) -> Tensor:
     """(L,) −log of the probability of each step's choice: logsumexp(0, x_1, …) − x_which, x_c = ⟨query, vector_c⟩."""
     logits = torch.einsum("ld,lcd->lc", query_LD, vectors_LCD)
     places = torch.arange(logits.shape[1], device=logits.device)
-    logits = logits.masked_fill(places >= paths.count[:, None], -torch.inf)
+    logits = logits.masked_fill(places >= paths.number[:, None], -torch.inf)
     every = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
     return every.logsumexp(1) - every.gather(1, paths.which[:, None]).squeeze(1)
 
 
-def path_loss(query_BD: Tensor, rows_UD: Tensor, offsets: Tensor, paths: Paths, places: Tensor, share: Tensor) -> Tensor:
+def path_loss(
+    query_BD: Tensor, rows_UD: Tensor, offsets: Tensor, paths: Paths, places: Tensor, share: Tensor
+) -> Tensor:
     """(B,) Σ over a query's paths of share · −log P(path), differentiable in query and rows.
 
     Args:
@@ -90,7 +92,7 @@ def _run(
 
     loss, query_grad, rows_grad = query.new_empty(len(query)), torch.empty_like(query), torch.zeros_like(rows)
     pull, work = query.new_empty(places.shape), places.numel() * query.shape[1] // PART_NUMBERS
-    given = [tensor.detach().numpy() for tensor in (query, rows, offsets, paths.offsets, places, paths.count)]
+    given = [tensor.detach().numpy() for tensor in (query, rows, offsets, paths.offsets, places, paths.number)]
     found = [tensor.numpy() for tensor in (loss, query_grad, pull)]
     chosen, weights = paths.which.numpy(), share.detach().float().contiguous().numpy()
 

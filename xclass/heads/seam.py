@@ -73,3 +73,12 @@ class Head(Protocol):
     def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
         """What items are before the last layers, where several tables make it; None where the table "item" has it."""
         ...
+
+
+class OwnSearching(Head, Protocol):
+    """A head that brings its own search: ``searched_by`` is not "vectors"."""
+
+    num_items: int
+    """N."""
+    dim: int
+    """D of the query vectors."""

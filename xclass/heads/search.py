@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.heads.seam import Head
+from xclass.heads.seam import OwnSearching
 from xclass.index.checks import checked_exclude, checked_k, checked_queries
 from xclass.index.filtering import Allowed, Hidden
 from xclass.tables.working_set import Table
@@ -20,7 +20,6 @@ class OwnSearch:
 
     Args:
         head, tables: of the model; what they hold at the time of a search counts.
-        num_items, dim: N, D of the query vectors.
         exact: miss nothing.
         allowed: the items that anybody may get; None for all.
     """
@@ -30,15 +29,13 @@ class OwnSearch:
 
     def __init__(
         self,
-        head: Head,
+        head: OwnSearching,
         tables: dict[str, Table],
-        num_items: int,
-        dim: int,
         exact: bool = False,
         allowed: Allowed | None = None,
     ) -> None:
         self._head, self._tables, self._exact, self._allowed = head, tables, exact, allowed
-        self.num_items, self.dim = num_items, dim
+        self.num_items, self.dim = head.num_items, head.dim
 
     @property
     def vectors(self) -> NoReturn:
@@ -71,7 +68,7 @@ class OwnSearch:
     def among(self, candidates: Tensor) -> OwnSearch:
         """The same search where nothing but these items comes out."""
         allowed = Allowed(candidates, self.num_items)
-        return OwnSearch(self._head, self._tables, self.num_items, self.dim, self._exact, allowed)
+        return OwnSearch(self._head, self._tables, self._exact, allowed)
 
     def describe(self) -> dict[str, Any]:
         """As manifests and jobs store it."""

@@ -40,7 +40,7 @@ def paths(
 
 
 @njit(**FAST)
-def walk(
+def walk(  # noqa: C901  one loop over what lies in the cache
     low: Any, high: Any, query: Any, rows: Any, offsets: Any, path_offsets: Any, places: Any, count: Any, which: Any,
     share: Any, loss: Any, query_grad: Any, pull: Any,
 ) -> None:  # fmt: skip

@@ -22,25 +22,27 @@ class Paths(NamedTuple):
     """The choices on the way from the root to some leaves, as lists: path p is steps ``offsets[p]`` … , bottom first.
 
     first: int64 (L,), the first vector of the step's node.
-    count: int64 (L,), how many vectors the node has: its children less one.
+    number: int64 (L,), how many vectors the node has: its children less one.
     which: int64 (L,), the child that is taken, 0 for the one without a vector.
     """
 
     offsets: Tensor
     first: Tensor
-    count: Tensor
+    number: Tensor
     which: Tensor
 
     def rows(self) -> Tensor:
         """int64 (L,), the path of each step."""
         return torch.repeat_interleave(
-            torch.arange(len(self.offsets) - 1, device=self.offsets.device), self.offsets.diff(), output_size=len(self.first)
+            torch.arange(len(self.offsets) - 1, device=self.offsets.device),
+            self.offsets.diff(),
+            output_size=len(self.first),
         )
 
     def vectors(self, width: int) -> Tensor:
         """int64 (L, width), the vectors of each step; where a node has fewer its last one is repeated."""
         places = torch.arange(width, device=self.first.device)
-        return self.first[:, None] + torch.minimum(places, self.count[:, None] - 1)
+        return self.first[:, None] + torch.minimum(places, self.number[:, None] - 1)
 
     def to(self, device: torch.device) -> Paths:
         """The same on another device."""
@@ -83,7 +85,9 @@ class Tree:
             steps.append((owner, start - above, stop - start - 1, place - start))
             up = above > 0
             node, owner = above[up] + self.num_leaves, owner[up]
-        owners, first, count, which = (torch.cat(parts) for parts in zip(*steps, strict=True)) if steps else [leaves] * 4
+        owners, first, count, which = (
+            (torch.cat(parts) for parts in zip(*steps, strict=True)) if steps else [leaves] * 4
+        )
         order = torch.argsort(owners, stable=True)
         offsets = offsets_of(torch.bincount(owners, minlength=len(leaves)))
         return Paths(offsets, first[order], count[order], which[order])
