@@ -131,15 +131,19 @@ class Beam:
         return found._replace(leaves=leaves.masked_fill(best.values == -torch.inf, -1), scores=best.values)
 
 
-def exact_leaves(beam: Beam, query_BD: Tensor, k: int, width: int, num_leaves: int) -> Found:
-    """The k likeliest leaves, proven: queries whose beam may have lost one are searched again with one four times as
-    wide, until nothing can be missing. Cost: where probabilities are spread evenly, up to that of every leaf.
+def widening_search(beam: Beam, query_BD: Tensor, k: int, width: int, num_leaves: int, exact: bool) -> Found:
+    """Beam search, again with a beam four times as wide for queries whose list is short although a node was let go of.
+
+    With ``exact`` for every query whose beam may have lost a leaf that belongs in its list: the result is then proven.
+    Cost: where probabilities are spread evenly, up to that of every leaf.
     """
     found, numbers = beam.search(query_BD, k, width), torch.arange(len(query_BD))
-    while width < num_leaves and len(open_ := (~found.is_exact).nonzero().squeeze(1)):
+    while width < num_leaves:
+        done = found.is_exact if exact else found.is_exact | (found.scores[:, -1] > -torch.inf)
+        if bool(done.all()):
+            break
         width = min(4 * width, num_leaves)
-        step = max(VECTORS_AT_ONCE // width, 1)
-        for piece in open_.split(step):
+        for piece in (~done).nonzero().squeeze(1).split(max(VECTORS_AT_ONCE // width, 1)):
             again = beam.search(query_BD[piece], k, width, numbers[piece])
             for mine, other in zip(found, again, strict=True):
                 mine[piece] = other

@@ -5,13 +5,15 @@ Source: Morin & Bengio 2005, "Hierarchical probabilistic neural network language
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.beam import VECTORS_AT_ONCE, Beam, Found, allowed_nodes, exact_leaves
+from xclass.heads.beam import VECTORS_AT_ONCE, Beam, Found, allowed_nodes, widening_search
 from xclass.heads.dot import targets_of
 from xclass.heads.path_loss import path_loss, step_losses
 from xclass.heads.seam import SearchedBy
@@ -70,6 +72,10 @@ class HierarchicalHead(nn.Module):
         self.register_buffer("leaf_of", leaf_of)
         self.register_buffer("item_of", item_of)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HierarchicalHead:
+        """Nothing moves: paths are found where batches are prepared, on the CPU."""
+        return self
+
     def plan(self, batch: Batch, generator: torch.Generator) -> PathPlan:
         """The paths; nothing is drawn."""
         return PathPlan(self.tree.paths(self._leaves(targets_of(batch).values)))
@@ -120,11 +126,8 @@ class HierarchicalHead(nn.Module):
             def is_hidden(row: Tensor, leaves: Tensor, first: int = int(rows[0]) if len(rows) else 0) -> Tensor:
                 return hidden.contains(row + first, self._items(leaves)[:, None]).squeeze(1)
 
-            beam = Beam(self.tree, lambda ids: tables[NODES].pull(ids).cpu(), nodes, is_hidden)
-            if exact:
-                parts.append(exact_leaves(beam, scaled[rows], k, width, self.tree.num_leaves))
-            else:
-                parts.append(beam.search(scaled[rows], k, width))
+            beam = Beam(self.tree, functools.partial(_pulled, tables[NODES]), nodes, is_hidden)
+            parts.append(widening_search(beam, scaled[rows], k, width, self.tree.num_leaves, exact))
         return self._lists(Found(*(torch.cat(each) for each in zip(*parts, strict=True))))
 
     @torch.no_grad()
@@ -135,7 +138,7 @@ class HierarchicalHead(nn.Module):
         width = self.tree.arity - 1
         for some in torch.arange(len(owners)).split(max(VECTORS_AT_ONCE // (width * 32), 1)):
             paths = self.tree.paths(self._leaves(items.values[some].long()))
-            vectors = tables[NODES].pull(paths.vectors(width).flatten()).cpu().view(len(paths.first), width, -1)
+            vectors = _pulled(tables[NODES], paths.vectors(width).flatten()).view(len(paths.first), width, -1)
             step = paths.rows()
             losses = step_losses(scaled[owners[some][step]].float(), vectors, paths)
             found[some] = found[some].index_add(0, step, -losses)
@@ -150,3 +153,7 @@ class HierarchicalHead(nn.Module):
     def _lists(self, found: Found) -> TopK:
         items = torch.where(found.leaves < 0, -1, self._items(found.leaves.clamp(min=0)))
         return TopK.from_padded(*best_first(items, found.scores))
+
+
+def _pulled(table: Table, ids: Tensor) -> Tensor:
+    return table.pull(ids.to(table.device)).cpu()
