@@ -119,6 +119,8 @@ class RunConfig(Config):
         """A key that would do nothing is refused."""
         if self.head.kind == "dot":
             return self
+        if self.head.kind == "differentiated" and sum(self.head.dims) != self.model.embedding_dim:
+            raise ValueError(f"head.dims add up to {sum(self.head.dims)}, not to model.embedding_dim")
         keys = {
             "sampler": self.sampler,
             "loss": self.loss,
@@ -354,7 +356,7 @@ def _is_drawn(config: RunConfig, name: str) -> bool:
 def _finished(config: RunConfig, sizes: dict[str, int], place: Place, stored: dict[str, Tensor]) -> dict[str, Table]:
     def table(name: str, rows: int) -> Table:
         options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype], rows=stored.get(name))
-        return TABLES["device"](rows, config.model.embedding_dim, None, options, place)
+        return TABLES["device"](rows, _dim(config, name), None, options, place)
 
     return {name: table(name, rows) for name, rows in sizes.items()}
 
@@ -369,7 +371,13 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return TABLES[chosen.storage](rows, config.model.embedding_dim, ROW_OPTIMIZERS[config.optimizer](), options, own)
+    return TABLES[chosen.storage](rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+
+
+def _dim(config: RunConfig, name: str) -> int:
+    """Of a table's rows: an output layer may have tables of their own."""
+    few = len(config.head.cuts) + 2
+    return table_shapes(config.head, few, config.model.embedding_dim).get(name, (0, config.model.embedding_dim))[1]
 
 
 def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields) -> list[Source]:

@@ -34,7 +34,11 @@ TREES = [
     for tree in ("balanced", "huffman", "clustered")
     for arity in (2, 5)
 ]
-CASES = [{"kind": "dot"}, *TREES]
+BANDS = [
+    {"kind": "differentiated", "cuts": [0.1, 0.5], "dims": [4, 3, 1]},
+    {"kind": "adaptive", "cuts": [0.2, 0.5], "dims": [4, 2]},
+]
+CASES = [{"kind": "dot"}, *TREES, *BANDS]
 
 
 def test_every_name_is_here() -> None:

@@ -27,6 +27,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "balanced": {"kind": "hierarchical", "tree": "balanced", "arity": 3},
     "huffman": {"kind": "hierarchical", "tree": "huffman"},
     "clustered": {"kind": "hierarchical", "tree": "clustered", "beam": 4},
+    "differentiated": {"kind": "differentiated", "cuts": [0.2, 0.6], "dims": [6, 4, 2]},
+    "adaptive": {"kind": "adaptive", "cuts": [0.2, 0.6], "dims": [6, 3]},
 }
 TINY = {
     "model": {"embedding_dim": 12, "normalize": False, "temperature": 1.0, "query": {"kind": "history", "hidden": [8]}},
@@ -102,7 +104,8 @@ def test_lists_are_the_likeliest_items(runs: dict[str, Path], name: str) -> None
     best = logs.topk(5)
     ids = recommender.run.item_ids
     assert found["item_id"].to_list() == [ids[i] for i in best.indices.flatten().tolist()]
-    torch.testing.assert_close(torch.tensor(found["score"].to_list()), best.values.flatten(), rtol=1e-4, atol=1e-4)
+    if name != "differentiated":  # whose scores are inner products
+        torch.testing.assert_close(torch.tensor(found["score"].to_list()), best.values.flatten(), rtol=1e-4, atol=1e-4)
 
 
 def _file(histories: list[list[str]]) -> Any:
@@ -169,8 +172,19 @@ def test_the_estimate_knows_the_layer(
     monkeypatch.setattr(calibration, "TIMED_S", 0.05)
     found = estimate(dataset, config(name), torch.device("cpu"), tmp_path / "run", calibration=name == "huffman")
     components = found.to_json()["memory"]["components"]
-    assert components["output layer: what it knows of items"] > 0
-    assert components["table node: weight"] in range(149 * 48, 150 * 48 + 1)
+    assert ("output layer: what it knows of items" in components) == (HEADS[name]["kind"] == "hierarchical")
+    rows = {key: size for key, size in components.items() if key.startswith("table ") and key.endswith(": weight")}
+    wanted = 4 * sum(parameters_of(HEADS[name]))
+    assert abs(sum(rows.values()) - rows["table history: weight"] - wanted) <= 0.02 * wanted
+
+
+def parameters_of(head: dict[str, Any]) -> list[int]:
+    """Numbers in the layer's tables over 150 items with 12 dimensions."""
+    if head["kind"] == "hierarchical":
+        return [149 * 12]
+    if head["kind"] == "differentiated":
+        return [30 * 6, 60 * 4, 60 * 2]
+    return [32 * 12, 60 * 6, 60 * 3]
 
 
 def test_collapse_is_told_of_queries_alone(runs: dict[str, Path]) -> None:
@@ -198,10 +212,29 @@ def test_a_key_that_would_do_nothing_is_refused(change: str) -> None:
         config("huffman", change)
 
 
+def test_short_vectors_can_be_indexed(runs: dict[str, Path]) -> None:
+    run = runs["differentiated"]
+    assert main(["index", str(run), "--kind", "exact", "-k", "5"]) == 0
+    recommender = Recommender.load(run)
+    queries = recommender.run.query_ids[:20].to_list()
+    one, other = (recommender.retrieve(query_ids=queries, k=5, exact=exact) for exact in (True, False))
+    assert isinstance(recommender.exact_index, OwnSearch) and not isinstance(recommender.index, OwnSearch)
+    assert one["item_id"].to_list() == other["item_id"].to_list()
+    torch.testing.assert_close(torch.tensor(one["score"].to_list()), torch.tensor(other["score"].to_list()))
+
+
 def test_keys_of_another_head_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="arity is not a key"):
         resolve_config({"head": {"kind": "dot", "arity": 4}})
     with pytest.raises(ConfigError, match="cluster_by goes with"):
         config("huffman", 'head.cluster_by="text"')
+    for head, words in (
+        ({"kind": "differentiated", "cuts": [0.2], "dims": [6, 5]}, "add up to 11"),
+        ({"kind": "differentiated", "cuts": [0.2], "dims": [12]}, "dims has 2"),
+        ({"kind": "adaptive", "cuts": [0.5, 0.2], "dims": [4, 2]}, "rising shares"),
+        ({"kind": "hierarchical", "dims": [4]}, "dims is not a key"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            resolve_config({**TINY, "head": head})
     with pytest.raises(ConfigError, match="no item features"):
         train_run(dataset, config("clustered", 'head.cluster_by="text"'), tmp_path / "run")

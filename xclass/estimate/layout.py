@@ -98,7 +98,7 @@ def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
         plain[0].item_counts.element_size() if plain[0].counted else 0,
         sum(parameter.nbytes for parameter in model.parameters()),
         sum(tensor.nbytes for name, tensor in state.tensors().items() if name.startswith(("dense.", "adam."))),
-        Grows(*_growth([held(_own_head(model)) for _, model in (plain, items, queries)])),
+        Grows(*_growth([_head_bytes(model) for _, model in (plain, items, queries)])),
     )
 
 
@@ -141,8 +141,12 @@ def _sampler(model: TwoTower) -> object:
     return getattr(model.head, "sampler", None)
 
 
-def _own_head(model: TwoTower) -> object:
-    return None if model.head.searched_by == "vectors" else model.head
+def _head_bytes(model: TwoTower) -> int:
+    """Of an output layer of its own, without its dense layers."""
+    if model.head.searched_by == "vectors":
+        return 0
+    dense = [parameter for name, parameter in model.named_parameters() if name.startswith("head.")]
+    return held(model.head) - held(dense)
 
 
 def held(owner: object) -> int:

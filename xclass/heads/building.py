@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError
+from xclass.heads.adaptive import AdaptiveHead
+from xclass.heads.bands import band_edges
 from xclass.heads.clustering import clustered_leaves
 from xclass.heads.config import HeadConfig
+from xclass.heads.differentiated import DifferentiatedHead
 from xclass.heads.hierarchical import HierarchicalHead
 from xclass.heads.seam import Head
 from xclass.heads.trees import balanced_tree, huffman_tree
+from xclass.rng import torch_generator
 
 
 class KnownItems(NamedTuple):
@@ -22,7 +26,7 @@ class KnownItems(NamedTuple):
     num_items, dim: N, and D of the query vectors.
     item_counts: gives (N,) train pairs of each item.
     vectors: gives (N, any) vectors of the items to cluster by; None where the clusters will be loaded.
-    seed: of the clusters.
+    seed: of the clusters and of first weights.
     """
 
     num_items: int
@@ -36,11 +40,22 @@ def build_head(config: HeadConfig, known: KnownItems, temperature: float) -> Hea
     """The head that a configuration names; not for kind = "dot".
 
     Raises:
-        ConfigError: fewer than two items.
+        ConfigError: fewer than two items, or fewer items than bands.
     """
     if known.num_items < 2:
         raise ConfigError("this head needs two items or more", where="head.kind", got=known.num_items)
-    return _hierarchical(config, known, temperature)
+    makers: dict[str, Callable[[], Head]] = {
+        "hierarchical": lambda: _hierarchical(config, known, temperature),
+        "differentiated": lambda: DifferentiatedHead(_edges(config, known), config.dims, temperature),
+        "adaptive": lambda: AdaptiveHead(
+            _edges(config, known), known.dim, config.dims, temperature, torch_generator(known.seed, "adaptive")
+        ),
+    }
+    return makers[config.kind]()
+
+
+def _edges(config: HeadConfig, known: KnownItems) -> list[int]:
+    return band_edges(known.num_items, config.cuts)
 
 
 def _hierarchical(config: HeadConfig, known: KnownItems, temperature: float) -> HierarchicalHead:
