@@ -1,12 +1,15 @@
-"""Indexes over a million planted vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
+"""Indexes over a million vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
 
-    python benchmarks/bench_index.py exact|tuned|sweep|hash|large [--items N] [--noise 0.7] [-k 10] [--keep FOLDER]
+    python benchmarks/bench_index.py exact|tuned|sweep|hash|large|learn [--data planted|learned|clusters] [-k 10]
+        [--items N] [--keep FOLDER]
 
 exact   exact search through torch beside Faiss flat
 tuned   `find_index` for a recall of .95, beside Faiss flat and beside Faiss itself with the same parameters
-sweep   every family of Faiss over a grid of its parameters: the fastest setting of each that reaches .95
+sweep   every family of Faiss over a grid of its parameters, and the tuned index: the least processor time of one thread
+        that each takes for .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
 large   one fastscan build, its time, memory and queries/s (--items 10000000)
+learn   train the run whose vectors are --data learned, in FOLDER (index_data.py says what the data are)
 
 Correctness first: the two exact searches must find the same items (but for equal scores) before either is timed, and
 every rate stands beside its recall. What is compared is timed in turn, in one process, with the same number of threads;
@@ -16,10 +19,11 @@ compare the ratios of one run. Builds are kept in FOLDER, so that a second run o
 from __future__ import annotations
 
 import argparse
-import itertools
+import math
 import os
 import platform
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,44 +31,33 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
+from index_data import clustered_vectors, learn, learned_vectors, planted_vectors
 
 from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, find_index, index_recall
+from xclass.index.factory import builds
 from xclass.index.measuring import HeldOut
-from xclass.index.tuning import cheapest, optimal
+from xclass.index.tuning import cheapest, faster, optimal
 from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors
 
-ROUNDS = 3
+ROUNDS = 5
+HELD = 4096
 ONLY: list[str] = []
+KEPT = [""]
 TARGET = 0.95
 NPROBES = {
-    "IVF256": (1, 2, 3, 4, 6, 8, 16),
-    "IVF1024": (1, 2, 3, 4, 6, 8, 12, 16, 32),
-    "IVF4096": (2, 3, 4, 6, 8, 12, 16, 32, 64),
+    "IVF256": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+    "IVF1024": (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96),
+    "IVF2048": (2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 96, 128),
+    "IVF4096": (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192),
 }
-REFINES = {10: (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32), 100: (1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10)}
+REFINES = {10: (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32), 100: (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10)}
 FAMILIES = (
-    *(f"{lists},{code}" for lists in NPROBES for code in ("PQ32x4fs,RFlat", "PQ64x4fs,RFlat")),
-    "IVF1024,Flat", "IVF4096,Flat", "IVF1024,SQ8", "IVF1024,PQ32,RFlat", "IVF1024,RaBitQfs,RFlat",
-    "IVF1024_HNSW32,PQ32x4fs,RFlat", "IVF1024(RCQ2x5),PQ32x4fs,RFlat", "OPQ64,IVF1024,PQ32x4fs,RFlat",
-    "HNSW32,Flat", "HNSW32,SQ8",
+    *(f"{lists},PQ64x4fs,RFlat" for lists in NPROBES), "IVF1024,PQ32x4fs,RFlat", "IVF4096,PQ32x4fs,RFlat",
+    "IVF4096_HNSW32,PQ64x4fs,RFlat", "OPQ64,IVF1024,PQ64x4fs,RFlat", "IVF1024,RaBitQfs,RFlat", "IVF1024,PQ32,RFlat",
+    "IVF1024,SQ8", "IVF1024,Flat", "HNSW32,SQ8", "HNSW32,Flat",
 )  # fmt: skip
-
-
-def planted_vectors(
-    num_items: int, num_queries: int, dim: int, noise: float = 0.7
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clustered unit vectors: 2000 centres, normal noise of ``noise`` times their spread in each coordinate."""
-    generator = torch_generator(0, "bench index")
-    centres = torch.randn(2000, dim, generator=generator)
-
-    def draw(count: int) -> torch.Tensor:
-        which = torch.randint(2000, (count,), generator=generator)
-        rows = centres[which].add_(torch.randn(count, dim, generator=generator), alpha=noise)
-        return torch.nn.functional.normalize(rows, dim=1, out=rows)
-
-    return draw(num_items), draw(num_queries)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -74,12 +67,12 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def side_by_side(named: dict[str, Callable[[], object]], num_queries: int) -> dict[str, float]:
-    """Best queries/s of each over a few rounds, taken in turn."""
-    best = dict.fromkeys(named, float("inf"))
+    """Median queries/s of each over a few rounds, taken in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in named}
     for _ in range(ROUNDS):
         for name, action in named.items():
-            best[name] = min(best[name], timed(action))
-    return {name: num_queries / seconds for name, seconds in best.items()}
+            taken[name].append(timed(action))
+    return {name: num_queries / statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def show(rates: dict[str, float], reference: str) -> None:
@@ -124,7 +117,7 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
 
 
 def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    held, others = queries.chunk(2)
+    held, others = queries[:HELD], queries[HELD:]
     seconds = -time.perf_counter()
     report = find_index(vectors, IndexConfig(), held, k, TARGET)
     seconds += time.perf_counter()
@@ -159,37 +152,79 @@ def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
 
 
 def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    _, others = queries.chunk(2)
+    """Processor time of one thread, which other work on the machine disturbs least."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    held, others = queries[:HELD], queries[HELD : 2 * HELD]
     exact = ExactIndex()
     exact.build(vectors)
     truth = exact.search(others, k)
-    flat_s = timed(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT))
-    print(f"Faiss flat {len(others) / flat_s:,.0f} queries/s")
+    flat_s = cpu_s(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), 1)
+    print(f"Faiss flat {1e6 * flat_s / len(others):,.0f} µs a query")
+
+    def found(action: Callable[[], TopK], name: str, least: float = TARGET) -> float:
+        recall = float(index_recall(action(), truth).mean())
+        seconds = cpu_s(action) if recall >= least else math.inf
+        if seconds < math.inf:
+            print(f"    {name} {recall:.4f} {1e6 * seconds / len(others):,.1f} µs", flush=True)
+        return seconds
+
     for factory in ONLY or FAMILIES:
-        index, space, best = kept(factory, vectors, keep), faiss.ParameterSpace(), (0.0, 0.0, "")
-        for setting in settings(factory, k):
-            for name, value in setting.items():
-                space.set_index_parameter(index, name, value)
-            recall = float(index_recall(as_topk(*index.search(others.numpy(), k)), truth).mean())
-            if recall >= TARGET:
-                rate = len(others) / min(timed(lambda: index.search(others.numpy(), k)) for _ in range(2))  # noqa: B023
-                best = max(best, (rate, recall, str(setting)))
-        print(f"{factory:<34} {best[0]:>10,.0f} queries/s {best[1]:.4f} {best[2]}", flush=True)
+        index, space, best = kept(factory, vectors, keep), faiss.ParameterSpace(), (math.inf, "not reached")
+        for reach in settings(factory, k):
+            for setting in reach:
+                for name, value in setting.items():
+                    space.set_index_parameter(index, name, value)
+                seconds = found(lambda: as_topk(*index.search(others.numpy(), k)), f"{factory} {setting}")  # noqa: B023
+                best = min(best, (seconds, str(setting)))
+                if seconds < math.inf:
+                    break
+        print(f"{factory:<34} {1e6 * best[0] / len(others):>8,.1f} µs a query {best[1]}", flush=True)
+    if not ONLY:
+        chosen = tuned_builds(vectors, held, k, keep)
+        found(lambda: chosen.search(others, k), f"the tuned index, {chosen.factory} {chosen.parameters}", 0)
 
 
-def settings(factory: str, k: int) -> list[dict[str, float]]:
+def tuned_builds(vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path) -> FaissIndex:
+    """What `find_index` does with the builds of `fastscan`, over the same builds as the sweep's."""
+    measured, rivals = HeldOut(held, k), []
+    measured.against(TensorVectors(vectors))
+    for factory in builds("fastscan", *vectors.shape):
+        index = FaissIndex("factory", factory)
+        index.factory = factory
+        index.restore(kept(factory, vectors, keep), vectors, 0.0)
+        point = cheapest(index, measured, TARGET)
+        if point is not None:
+            rivals.append((index, point))
+    index, point = faster(measured, rivals)
+    index.set_parameters(**point.parameters)
+    return index
+
+
+def cpu_s(action: Callable[[], object], rounds: int = 3) -> float:
+    """The least processor time of a few rounds."""
+    best = math.inf
+    for _ in range(rounds):
+        started = time.process_time()
+        action()
+        best = min(best, time.process_time() - started)
+    return best
+
+
+def settings(factory: str, k: int) -> list[list[dict[str, float]]]:
+    """For each reach the depths from the least on: the first that reaches the target is the cheapest."""
     if factory.startswith("HNSW"):
-        return [{"efSearch": value} for value in (32, 48, 64, 96, 128, 192, 256, 384, 512)]
-    lists = next(name for name in NPROBES if name in factory)
-    refines = REFINES[k] if "RFlat" in factory else (None,)
-    pairs = itertools.product(NPROBES[lists], refines)
-    return [{"nprobe": reach} | ({} if depth is None else {"k_factor_rf": depth}) for reach, depth in pairs]
+        return [[{"efSearch": value} for value in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)]]
+    lists = max((name for name in NPROBES if name in factory), key=len)
+    if "RFlat" not in factory:
+        return [[{"nprobe": reach} for reach in NPROBES[lists]]]
+    return [[{"nprobe": reach, "k_factor_rf": depth} for depth in REFINES[k]] for reach in NPROBES[lists]]
 
 
 def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
     """A Faiss index from ``keep``, built and written there the first time. Refinement is added when it is read."""
     plain = factory.removesuffix(",RFlat")
-    path = keep / f"{plain}-{len(vectors)}.faiss"
+    path = keep / f"{plain}-{len(vectors)}-{KEPT[0]}.faiss"
     if path.exists():
         index = faiss.read_index(str(path))
     else:
@@ -206,7 +241,7 @@ def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
 
 
 def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    held, others = queries.chunk(2)
+    held, others = queries[:HELD], queries[HELD : 2 * HELD]
     exact = ExactIndex()
     exact.build(vectors)
     truth, held_out = exact.search(others, k), HeldOut(held, k)
@@ -254,9 +289,10 @@ STAGES = {"exact": bench_exact, "tuned": bench_tuned, "sweep": bench_sweep, "has
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", nargs="?", default="tuned", choices=STAGES)
+    parser.add_argument("stage", nargs="?", default="tuned", choices=[*STAGES, "learn"])
+    parser.add_argument("--data", default="planted", choices=["planted", "learned", "clusters"])
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=8192)
+    parser.add_argument("--queries", type=int, default=16384)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)
@@ -264,10 +300,20 @@ def main() -> None:
     parser.add_argument("--family", action="append", help="sweep these factory strings instead of all families")
     options = parser.parse_args()
     ONLY.extend(options.family or [])
+    KEPT[0] = options.data
     versions = f"torch {torch.__version__}, faiss {faiss.__version__}, {platform.machine()}"
     print(f"{versions}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{options.items:,} × {options.dim}, noise {options.noise}, {options.queries:,} queries, k = {options.k}")
-    vectors, queries = planted_vectors(options.items, options.queries, options.dim, options.noise)
+    if options.stage == "learn":
+        learn(options.keep)
+        return
+    size = options.items, options.queries
+    if options.data == "learned":
+        vectors, queries = learned_vectors(options.keep, *size)
+    elif options.data == "planted":
+        vectors, queries = planted_vectors(*size, options.dim)
+    else:
+        vectors, queries = clustered_vectors(*size, options.dim, options.noise)
+    print(f"{options.data}: {len(vectors):,} × {vectors.shape[1]}, {len(queries):,} queries, k = {options.k}")
     STAGES[options.stage](vectors, queries, options.k, options.keep)
 
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import polars as pl
 import torch
-from bench_index import planted_vectors, timed
+from bench_index import timed
+from index_data import clustered_vectors
 
 from xclass.batch import PART_QUERIES
 from xclass.data.ingest import ingest
@@ -172,7 +173,7 @@ def kill(options: argparse.Namespace) -> None:
 
 def filters(options: argparse.Namespace) -> None:
     """What the contract costs above Faiss called directly."""
-    vectors, queries = planted_vectors(options.items, options.queries, 64)
+    vectors, queries = clustered_vectors(options.items, options.queries, 64)
     index = FaissIndex("factory", options.factory)
     seconds = timed(lambda: index.build(vectors))
     assert index.reach is not None

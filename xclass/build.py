@@ -21,6 +21,7 @@ from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
 from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
@@ -103,6 +104,8 @@ class RunConfig(Config):
     """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
     train: TrainingConfig = TrainingConfig()
     """The loop."""
+    documents: DocumentsConfig = DocumentsConfig()
+    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
 
     @pydantic.model_validator(mode="after")
     def _full_losses_take_all_items(self) -> RunConfig:
@@ -128,6 +131,7 @@ class RunConfig(Config):
             "model.init": self.model.init,
             "model.query.share_item_table": self.model.query.share_item_table,
             "product_dtype": self.product_dtype,
+            "documents": self.documents,
         }
         plain = {
             "sampler": SamplerConfig(),
@@ -136,6 +140,7 @@ class RunConfig(Config):
             "model.init": "random",
             "model.query.share_item_table": False,
             "product_dtype": "float32",
+            "documents": DocumentsConfig(),
         }
         for key, value in keys.items():
             if value != plain[key]:
@@ -159,6 +164,11 @@ class Catalogue(Protocol):
     @property
     def item_counts(self) -> Tensor:
         """(N,) integers, train pairs of each item; read when it is asked for."""
+        ...
+
+    @property
+    def num_train_queries(self) -> int:
+        """Queries with a train pair; asked for where weights of items need it."""
         ...
 
     @property
@@ -231,8 +241,10 @@ def build_model(
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
+    weigh = untrained and config.loss.item_weights != "none"
+    weights = config.loss.weights_of_items(catalogue.item_counts, catalogue.num_train_queries) if weigh else None
     head: Head = (
-        _head(config, sampler, catalogue, generator, text, "id" in items.parts)
+        _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
         if config.head.kind == "dot"
         else _own_head(config, catalogue, train if start else None)
     )
@@ -404,6 +416,7 @@ def _head(
     generator: torch.Generator,
     features: ItemFeatures | None,
     item_rows: bool,
+    item_weights: Tensor | None,
 ) -> DotHead:
     loss = config.loss
     return DotHead(
@@ -420,6 +433,7 @@ def _head(
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         features=features,
         item_rows=item_rows,
+        item_weights=item_weights,
     )
 
 

@@ -20,7 +20,12 @@ _kept = threading.local()
 
 
 def in_parts(
-    work: Callable[[int, int], Result], rows: int, worthwhile: int, device: torch.device, threads: int | None = None
+    work: Callable[[int, int], Result],
+    rows: int,
+    worthwhile: int,
+    device: torch.device,
+    threads: int | None = None,
+    per_thread: int = PARTS_PER_THREAD,
 ) -> list[Result]:
     """``work(start, stop)`` over contiguous parts of 0 … rows−1, in order.
 
@@ -29,14 +34,15 @@ def in_parts(
         rows: how many there are.
         worthwhile: parts that are large enough to be worth a thread.
         device: on an accelerator there is one part.
-        threads: at most so many parts; torch's number of threads unless given.
+        threads: at most so many at once; torch's number of threads unless given.
+        per_thread: parts for each of them.
 
     The cut depends on the numbers only.
     """
     count = min(threads or num_threads(), max(worthwhile, 1), max(rows, 1)) if device.type == "cpu" else 1
     if count == 1:
         return [work(0, rows)]
-    number = min(count * PARTS_PER_THREAD, rows)
+    number = min(count * per_thread, rows)
     bounds = [rows * part // number for part in range(number + 1)]
     results: dict[int, Result] = {}
     todo = iter(list(enumerate(itertools.pairwise(bounds))))

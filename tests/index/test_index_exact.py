@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from xclass.errors import InputError
 from xclass.index import ExactIndex, SubsetIndex, exact
-from xclass.index.running import RunningTopK
+from xclass.index.running import RunningTopK, running_topk
 from xclass.types import Ragged, TopK
 
 
@@ -45,20 +45,20 @@ def test_running_topk_equals_a_sort(seed: int, rows: int, columns: int, k: int, 
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(levels, (rows, columns), generator=generator).float()
     scores[scores == 0] = -torch.inf
-    running = RunningTopK(rows, k, torch.device("cpu"))
-    for start in range(0, columns, block):
-        running.feed(scores[:, start : start + block].contiguous(), start)
-    assert rows_of(running.result()) == sorted_rows(scores, k)
+    for running in (RunningTopK(rows, k, torch.device("cpu")), running_topk(rows, k, torch.device("cpu"))):
+        for start in range(0, columns, block):
+            running.feed(scores[:, start : start + block].contiguous(), start)
+        assert rows_of(running.result()) == sorted_rows(scores, k)
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "constant"])
 def test_running_topk_in_the_worst_orders(order: str) -> None:
     scores = torch.arange(2000.0).repeat(3, 1)
     scores = {"rising": scores, "falling": scores.flip(1), "constant": torch.zeros(3, 2000)}[order].contiguous()
-    running = RunningTopK(3, 5, torch.device("cpu"))
-    for start in range(0, 2000, 64):
-        running.feed(scores[:, start : start + 64].contiguous(), start)
-    assert rows_of(running.result()) == sorted_rows(scores, 5)
+    for running in (RunningTopK(3, 5, torch.device("cpu")), running_topk(3, 5, torch.device("cpu"))):
+        for start in range(0, 2000, 64):
+            running.feed(scores[:, start : start + 64].contiguous(), start)
+        assert rows_of(running.result()) == sorted_rows(scores, 5)
 
 
 def test_scores_and_order_by_hand() -> None:

@@ -26,7 +26,7 @@ from xclass.index import (
     save_index,
 )
 from xclass.index.hashes import RandomHyperplanes, WinnerTakeAll, parse_family
-from xclass.types import Ragged
+from xclass.types import Ragged, offsets_of
 from xclass.vectors import TensorVectors
 
 FORMS = ["LSH8x5", "WTA8x3of4"]
@@ -290,13 +290,25 @@ def test_rescoring_is_a_sort_of_products(seed: int, queries: int, finds: int, ke
     asked = torch.randint(-2, 3, (queries, 3), generator=generator).float()
     ids = torch.rand(queries, 60, generator=generator).argsort(1)[:, :finds]
     ids[torch.rand(queries, finds, generator=generator) < 0.2] = -1
+    lengths = torch.randint(0, 12, (queries,), generator=generator)
+    hidden = Ragged(offsets_of(lengths), torch.randint(60, (int(lengths.sum()),), generator=generator))
     products = asked @ vectors.T
-    found = [
-        rescoring.best_of(TensorVectors(vectors), asked, ids, keep),
-        rescoring._plain(TensorVectors(vectors), asked, ids, keep),
-    ]
-    for b in range(queries):
-        best = sorted((i for i in ids[b].tolist() if i >= 0), key=lambda i: (-float(products[b, i]), i))[:keep]
-        for got, scores in found:
-            assert got[b].tolist() == best + [-1] * (keep - len(best))
-            assert scores[b].tolist() == [float(products[b, i]) for i in best] + [-math.inf] * (keep - len(best))
+    scored = torch.where(ids < 0, -torch.inf, products.gather(1, ids.clamp(min=0)))
+    order = scored.argsort(1, descending=True)  # equal scores in any order
+    in_order = ids.gather(1, order), scored.gather(1, order)
+    for gone in (None, hidden):
+        found = [
+            rescoring.best_of(TensorVectors(vectors), asked, ids, keep, gone),
+            rescoring._plain(TensorVectors(vectors), asked, ids, keep, gone),
+            rescoring.best_scored(*in_order, keep, gone),
+            rescoring._kept(*in_order, keep, gone),
+        ]
+        for b, out in enumerate([[]] * queries if gone is None else gone.to_lists()):
+            proposed = [i for i in ids[b].tolist() if i >= 0]
+            left = [i for i in proposed if i not in out]
+            best = sorted(left, key=lambda i: (-float(products[b, i]), i))[:keep]
+            missing = keep - len(best)
+            for got in found:
+                assert got.ids[b].tolist() == best + [-1] * missing
+                assert got.scores[b].tolist() == [float(products[b, i]) for i in best] + [-math.inf] * missing
+                assert (int(got.lengths[b]), int(got.hits[b])) == (len(best), len(proposed) - len(left))

@@ -341,5 +341,7 @@ def test_one_heavy_user_does_not_widen_the_others(monkeypatch: pytest.MonkeyPatc
     asked: list[tuple[int, int]] = []
     original = index.faiss.search
     monkeypatch.setattr(index.faiss, "search", lambda x, k, params: asked.append((len(x), k)) or original(x, k))
-    index.search(queries, 10, Ragged.from_lists([list(range(1000)), [1, 2, 3], *([[]] * 62)]))
-    assert sorted(asked) == [(1, 14), (1, 1034), (62, 10)]
+    best = (queries[:1] @ vectors.T).argsort(descending=True)[0, :200].tolist()
+    worst = (queries[2:3] @ vectors.T).argsort()[0, :1000].tolist()
+    index.search(queries, 10, Ragged.from_lists([best, [1, 2, 3], worst, *([[]] * 61)]))
+    assert sorted(asked) == [(1, 266), (3, 18), (61, 10)], "only who has seen what is found is searched more deeply"

@@ -45,8 +45,7 @@ def slow_bag(features, weights, combiner, table):
 
 
 def table_of(rows):
-    table = TABLES["device"](len(rows), rows.shape[1], None, TableOptions(rows=rows))
-    return table
+    return TABLES["device"](len(rows), rows.shape[1], None, TableOptions(rows=rows))
 
 
 def vectors(tower, tables, batch):

@@ -152,7 +152,7 @@ def test_what_has_no_vectors_is_not_indexed(runs: dict[str, Path], capsys: pytes
     with pytest.raises(InputError, match="no vectors"):
         _ = recommender.exact_index.vectors
     assert main(["index", str(runs["huffman"])]) == 1
-    assert "brings its own search" in capsys.readouterr().err
+    assert "brings a search of its own" in capsys.readouterr().err
     assert main(["export", str(runs["huffman"]), "--item-vectors", str(runs["huffman"].parent / "x.npy")]) == 1
     assert main(["export", str(runs["huffman"]), "--query-vectors", str(runs["huffman"].parent / "q.parquet")]) == 0
 

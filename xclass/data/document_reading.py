@@ -39,6 +39,13 @@ class ReadDocuments:
     layout: Layout
     texts: TextColumns | None = None
 
+    @classmethod
+    def numbered(cls, lengths: np.ndarray, labels: np.ndarray, counts: dict[str, int], layout: Layout) -> ReadDocuments:
+        """Documents known by their place, with labels that are numbers."""
+        assert layout.labels is not None
+        ids = pl.Series("item_id", np.arange(layout.labels))
+        return cls(lengths, labels, ids, None, counts, layout)
+
 
 @dataclass(slots=True)
 class _Growing:
@@ -128,7 +135,7 @@ def read_texts(source: DocumentSource, options: IngestOptions, item_ids: pl.Seri
         counts[part] = grown.documents - before
     if first is not False:
         grown.labels.insert(0, first.astype(np.int32))
-    kinds: set[IdKind] = {"int64" if columns.labels_whole else "string" for columns in described}
+    kinds: set[IdKind] = {"int64" if columns.labels_whole else "string" for columns in described if columns.labels_seen}
     where = next(iter(source.parts.values()))[0]
     labels, ids = grown.finish(kinds, where, None)
     labels = labels[len(item_ids) if item_ids is not None else 0 :]

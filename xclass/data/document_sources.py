@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from xclass.data import text
 from xclass.data.document_formats import DOCUMENT_FORMATS, format_of_file
+from xclass.data.document_lines import NUMBER
 from xclass.data.format_text import holds_text
 from xclass.data.formats import FORMATS
 from xclass.data.options import IngestOptions
@@ -90,6 +92,54 @@ def read_split_files(splits: tuple[Path, Path], number: int, documents: int) -> 
                 raise DataError("this document is in train and in test", where=where, got=field)
             codes[int(field) - 1] = part
     return codes
+
+
+def read_filters(
+    source: DocumentSource, counts: dict[str, int], item_ids: pl.Series
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pairs of a document and a label that are the same thing, which nobody is to be shown: places of documents, and of
+    labels among ``item_ids``. None where there is no ``filter_labels_train.txt`` or ``filter_labels_test.txt``.
+
+    A line is the number of a document in its part and the number of a label, both from 0.
+    """
+    paths = {part: source.folder / f"filter_labels_{part}.txt" for part in PARTS}
+    paths = {part: path for part, path in paths.items() if path.is_file() and source.place.is_dir()}
+    if not paths:
+        return None
+    if item_ids.dtype != pl.Int64:
+        path = next(iter(paths.values()))
+        raise DataError(
+            "a filter numbers the labels, but these have names", where=path, do="take it out of the directory"
+        )
+    if not set(paths) <= set(counts):
+        path = next(path for part, path in paths.items() if part not in counts)
+        raise DataError("there is a filter for a part that is not there", where=path, wanted=", ".join(counts))
+    starts = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
+    found = [_read_filter(path, starts[part], counts[part], item_ids) for part, path in paths.items()]
+    documents, labels = zip(*found, strict=True)
+    return np.concatenate(documents), np.concatenate(labels)
+
+
+def _read_filter(path: Path, start: int, count: int, item_ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    documents, labels = [], []
+    limits = count, int(item_ids[-1]) + 1
+    for number, line in text.numbered_lines(path):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not all(
+            NUMBER.fullmatch(field) and int(field) < limit for field, limit in zip(fields, limits, strict=True)
+        ):
+            raise DataError(
+                "this is not a pair of a document and a label",
+                where=f"{path}, line {number:,}",
+                wanted=f"two numbers, 0 to {limits[0] - 1:,} and 0 to {limits[1] - 1:,}",
+                got=line[:80],
+            )
+        documents.append(start + int(fields[0]))
+        labels.append(int(fields[1]))
+    places = item_ids.search_sorted(pl.Series(labels, dtype=pl.Int64)).to_numpy()
+    return np.array(documents, dtype=np.int64), places.astype(np.int64)
 
 
 def _npz_parts(source: Path) -> dict[str, list[Path]] | None:

@@ -29,7 +29,8 @@ IDS = ("id", "uid", "document_id", "doc_id", "query_id")
 @dataclass(frozen=True, slots=True)
 class TextColumns:
     """texts: joined by a line break into one. label: None in a file of labels or of queries. id: None where a row is
-    known by its place. labels_listed: the label column holds lists. ids_whole, labels_whole: integers, not strings."""
+    known by its place. labels_listed: the label column holds lists. ids_whole, labels_whole: integers, not strings.
+    labels_seen: the first rows have a label."""
 
     texts: tuple[str, ...]
     label: str | None = None
@@ -37,6 +38,7 @@ class TextColumns:
     labels_listed: bool = False
     ids_whole: bool = False
     labels_whole: bool = False
+    labels_seen: bool = True
 
 
 def holds_text(path: Path) -> bool:
@@ -75,7 +77,9 @@ def text_columns(path: Path, options: IngestOptions, with_labels: bool = True) -
         _check_kind(identifier, kinds[identifier], ("string", "int"), path)
     kind = "" if label is None else kinds[label]
     whole = identifier is not None and kinds[identifier] == "int"
-    return TextColumns(texts, label, identifier, kind.startswith("list"), whole, kind.endswith("int"))
+    return TextColumns(
+        texts, label, identifier, kind.startswith("list"), whole, kind.endswith("int"), not kind.endswith("null")
+    )
 
 
 def read_rows(path: Path, columns: TextColumns, wanted: Sequence[str]) -> Iterator[pl.DataFrame]:

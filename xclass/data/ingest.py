@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xclass.data import planted
+from xclass.data import planted, planted_documents
 from xclass.data.document_sources import find_documents
 from xclass.data.documents import ingest_documents
 from xclass.data.options import IngestOptions
@@ -54,6 +54,8 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
     if str(source).startswith(PREFIX):
         return planted.ingest_planted(str(source), out, options)
+    if str(source).startswith(planted_documents.PREFIX):
+        return planted_documents.ingest_planted_documents(str(source), out, options)
     documents = find_documents(Path(source), options)
     if documents is not None:
         return ingest_documents(documents, out, options)

@@ -31,6 +31,8 @@ class LabelTexts:
         A file of label texts is JSON lines or Parquet with a text column and an id. Where the documents' labels are
         integers and the file's ids are not, a label's number is its row, from 0.
         """
+        if source.form == "svmlight":
+            return cls()
         if source.form != "text":
             return cls(None, read_names(source.folder, "label", None))
         named = Path(options.item_text) if options.item_text else None

@@ -32,6 +32,11 @@ class IngestOptions(Config):
     """A file with the labels' texts. None: lbl.json or items.jsonl in the source's directory, if there is one."""
     text: TextOptions = TextOptions()
     """How text becomes features."""
+    propensity_a: float = Field(default=0.55, ge=0)
+    """A of the propensities that psp and psndcg of this dataset use, as its card says: 0.55 as a rule, Wikipedia 0.5,
+    Amazon 0.6."""
+    propensity_b: float = Field(default=1.5, ge=0)
+    """B of the propensities: 1.5 as a rule, Wikipedia 0.4, Amazon 2.6."""
     split: Split = "auto"
     """auto: given for a directory with train and test files, time where there is a time column, else random."""
     test_fraction: float = Field(default=0.2, ge=0, lt=1)

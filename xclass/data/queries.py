@@ -30,6 +30,7 @@ class Queries:
     numbers: int64 (Q,), query number in the dataset, −1 for a query the model has never seen.
     histories, rows: query i's history is list ``rows[i]`` of ``histories``, which may be a memory-mapped split.
     features: name → lists, of which list ``rows[i]`` is query i's; empty where there are none.
+    hidden: lists of items that are never to be shown, list ``rows[i]`` to query i; None for none.
     """
 
     ids: pl.Series
@@ -39,10 +40,16 @@ class Queries:
     unknown_queries: Unknown = field(default=NOBODY)
     unknown_items: Unknown = field(default=NOBODY)
     features: Mapping[str, Lists] = field(default_factory=dict)
+    hidden: Lists | None = None
 
     def __len__(self) -> int:
         """Number of queries, Q."""
         return len(self.ids)
+
+    def hidden_from(self, positions: Tensor) -> Ragged:
+        """The hidden items of the queries at these positions; only where there are ``hidden`` lists."""
+        assert self.hidden is not None
+        return self.hidden.take(self.rows[positions]).long()
 
     def batches(self, size: int = BATCH_QUERIES) -> Iterator[tuple[Tensor, Batch]]:
         """(positions 0 … Q−1, batch) one after the other; only a batch's lists are read at a time."""
@@ -140,7 +147,7 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
 
 def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Lists, missing: Unknown = NOBODY) -> Queries:
     ids = dataset.queries["query_id"].gather(numbers.numpy())
-    return Queries(ids, numbers, seen, numbers, missing, features=dataset.query_features)
+    return Queries(ids, numbers, seen, numbers, missing, features=dataset.query_features, hidden=dataset.hidden)
 
 
 def check_any_known(numbers: Tensor, missing: Unknown, what: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from xclass.data.pairs import stable_order
+from xclass.types import Ragged, offsets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,14 @@ class Sparse:
         starts = np.flatnonzero(first)
         summed = np.add.reduceat(weights.astype(np.float64), starts).astype(np.float32)
         return Sparse(np.bincount(rows[starts], minlength=len(self.lengths)), values[starts], summed)
+
+
+def ragged_of(blocks: Iterable[Sparse]) -> Ragged:
+    """The lists of all blocks, one after the other."""
+    parts = list(blocks)
+    empty = Sparse(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+    lengths, values, weights = (
+        torch.from_numpy(np.concatenate([getattr(part, name) for part in (empty, *parts)]))
+        for name in ("lengths", "values", "weights")
+    )
+    return Ragged(offsets_of(lengths), values, weights)

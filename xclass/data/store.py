@@ -6,6 +6,7 @@ queries.parquet    row number = query number: query_id; rising id
 train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.npy] [times.npy]
 query_features/<name>/ item_features/<name>/    offsets.npy values.npy weights.npy (float32) vocabulary.parquet:
                        sparse features, row = query or item number; a vocabulary's row number is the feature's number
+hidden/                offsets.npy values.npy: items that a query is never shown
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ KIND = "dataset"
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
 SIDES = ("query", "item")
+HIDDEN = "hidden"  # items that a query must never be shown
 COUNTS_PER_BLOCK = 1 << 22
 
 
@@ -82,6 +84,24 @@ class Dataset:
         if _identity(self.path / MANIFEST) != self._opened:
             raise ArtefactError("this dataset was replaced while it was open", where=self.path, do="open it again")
 
+    @property
+    def holds_documents(self) -> bool:
+        """Whether it was made from documents: queries without a history, in one part of the split each."""
+        return "documents" in self.manifest.get("report", {})
+
+    @property
+    def num_train_queries(self) -> int:
+        """Train documents, those without a label too; of other datasets the queries with a train pair."""
+        if self.holds_documents:
+            return int(self.manifest["report"]["documents"].get("train", 0))
+        return int(self.manifest["splits"]["train"]["queries"])
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """A and B of the propensities, as they were given when it was ingested."""
+        options = self.manifest.get("options", {})
+        return options.get("propensity_a", 0.55), options.get("propensity_b", 1.5)
+
     def seen(self, split: str) -> Ragged | Joined:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
 
@@ -103,6 +123,11 @@ class Dataset:
         """Name → sparse features of every item, as :attr:`query_features`."""
         return self._features("item")
 
+    @functools.cached_property
+    def hidden(self) -> Ragged | None:
+        """Items that a query must never be shown (a document that is itself a label), Ragged by query; None without."""
+        return _ragged(self.path / HIDDEN) if HIDDEN in self.manifest else None
+
     def feature_sizes(self, side: str) -> dict[str, int]:
         """Name → number of different features that there can be, of side "query" or "item"."""
         return {name: part["size"] for name, part in self._described_features(side).items()}
@@ -120,7 +145,7 @@ class Dataset:
     def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
         """int64 (F,): the column ``count`` of the vocabulary; and how many train queries (or items) there are."""
         counts = torch.from_numpy(self.vocabulary(side, name)["count"].cast(pl.Int64).to_numpy().copy())
-        return counts, self.manifest["splits"]["train"]["queries"] if side == "query" else self.num_items
+        return counts, self.num_train_queries if side == "query" else self.num_items
 
     def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
         """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""

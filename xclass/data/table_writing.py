@@ -71,7 +71,7 @@ def write_table(
         splits = writing.write_pairs(folder, pairs, labels, len(query_ids))
         items.write_parquet(folder / "items.parquet")
         queries.write_parquet(folder / "queries.parquet")
-        written = {} if features is None else {"features": features(folder, item_order)}
+        written = {} if features is None else features(folder, item_order)
         told = {"columns": table.columns.used(), "options": options.model_dump(mode="json"), "report": report}
         types = {"query": writing.id_type(query_ids), "item": writing.id_type(item_ids)}
         writing.write_dataset_manifest(

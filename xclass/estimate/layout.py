@@ -37,6 +37,11 @@ class Few:
         self._features = features or {}
         self.query_features, self.item_features = dict[str, Ragged](), dict[str, Ragged]()
 
+    @property
+    def num_train_queries(self) -> int:
+        """All of them."""
+        return max(self.num_queries, 3)
+
     def feature_sizes(self, side: str) -> dict[str, int]:
         """As many of each set."""
         return dict.fromkeys(self._features.get(side, {}), ROWS)

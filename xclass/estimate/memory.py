@@ -14,12 +14,14 @@ from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
+from xclass.estimate.scorers import scorer_parts
 from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
+from xclass.scorers.config import DocumentsConfig
 from xclass.training.snapshot import SPARE_BYTES
 from xclass.training.validate import SHOWN
 
@@ -78,15 +80,26 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
 
     Cost: models of a few hundred rows are built; nothing is as long as the catalogue.
     """
+    of_scorers = _scorers(config.documents, job) if config.documents.sparse else []
+    if not config.documents.towers:
+        return [Part(BASE, "memory", base_bytes), *of_scorers]
     layout = layout_of(config, job.features)
     return [
         Part(BASE, "memory", base_bytes),
+        *of_scorers,
         *_tables(config, job, device, layout),
         *_beside_tables(config, job, device, layout),
         *_samplers(config.sampler, config, job),
         *_flow(config, job, device, layout),
         *_disk(config, job, layout),
     ]
+
+
+def _scorers(config: DocumentsConfig, job: Job) -> list[Part]:
+    """Of the features that they read; the largest where none is named."""
+    sizes, values = job.features.get("query", {}), job.feature_values.get("query", {})
+    name = config.features or max(values, key=lambda each: values[each], default="")
+    return scorer_parts(config, job.queries, job.items, job.pairs, sizes.get(name, 0), values.get(name, 0))
 
 
 def storage_of(config: RunConfig) -> str:

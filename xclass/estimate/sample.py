@@ -37,6 +37,15 @@ class Shrunk(NamedTuple):
     features: Mapping[str, Mapping[str, tuple[int, Ragged]]] = MappingProxyType({})
 
     @property
+    def hidden(self) -> None:
+        """None: what is left out of lists beside the history costs no more than the history."""
+
+    @property
+    def num_train_queries(self) -> int:
+        """Queries with a train pair."""
+        return int((self.train.lengths() > 0).sum())
+
+    @property
     def query_features(self) -> dict[str, Ragged]:
         """Name → lists of the queries."""
         return {name: lists for name, (_, lists) in self.features.get("query", {}).items()}

@@ -19,6 +19,7 @@ from xclass.index.exact import ExactIndex
 from xclass.index.filtering import Allowed
 from xclass.index.rows import exact_among
 from xclass.losses import Loss
+from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.features import ItemFeatures
@@ -38,11 +39,13 @@ class ItemPlan(NamedTuple):
 
 
 class DotPlan(NamedTuple):
-    """The candidates of a batch and the cells to mask; and the items' features, where they are read."""
+    """The candidates of a batch and the cells to mask; the items' features, where they are read; weights of the
+    targets, where items have weights."""
 
     negatives: Negatives
     hits: Hits
     items: ItemPlan | None = None
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> DotPlan:
         """The same plan on another device."""
@@ -51,7 +54,8 @@ class DotPlan(NamedTuple):
         if items is not None:
             features = {name: lists.to(device) for name, lists in items.features.items()}
             items = ItemPlan(items.items.to(device), features)
-        return DotPlan(negatives, hits, items)
+        weights = None if self.weights is None else self.weights.to(device)
+        return DotPlan(negatives, hits, items, weights)
 
 
 class DotHead(nn.Module):
@@ -72,6 +76,7 @@ class DotHead(nn.Module):
         top_weights: weigh each target by its place among the items.
         features: of the items; None when they have their rows alone.
         item_rows: whether items have rows of their own beside their features.
+        item_weights: (N,) weight of a target by its item; with a loss that takes weights as they are. None for 1.
     """
 
     searched_by: SearchedBy = "vectors"
@@ -92,8 +97,12 @@ class DotHead(nn.Module):
         top_weights: TopWeights | None = None,
         features: ItemFeatures | None = None,
         item_rows: bool = True,
+        item_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if item_weights is not None and loss.normalise:
+            raise InputError("this loss divides weights by their sum", wanted="one built with item_weights")
+        self.item_weights = item_weights
         if not (item_rows or features):
             raise InputError("items have neither rows nor features", wanted="one of them, or both")
         self.features, self.item_rows = features, item_rows
@@ -116,7 +125,18 @@ class DotHead(nn.Module):
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
             hits = self._hits(batch, positives, negatives.ids)
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
-            return DotPlan(negatives, hits, items)
+            return DotPlan(negatives, hits, items, self._weights(positives))
+
+    def _weights(self, positives: Ragged) -> Tensor | None:
+        """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
+        items'; None without weights of items."""
+        if self.item_weights is None:
+            return None
+        own, rows = positives.weights, positives.rows()
+        own = torch.ones(len(rows)) if own is None else own.float()
+        if self.loss_kind.mean_weights:
+            own = normalised_weights(rows, len(positives), own, own)
+        return own * self.item_weights[positives.values]
 
     def _item_plan(
         self, features: ItemFeatures, positives: Ragged, negatives: Negatives, generator: torch.Generator
@@ -161,8 +181,11 @@ class DotHead(nn.Module):
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items, positions = self._items(plan, rows)
+        targets = targets_of(batch)
+        if plan.weights is not None:
+            targets = Ragged(targets.offsets, targets.values, plan.weights)
         scoring = Scoring(
-            targets_of(batch),
+            targets,
             plan.negatives,
             plan.hits,
             self.loss_kind,

@@ -38,6 +38,11 @@ class OwnSearch:
         self.num_items, self.dim = head.num_items, head.dim
 
     @property
+    def misses_some(self) -> bool:
+        """Whether it may miss items that an exact search would find."""
+        return self._head.searched_by == "beam" and not self._exact
+
+    @property
     def vectors(self) -> NoReturn:
         """InputError: what ranks items is not an inner product."""
         raise InputError("the items of this model have no vectors", do="use its head's own search")

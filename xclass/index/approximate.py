@@ -7,7 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from xclass.errors import InputError
 from xclass.index.checks import checked_exclude, checked_k, checked_queries, checked_vectors
 from xclass.index.exact import ExactIndex
 from xclass.index.filtering import Allowed, Hidden, Lists
+from xclass.index.rescoring import Found, best_scored
 from xclass.index.rows import exact_among
-from xclass.index.running import best_first
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 from xclass.workers import short_operations
@@ -25,6 +25,8 @@ from xclass.workers import short_operations
 MOST_WIDENINGS = 3
 CHUNK_CELLS = 1 << 20
 EXACT_SHARE = 0.25
+LEAST_ROOM = 8
+ROOM_SHARE = 4
 
 
 def powers_of_two(largest: int) -> list[int]:
@@ -39,10 +41,12 @@ def powers_of_two(largest: int) -> list[int]:
 class ApproximateIndex(ABC):
     """What every approximate kind shares; a kind says how it is built and how it finds.
 
-    Scores are inner products of the vectors themselves. Exclusions: k + as many as are hidden are fetched, queries with
-    similar numbers together; a list that is still short is fetched twice as wide with twice the reach, three times,
-    then searched exactly. So a list is short only when fewer than k items are left. Items that nobody may get are
-    passed over inside the search where the kind can do that, and cost a wider one where it can't.
+    Scores are inner products of the vectors themselves. Exclusions: a quarter more than k is fetched (8 or more), and
+    what is hidden is dropped. A query with more hits than that is searched again for k + as many as are hidden, queries
+    with similar numbers together: nothing is proposed less often than without exclusions. A list that is still short
+    is fetched twice as wide with twice the reach, three times, then searched exactly. So a list is short only when
+    fewer than k items are left. Items that nobody may get are passed over inside the search where the kind can do
+    that, and cost a wider one where it can't. What a query gets does not depend on the queries beside it.
 
     Attributes:
         parameters: of a search, by name; :meth:`set_parameters` changes them.
@@ -113,16 +117,22 @@ class ApproximateIndex(ABC):
             exclude = checked_exclude(exclude, len(query_BD), self.num_items)
             k = min(checked_k(k), self.num_items)
             if exclude is None and allowed is None and len(query_BD) * k <= CHUNK_CELLS:
-                ids, scores = self._find(query_BD, k, k)
-                if _whole(ids, scores):
-                    return TopK(torch.arange(len(query_BD) + 1) * k, ids.flatten(), scores.flatten())
+                found = self._find(query_BD, k, k, None)
+                if bool((found.lengths == k).all()):
+                    return TopK(torch.arange(len(query_BD) + 1) * k, found.ids.flatten(), found.scores.flatten())
             return self._search(query_BD, k, exclude, allowed)
 
     def _search(self, query_BD: Tensor, k: int, exclude: Ragged | None, allowed: Allowed | None) -> TopK:
         lists = Lists(len(query_BD), k, Hidden(exclude, len(query_BD), self.num_items, allowed))
-        for rows, size in lists.hidden.groups():
-            self._search_rows(query_BD, rows, k + size, lists, allowed)
-        short = lists.short(torch.arange(len(query_BD)))
+        hidden, search = lists.hidden, _Search(query_BD, lists, allowed)
+        deeper = [torch.empty(0, dtype=torch.int64)]
+        for rows, size in hidden.first_groups(max(LEAST_ROOM, k // ROOM_SHARE)):
+            deeper.append(self._propose(search, rows, k + size))
+        for rows, size in hidden.groups(torch.cat(deeper).sort().values):
+            self._propose(search, rows, k + size)
+        for rows, size in hidden.groups(lists.short()):
+            self._widen(search, rows, k + size)
+        short = lists.short()
         if len(short):
             left = None if exclude is None else exclude.take(short)
             exact = self._exact if allowed is None else exact_among(self.vectors, allowed)
@@ -164,25 +174,43 @@ class ApproximateIndex(ABC):
         """Hand the parameters on to what searches."""
 
     @abstractmethod
-    def _find(self, query_BD: Tensor, k: int, fetch: int) -> tuple[Tensor, Tensor]:
-        """(B,fetch) ids and true scores, −1 for none, of lists that are to hold k in the end; in any order."""
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None) -> Found:
+        """The best k of each query by true scores, of as many proposals as it takes for lists of k and ``fetch`` − k
+        more that may be hidden."""
 
-    def _find_among(self, query_BD: Tensor, k: int, fetch: int, allowed: Allowed) -> tuple[Tensor, Tensor]:
+    def _find_among(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, allowed: Allowed) -> Found:
         """As :meth:`_find`, allowed items only. A kind that can pass over the others while it searches overrides it."""
-        ids, scores = self._find(query_BD, k, min(math.ceil(fetch / allowed.share), self.num_items))
-        return torch.where(allowed.contains(ids), ids, -1), scores
+        wide = min(math.ceil(fetch / allowed.share), self.num_items)
+        found = self._find(query_BD, wide, wide, None)
+        return best_scored(torch.where(allowed.contains(found.ids), found.ids, -1), found.scores, k, hidden)
 
-    def _search_rows(self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists, allowed: Allowed | None) -> None:
-        """Fill the lists of ``rows``, wider and wider; what stays short is left to the exact search."""
-        items = self.num_items if allowed is None else len(allowed)
-        for widening in range(MOST_WIDENINGS + 1):
-            fetch = min(fetch << widening, items)
-            if self.factory != "Flat" and fetch > lists.k and fetch > EXACT_SHARE * items:
-                return
-            with self._reaching((1 << widening) * self.num_items / items):
-                for chunk in rows.split(max(1, CHUNK_CELLS // fetch)):
-                    lists.put(chunk, *self._fetch(query_BD, chunk, fetch, lists, allowed))
-            rows = lists.short(rows)
+    def _propose(self, search: _Search, rows: Tensor, fetch: int, factor: int = 1) -> Tensor:
+        """Fill the lists of ``rows``; those that met more hidden items than there was room for.
+
+        Lists that would need a large part of the items are left empty for the exact search.
+        """
+        k, allowed = search.lists.k, search.allowed
+        items, again = self.num_items if allowed is None else len(allowed), [rows[:0]]
+        fetch = min(fetch, items)
+        if self.factory != "Flat" and fetch > k and fetch > EXACT_SHARE * items:
+            search.lists.forget(rows)
+            return rows[:0]
+        with self._reaching(factor * self.num_items / items):
+            for chunk in rows.split(max(1, CHUNK_CELLS // fetch)):
+                queries, hidden = search.of(chunk)
+                if allowed is None:
+                    found = self._find(queries, k, fetch, hidden)
+                else:
+                    found = self._find_among(queries, k, fetch, hidden, allowed)
+                search.lists.put(chunk, found.ids, found.scores, found.lengths)
+                again.append(chunk[found.hits > fetch - k])
+        return torch.cat(again)
+
+    def _widen(self, search: _Search, rows: Tensor, fetch: int) -> None:
+        """Lists that are short although nothing hidden is in the way: wider and wider."""
+        for widening in range(1, MOST_WIDENINGS + 1):
+            self._propose(search, rows, fetch << widening, 1 << widening)
+            rows = rows[torch.isin(rows, search.lists.short(), assume_unique=True)]
             if not len(rows):
                 return
 
@@ -199,29 +227,15 @@ class ApproximateIndex(ABC):
         finally:
             self.set_parameters(**{self.reach: before})
 
-    def _fetch(
-        self, query_BD: Tensor, rows: Tensor, fetch: int, lists: Lists, allowed: Allowed | None
-    ) -> tuple[Tensor, Tensor]:
-        """(b,k) ids and scores of these queries, best first, −1 and −∞ behind the last."""
-        queries = query_BD if len(rows) == len(query_BD) else query_BD[rows]
-        if allowed is None:
-            ids, scores = self._find(queries, lists.k, fetch)
-        else:
-            ids, scores = self._find_among(queries, lists.k, fetch, allowed)
-        gone = (ids < 0) | lists.hidden.contains(rows, ids)
-        if not bool(gone.any()) and _whole(ids, scores):
-            return ids[:, : lists.k], scores[:, : lists.k]
-        scores, ids = scores.masked_fill(gone, -torch.inf), ids.masked_fill(gone, self.num_items)
-        ids, scores = best_first(ids, scores)
-        ids = torch.where(scores > -torch.inf, ids, -1)
-        return ids[:, : lists.k], scores[:, : lists.k]
 
+class _Search(NamedTuple):
+    """What one call searches for."""
 
-def _whole(ids_BK: Tensor, scores_BK: Tensor) -> bool:
-    """Whether nothing is missing and every row is best first, equal scores by rising item number."""
-    before, after = scores_BK[:, :-1], scores_BK[:, 1:]
-    if bool((ids_BK < 0).any()):
-        return False
-    if bool((after < before).all()):
-        return True
-    return not bool(((after > before) | ((after == before) & (ids_BK[:, 1:] < ids_BK[:, :-1]))).any())
+    query_BD: Tensor
+    lists: Lists
+    allowed: Allowed | None
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Ragged | None]:
+        """The vectors of these queries and what is hidden from them."""
+        queries = self.query_BD if len(rows) == len(self.query_BD) else self.query_BD[rows]
+        return queries, self.lists.hidden.of(rows)

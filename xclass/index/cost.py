@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from xclass.index.approximate import ApproximateIndex
-from xclass.index.faiss_index import TRAIN_ROWS, TRAIN_ROWS_PER_LIST
+from xclass.index.faiss_index import TRAIN_ROWS, TRAIN_ROWS_PER_LIST, FaissIndex
 from xclass.index.kinds import IndexConfig, built
 from xclass.vectors import TensorVectors, Vectors
 
 SAMPLE_ROWS = 1 << 14
 TRAIN_ROUNDS = 10
 GRAPH_SLOWER = 3.0
+PAIR_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,10 @@ class Cost:
 def expected_cost(vectors: Vectors, config: IndexConfig) -> Cost | None:
     """Time and memory of a build over ``vectors``; None where there is nothing to build or it takes no time.
 
-    16,384 evenly spaced vectors are indexed. Memory grows with the vectors. Time grows with them, in a graph with
-    their logarithm and with what no longer fits the cache as well, and with inverted lists as every vector meets every
-    centroid, once when it is added and ten times in training; that product is timed alone. Right within a factor of
-    three where it was tried.
+    16,384 evenly spaced vectors are indexed, training and adding timed apart. Memory grows with the vectors. Adding
+    grows with them, in a graph with their logarithm and with what no longer fits the cache as well. With inverted
+    lists every vector meets every centroid, once when it is added and ten times in training; that product is timed
+    alone. What else is trained are codes, from 256 vectors a codeword at most.
     """
     rows = len(vectors)
     if rows <= 2 * SAMPLE_ROWS or config.kind in ("exact", "auto"):
@@ -49,12 +50,22 @@ def expected_cost(vectors: Vectors, config: IndexConfig) -> Cost | None:
     if not lists:
         slower = GRAPH_SLOWER * math.log2(rows) / math.log2(SAMPLE_ROWS) if "HNSW" in factory else 1.0
         return Cost(factory, index.build_s * scale * slower, int(index.extra_bytes() * scale))
-    pair_s = _seconds_per_pair(sample)
+    train_s = index.train_s if isinstance(index, FaissIndex) else 0.0
+    pair_s, pairs = _seconds_per_pair(sample, lists), few * SAMPLE_ROWS
     trained = min(rows, max(TRAIN_ROWS, TRAIN_ROWS_PER_LIST * lists))
-    other_s = max(index.build_s - pair_s * few * SAMPLE_ROWS * (1 + TRAIN_ROUNDS), 0.0)
+    codes_s = max(train_s - pair_s * pairs * TRAIN_ROUNDS, 0.0) * max(
+        min(_code_rows(factory), trained) / SAMPLE_ROWS, 1
+    )
+    adding_s = max(index.build_s - train_s - pair_s * pairs, 0.0) * scale
+    seconds = pair_s * lists * (rows + TRAIN_ROUNDS * trained) + codes_s + adding_s
     centroids = 4 * vectors.dim * (lists - few * scale)
-    seconds = pair_s * lists * (rows + TRAIN_ROUNDS * trained) + other_s * scale
     return Cost(factory, seconds, max(int(index.extra_bytes() * scale + centroids), 0))
+
+
+def _code_rows(factory: str) -> int:
+    """Vectors that Faiss learns product codes from: 256 for each of 2^bits codewords, 8 bits unless it says others."""
+    found = re.search(r"PQ\d+(?:x(\d+))?", factory)
+    return 256 << int(found[1] or 8) if found else 0
 
 
 def _lists(factory: str) -> int:
@@ -62,14 +73,14 @@ def _lists(factory: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _seconds_per_pair(sample: Tensor) -> float:
-    """Of the product and maximum of one vector with one centroid."""
+def _seconds_per_pair(sample: Tensor, lists: int) -> float:
+    """Of the product and maximum of one vector with one centroid. The best of a few: other work only adds time."""
     from xclass.index.factory import faiss_module
 
     faiss, rows = faiss_module(), sample.numpy()
-    best = math.inf
-    for _ in range(2):
+    centroids, best = rows[: min(lists, len(rows))], math.inf
+    for _ in range(PAIR_ROUNDS):
         started = time.perf_counter()
-        faiss.knn(rows, rows[:1024], 1, metric=faiss.METRIC_INNER_PRODUCT)
+        faiss.knn(rows, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)
         best = min(best, time.perf_counter() - started)
-    return best / (len(rows) * 1024)
+    return best / (len(rows) * len(centroids))

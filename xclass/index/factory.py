@@ -52,7 +52,7 @@ def builds(kind: str, num_items: int, dim: int) -> list[str]:
     With too few vectors to learn codes from, the lists hold the vectors as they are.
 
     >>> builds("fastscan", 1_000_000, 64)
-    ['IVF1024,PQ32x4fs', 'IVF4096,PQ32x4fs', 'IVF1024,PQ64x4fs']
+    ['IVF1024,PQ32x4fs', 'IVF4096,PQ32x4fs', 'IVF1024,PQ64x4fs', 'IVF4096,PQ64x4fs']
     """
     few, many = _lists(num_items, 1), _lists(num_items, 4)
     half, whole = _parts(dim, 2), dim
@@ -64,7 +64,7 @@ def builds(kind: str, num_items: int, dim: int) -> list[str]:
         "ivf": [f"IVF{few},Flat", f"IVF{many},Flat"],
         "ivfpq": [f"IVF{few},PQ{half}", f"IVF{many},PQ{half}"],
         "sq": [f"IVF{few},SQ8", f"IVF{many},SQ8"],
-        "fastscan": [f"IVF{few},PQ{half}x4fs", f"IVF{many},PQ{half}x4fs", f"IVF{few},PQ{whole}x4fs"],
+        "fastscan": [f"IVF{lists},PQ{parts}x4fs" for parts in (half, whole) for lists in (few, many)],
     }[kind]
     return list(dict.fromkeys(fit_lists(choice, num_items) for choice in choices))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from xclass.index.factory import (
     threads,
 )
 from xclass.index.filtering import Allowed
-from xclass.index.rescoring import best_of
+from xclass.index.rescoring import Found, best_of, best_scored
 from xclass.index.selecting import parameters_among
+from xclass.types import Ragged
 from xclass.vectors import Vectors
 from xclass.workers import in_parts
 
@@ -60,6 +62,9 @@ class FaissIndex(ApproximateIndex):
         metric: "inner_product", or "l2_augmented": one more dimension makes all norms equal, [x, √(M² − |x|²)],
             so that L2 neighbours are the largest inner products (Bachrach et al. 2014, section 3).
         deterministic: build on one thread: the same vectors give the same index, more slowly.
+
+    Attributes:
+        train_s: seconds of the build that went into training.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class FaissIndex(ApproximateIndex):
         if metric not in ("inner_product", "l2_augmented"):
             raise ConfigError("there is no such metric", wanted="inner_product or l2_augmented", got=metric)
         self.deterministic = deterministic
+        self.train_s = 0.0
         self.faiss: Any = None
 
     def restore(self, index: Any, vectors: Tensor | Vectors, build_s: float) -> None:
@@ -125,8 +131,10 @@ class FaissIndex(ApproximateIndex):
         largest = max(float(_squares(block).max()) for _, block in vectors.blocks()) if self._l2 else 0.0
         if search_parameter_name(index) == "efSearch":
             set_parameter(index, "efConstruction", EF_CONSTRUCTION)
+        started = time.perf_counter()
         if not index.is_trained:
             index.train(self._augmented(_training_rows(vectors, num_lists(index)), largest).numpy())
+        self.train_s = time.perf_counter() - started
         for _, block in vectors.blocks(max(1, ADD_BYTES // (4 * vectors.dim))):
             index.add(self._augmented(block, largest).numpy())
 
@@ -152,27 +160,29 @@ class FaissIndex(ApproximateIndex):
             if name != REFINE:
                 set_parameter(self.faiss, name, value)
 
-    def _find_among(self, query_BD: Tensor, k: int, fetch: int, allowed: Allowed) -> tuple[Tensor, Tensor]:
+    def _find_among(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, allowed: Allowed) -> Found:
         parameters = parameters_among(self.faiss, allowed.bits)
         if parameters is None:
-            return super()._find_among(query_BD, k, fetch, allowed)
-        return self._find(query_BD, k, min(fetch, len(allowed)), parameters)
+            return super()._find_among(query_BD, k, fetch, hidden, allowed)
+        return self._find(query_BD, k, min(fetch, len(allowed)), hidden, parameters)
 
-    def _find(self, query_BD: Tensor, k: int, fetch: int, parameters: Any = None) -> tuple[Tensor, Tensor]:
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, parameters: Any = None) -> Found:
         deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
         if not self._inexact:
             scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
-            return torch.from_numpy(ids), torch.from_numpy(scores)
+            return best_scored(torch.from_numpy(ids), torch.from_numpy(scores), k, hidden)
 
-        def part(low: int, high: int) -> tuple[Tensor, Tensor]:
+        def part(low: int, high: int) -> Found:
+            gone = None if hidden is None else hidden.slice(low, high)
             with threads(None if high - low == len(query_BD) else 1):
                 found = self.faiss.search(asked[low:high].numpy(), deep, params=parameters)[1]
-            return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), fetch, threads=1)
+            return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), k, gone, threads=1)
 
         # Both steps in each thread: threads that Faiss has just used still spin, and would stand in the way of ours.
-        parts = in_parts(part, len(query_BD), len(query_BD) // QUERIES_PER_THREAD, CPU)
-        return torch.cat([ids for ids, _ in parts]), torch.cat([scores for _, scores in parts])
+        # One part a thread, as the cost of a query falls with the number of queries that Faiss gets at once.
+        worthwhile = len(query_BD) // QUERIES_PER_THREAD
+        return Found.concat(in_parts(part, len(query_BD), worthwhile, CPU, per_thread=1))
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -60,23 +61,32 @@ class Allowed:
 
 
 class Hidden:
-    """The excluded (query, item) pairs of a batch as sorted keys.
+    """The excluded (query, item) pairs of a batch. What needs them sorted sorts them when it is first asked for.
 
-    counts: int64 (B,), *distinct* excluded items of each query. left: (B,), items that it may get.
+    counts: int64 (B,), excluded items of each query, repeats counted.
     """
 
     def __init__(
         self, exclude: Ragged | None, num_queries: int, num_items: int, allowed: Allowed | None = None
     ) -> None:
-        self.num_items = num_items
-        self._keys = torch.empty(0, dtype=torch.int64)
-        self.counts = torch.zeros(num_queries, dtype=torch.int64)
-        if exclude is not None:
-            exclude = exclude if allowed is None else allowed.only(exclude)
-            self._keys = torch.unique(exclude.rows() * num_items + exclude.values)
-            rows = torch.div(self._keys, num_items, rounding_mode="floor")
-            self.counts = torch.bincount(rows, minlength=num_queries)
-        self.left = (num_items if allowed is None else len(allowed)) - self.counts
+        self.num_items, self.lists = num_items, exclude
+        self._num_queries, self._allowed = num_queries, allowed
+        self.counts = torch.zeros(num_queries, dtype=torch.int64) if exclude is None else exclude.lengths()
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        """The distinct pairs as rising numbers: query · N + item."""
+        if self.lists is None:
+            return torch.empty(0, dtype=torch.int64)
+        lists = self.lists if self._allowed is None else self._allowed.only(self.lists)
+        return torch.unique(lists.rows() * self.num_items + lists.values)
+
+    @cached_property
+    def left(self) -> Tensor:
+        """int64 (B,): different items that each query may get."""
+        rows = torch.div(self._keys, self.num_items, rounding_mode="floor")
+        items = self.num_items if self._allowed is None else len(self._allowed)
+        return items - torch.bincount(rows, minlength=self._num_queries)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """The distinct pairs, by query, then item: two int64 vectors."""
@@ -89,18 +99,30 @@ class Hidden:
             return torch.zeros_like(ids_BK, dtype=torch.bool)
         keys = rows_B[:, None] * self.num_items + ids_BK
         places = torch.searchsorted(self._keys, keys).clamp_(max=len(self._keys) - 1)
-        return self._keys[places] == keys
+        return (self._keys[places] == keys) & (ids_BK >= 0)
 
-    def groups(self) -> Iterator[tuple[Tensor, int]]:
-        """Queries with about equally many exclusions, and how many that is at most: 0, 1, 2, 4, 8, …
+    def of(self, rows: Tensor) -> Ragged | None:
+        """The lists of these queries, None when there are none at all."""
+        return None if self.lists is None else self.lists if len(rows) == self._num_queries else self.lists.take(rows)
+
+    def first_groups(self, room: int) -> Iterator[tuple[Tensor, int]]:
+        """Queries without exclusions with 0 beside them, then the others with ``room``."""
+        yield from _equal((self.counts > 0).long() * room, torch.arange(self._num_queries))
+
+    def groups(self, rows: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Of ``rows`` those with about equally many exclusions, and how many that is at most: 0, 1, 2, 4, 8, …
 
         One query with a long list then costs nothing to the others.
         """
-        sizes = torch.zeros_like(self.counts)
-        some = self.counts > 0
-        sizes[some] = 1 << torch.ceil(torch.log2(self.counts[some].double())).long()
-        for size in torch.unique(sizes).tolist():
-            yield (sizes == size).nonzero().squeeze(1), int(size)
+        counts = self.counts[rows]
+        sizes = torch.zeros_like(counts)
+        sizes[counts > 0] = 1 << torch.ceil(torch.log2(counts[counts > 0].double())).long()
+        yield from _equal(sizes, rows)
+
+
+def _equal(sizes: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, int]]:
+    for size in torch.unique(sizes).tolist():
+        yield rows[sizes == size], int(size)
 
 
 class Lists:
@@ -110,22 +132,32 @@ class Lists:
         self.k, self.hidden = k, hidden
         self._ids = torch.full((num_queries, k), -1, dtype=torch.int64)
         self._scores = torch.full((num_queries, k), -torch.inf)
-        self._wanted = hidden.left.clamp(max=k)
+        self._lengths = torch.zeros(num_queries, dtype=torch.int64)
 
-    def put(self, rows: Tensor, ids_BK: Tensor, scores_BK: Tensor) -> None:
-        """Set whole lists, best first."""
-        self._ids[rows, : ids_BK.shape[1]], self._scores[rows, : ids_BK.shape[1]] = ids_BK, scores_BK
+    def put(self, rows: Tensor, ids_BK: Tensor, scores_BK: Tensor, lengths_B: Tensor) -> None:
+        """Set whole lists of k, best first."""
+        if len(rows) == len(self._ids):
+            self._ids, self._scores, self._lengths = ids_BK, scores_BK, lengths_B
+        else:
+            self._ids[rows], self._scores[rows], self._lengths[rows] = ids_BK, scores_BK, lengths_B
 
     def put_topk(self, rows: Tensor, found: TopK) -> None:
         """Set whole lists from another search's result."""
         cells = rows[found.rows()], found.ranks() - 1
-        self._ids[rows], self._scores[rows] = -1, -torch.inf
-        self._ids[cells], self._scores[cells] = found.ids, found.scores
+        self.forget(rows)
+        self._ids[cells], self._scores[cells], self._lengths[rows] = found.ids, found.scores, found.lengths()
 
-    def short(self, rows: Tensor) -> Tensor:
-        """Those of ``rows`` whose list is shorter than k although more items are left for it."""
-        return rows[(self._ids[rows] >= 0).sum(1) < self._wanted[rows]]
+    def forget(self, rows: Tensor) -> None:
+        """Empty these lists."""
+        self._ids[rows], self._scores[rows], self._lengths[rows] = -1, -torch.inf, 0
+
+    def short(self) -> Tensor:
+        """The rows whose list is shorter than k although more items are left for it."""
+        rows = (self._lengths < self.k).nonzero().squeeze(1)
+        return rows[self._lengths[rows] < self.hidden.left[rows]] if len(rows) else rows
 
     def topk(self) -> TopK:
         """What is there."""
+        if bool((self._lengths == self.k).all()):
+            return TopK(torch.arange(len(self._ids) + 1) * self.k, self._ids.flatten(), self._scores.flatten())
         return TopK.from_padded(self._ids, self._scores)

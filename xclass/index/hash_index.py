@@ -14,8 +14,8 @@ from xclass.errors import ArtefactError
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_vectors
 from xclass.index.hashes import ALTERNATIVES, HashFamily, default_family, parse_family
-from xclass.index.rescoring import best_of, matrix_of
-from xclass.types import offsets_of
+from xclass.index.rescoring import Found, best_of, best_scored, matrix_of
+from xclass.types import Ragged, offsets_of
 from xclass.vectors import Vectors
 from xclass.workers import in_parts
 
@@ -147,7 +147,7 @@ class HashIndex(ApproximateIndex):
     def _apply(self) -> None:
         self._scored = self._asked = 0
 
-    def _find(self, query_BD: Tensor, k: int, fetch: int) -> tuple[Tensor, Tensor]:
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None) -> Found:
         assert self._family is not None
         probes = min(self.parameters["probes"], self._family.codes)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if len(self.caps) > 1 else query_BD
@@ -155,11 +155,11 @@ class HashIndex(ApproximateIndex):
         values, costs = (part.flatten(0, 1).contiguous() for part in (digits.values, digits.costs))
         matrix = matrix_of(self.vectors)
         if matrix is None:
-            found = self._plain(query_BD, _cheapest_codes(values, costs, self._family.base, probes), fetch)
+            ids, scores = self._plain(query_BD, _cheapest_codes(values, costs, self._family.base, probes), fetch)
         else:
-            found = self._compiled(query_BD, matrix, values, costs, probes, fetch)
+            ids, scores = self._compiled(query_BD, matrix, values, costs, probes, fetch)
         self._asked += len(query_BD)
-        return found
+        return best_scored(ids, scores, k, hidden)
 
     def _compiled(
         self, query_BD: Tensor, matrix: np.ndarray[Any, Any], values: Tensor, costs: Tensor, probes: int, fetch: int
@@ -199,7 +199,8 @@ class HashIndex(ApproximateIndex):
             ids = self._candidates(by_query[rows])
             self._scored += int((ids >= 0).sum())
             parts.append(best_of(self.vectors, query_BD[rows], ids, fetch))
-        return torch.cat([ids for ids, _ in parts]), torch.cat([scores for _, scores in parts])
+        found = Found.concat(parts)
+        return found.ids, found.scores
 
     def _candidates(self, codes_BLT: Tensor) -> Tensor:
         """int64 (B, most): the different items of these buckets in all ranges, −1 behind the last."""

@@ -78,17 +78,131 @@ def best_first(scores: Any, items: Any, b: Any, size: Any) -> None:
         scores[b, empty], items[b, empty] = F(-np.inf), -1
 
 
-@njit(**FAST)
-def rescore(queries: Any, ids: Any, vectors: Any, low: Any, high: Any, items: Any, scores: Any) -> None:
-    """items[b], scores[b]: the best of ids[b] by inner product, for rows ``low … high − 1``; below 0: none."""
-    step = max(LINE_BYTES // vectors.itemsize, 1)
+@njit(**OPTIONS)
+def _room(offsets: Any, low: Any, high: Any) -> Any:
+    """Numbers that a set of the longest of these lists takes: a power of two, at most half of it used."""
+    longest, size = 0, 1
     for b in range(low, high):
-        size = 0
-        for place in range(ids.shape[1]):
-            ahead = place + AHEAD
-            if ahead < ids.shape[1] and ids[b, ahead] >= 0:
-                fetch_row(vectors, ids[b, ahead], step)
+        longest = max(longest, offsets[b + 1] - offsets[b])
+    while size < 2 * longest:
+        size *= 2
+    return np.empty(size, np.int64)
+
+
+@njit(**OPTIONS)
+def _slot(item: Any, last: Any) -> Any:
+    return ((item * 2654435761) >> 12) & last
+
+
+@njit(**OPTIONS)
+def _remember(room: Any, hidden: Any, low: Any, high: Any) -> Any:
+    """hidden[low:high] as a set at the start of ``room`` (open addressing); its last place, −1 when it is empty."""
+    if low == high:
+        return -1
+    size = 1
+    while size < 2 * (high - low):
+        size *= 2
+    room[:size] = -1
+    for place in range(low, high):
+        at = _slot(hidden[place], size - 1)
+        while room[at] >= 0 and room[at] != hidden[place]:
+            at = (at + 1) & (size - 1)
+        room[at] = hidden[place]
+    return size - 1
+
+
+@njit(**OPTIONS)
+def _is_hidden(room: Any, last: Any, item: Any) -> Any:
+    if last < 0:
+        return False
+    at = _slot(item, last)
+    while room[at] >= 0:
+        if room[at] == item:
+            return True
+        at = (at + 1) & last
+    return False
+
+
+@njit(**FAST)
+def rescore(
+    queries: Any, ids: Any, vectors: Any, offsets: Any, hidden: Any, low: Any, high: Any, items: Any, scores: Any,
+    lengths: Any, hits: Any,
+) -> None:  # fmt: skip
+    """items[b], scores[b]: the lengths[b] best of ids[b] by inner product, for rows ``low … high − 1``; below 0: none.
+
+    What is hidden from b, hidden[offsets[b]:offsets[b + 1]], is passed over; hits[b] of it was among ids[b].
+    """
+    step = max(LINE_BYTES // vectors.itemsize, 1)
+    room, width = _room(offsets, low, high), ids.shape[1]
+    for b in range(low, high):
+        last, size, gone = _remember(room, hidden, offsets[b], offsets[b + 1]), 0, 0
+        for place in range(width):
+            row, ahead = b, place + AHEAD
+            if ahead >= width:
+                row, ahead = b + 1, ahead - width
+            if row < high and ahead < width and ids[row, ahead] >= 0:
+                fetch_row(vectors, ids[row, ahead], step)
             item = ids[b, place]
             if item >= 0:
-                size = take_in(scores, items, b, size, product(queries, b, vectors, item), item)
+                if _is_hidden(room, last, item):
+                    gone += 1
+                else:
+                    size = take_in(scores, items, b, size, product(queries, b, vectors, item), item)
         best_first(scores, items, b, size)
+        lengths[b], hits[b] = size, gone
+
+
+@njit(**OPTIONS)
+def keep_best(
+    ids: Any, found: Any, offsets: Any, hidden: Any, low: Any, high: Any, items: Any, scores: Any, lengths: Any,
+    hits: Any,
+) -> None:  # fmt: skip
+    """As :func:`rescore` with the scores ``found``: in order already, but for equal ones."""
+    room, keep = _room(offsets, low, high), items.shape[1]
+    for b in range(low, high):
+        last, size, gone = _remember(room, hidden, offsets[b], offsets[b + 1]), 0, 0
+        for place in range(ids.shape[1]):
+            item, score = ids[b, place], found[b, place]
+            if item < 0:
+                continue
+            if _is_hidden(room, last, item):
+                gone += 1
+                continue
+            if size == keep and not _worse(scores[b, keep - 1], items[b, keep - 1], score, item):
+                continue
+            at = min(size, keep - 1)
+            while at > 0 and _worse(scores[b, at - 1], items[b, at - 1], score, item):
+                scores[b, at], items[b, at] = scores[b, at - 1], items[b, at - 1]
+                at -= 1
+            scores[b, at], items[b, at] = score, item
+            size = min(size + 1, keep)
+        for empty in range(size, keep):
+            scores[b, empty], items[b, empty] = F(-np.inf), -1
+        lengths[b], hits[b] = size, gone
+
+
+@njit(**OPTIONS)
+def take_block(found: Any, best: Any, first: Any, items: Any, scores: Any, sizes: Any) -> None:
+    """Offer found[b, i], the score of item ``first + i``, to row b's heap of the best; −∞ is never taken.
+
+    best (B,V): the largest of every V-th score from each of the first V on. Where it is below the worst that is held,
+    nobody looks at the scores themselves.
+    """
+    groups, keep = best.shape[1], items.shape[1]
+    for b in range(found.shape[0]):
+        size = sizes[b]
+        for group in range(groups):
+            if size == keep and best[b, group] < scores[b, 0]:
+                continue
+            for place in range(group, found.shape[1], groups):
+                score = found[b, place]
+                if score > F(-np.inf) and (size < keep or score >= scores[b, 0]):
+                    size = take_in(scores, items, b, size, score, first + place)
+        sizes[b] = size
+
+
+@njit(**OPTIONS)
+def all_best_first(items: Any, scores: Any, sizes: Any) -> None:
+    """Every row's heap as a list, best first."""
+    for b in range(len(sizes)):
+        best_first(scores, items, b, sizes[b])

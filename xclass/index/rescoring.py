@@ -1,4 +1,4 @@
-"""Inner products of what a compressed or hashed search found, with the vectors themselves: the best of them, in order.
+"""The best of what a search proposed: scored with the vectors themselves, without what a query must not get, in order.
 
 So nobody keeps a second copy of the vectors for refinement: an index holds codes, and what is exact is read from the
 source that it was built from.
@@ -6,20 +6,41 @@ source that it was built from.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
+from xclass.index.filtering import Hidden
 from xclass.index.running import best_first
+from xclass.types import Ragged
 from xclass.vectors import Vectors
 from xclass.workers import in_parts
 
 PRODUCTS_PER_THREAD = 1 << 13
+COPIES_PER_THREAD = 1 << 17
 PLAIN_CELLS = 1 << 22
 CPU = torch.device("cpu")
+
+
+class Found(NamedTuple):
+    """The best of each query's proposals.
+
+    ids: int64 (B,k), best first, equal scores by item number, −1 behind the last. scores: float32 (B,k), −∞ there.
+    lengths: int64 (B,), how many. hits: int64 (B,), proposals that were passed over because they are hidden.
+    """
+
+    ids: Tensor
+    scores: Tensor
+    lengths: Tensor
+    hits: Tensor
+
+    @classmethod
+    def concat(cls, parts: list[Found]) -> Found:
+        """The queries of one after those of the other."""
+        return parts[0] if len(parts) == 1 else cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def matrix_of(vectors: Vectors) -> np.ndarray[Any, Any] | None:
@@ -34,53 +55,96 @@ def matrix_of(vectors: Vectors) -> np.ndarray[Any, Any] | None:
 
 @torch.no_grad()
 def best_of(
-    vectors: Vectors, query_BD: Tensor, ids_BF: Tensor, keep: int, threads: int | None = None
-) -> tuple[Tensor, Tensor]:
+    vectors: Vectors,
+    query_BD: Tensor,
+    ids_BF: Tensor,
+    keep: int,
+    hidden: Ragged | None = None,
+    threads: int | None = None,
+) -> Found:
     """The ``keep`` items of each row of ``ids_BF`` with the largest inner products.
 
     Args:
         vectors: (N,D). query_BD: float32, contiguous, on the CPU.
         ids_BF: int64 item numbers, none twice in a row, below 0 for none.
         keep: at least 1.
+        hidden: (B) int64, items to pass over, repeats allowed.
         threads: at most so many; all unless given.
 
-    Returns:
-        int64 (B,keep) and float32 (B,keep): best first, equal scores by item number; −1 and −∞ behind the last.
-        Cost: B·F rows read, 2·B·F·D operations.
+    Cost: B·F rows read, 2·B·F·D operations.
     """
     matrix = matrix_of(vectors)
     if matrix is None:
-        return _plain(vectors, query_BD, ids_BF, keep)
-    return _compiled(matrix, query_BD, ids_BF, keep, threads)
-
-
-def _compiled(
-    matrix: np.ndarray[Any, Any], query_BD: Tensor, ids_BF: Tensor, keep: int, threads: int | None
-) -> tuple[Tensor, Tensor]:
+        return _plain(vectors, query_BD, ids_BF, keep, hidden)
     from xclass.index import kernels
 
-    items, scores = torch.empty(len(ids_BF), keep, dtype=torch.int64), torch.empty(len(ids_BF), keep)
-    given = query_BD.numpy(), ids_BF.contiguous().numpy(), matrix
-    out = items.numpy(), scores.numpy()
+    made, out = _empty(len(ids_BF), keep)
+    given = query_BD.numpy(), ids_BF.contiguous().numpy(), matrix, *_bounds(hidden, len(ids_BF))
 
     def part(low: int, high: int) -> None:
         kernels.rescore(*given, low, high, *out)
 
     in_parts(part, len(ids_BF), ids_BF.numel() // PRODUCTS_PER_THREAD, CPU, threads)
-    return items, scores
+    return made
 
 
-def _plain(vectors: Vectors, query_BD: Tensor, ids_BF: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def best_scored(ids_BF: Tensor, scores_BF: Tensor, keep: int, hidden: Ragged | None = None) -> Found:
+    """The ``keep`` first of proposals that have their scores, as :func:`best_of` gives them.
+
+    Args:
+        ids_BF, scores_BF: int64 and float32, best first (equal scores in any order), ids below 0 for none.
+    """
+    if not compiles():
+        return _kept(ids_BF, scores_BF, keep, hidden)
+    from xclass.index import kernels
+
+    made, out = _empty(len(ids_BF), keep)
+    given = ids_BF.contiguous().numpy(), scores_BF.contiguous().numpy(), *_bounds(hidden, len(ids_BF))
+
+    def part(low: int, high: int) -> None:
+        kernels.keep_best(*given, low, high, *out)
+
+    in_parts(part, len(ids_BF), ids_BF.numel() // COPIES_PER_THREAD, CPU)
+    return made
+
+
+def _empty(rows: int, keep: int) -> tuple[Found, tuple[np.ndarray[Any, Any], ...]]:
+    """Room for a result, and its memory as compiled loops write it."""
+    made = Found(
+        torch.empty(rows, keep, dtype=torch.int64),
+        torch.empty(rows, keep),
+        torch.empty(rows, dtype=torch.int64),
+        torch.empty(rows, dtype=torch.int64),
+    )
+    return made, tuple(column.numpy() for column in made)
+
+
+def _bounds(hidden: Ragged | None, rows: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    if hidden is None:
+        return np.zeros(rows + 1, np.int64), np.zeros(0, np.int64)
+    return hidden.offsets.numpy(), hidden.values.contiguous().numpy()
+
+
+def _plain(vectors: Vectors, query_BD: Tensor, ids_BF: Tensor, keep: int, hidden: Ragged | None) -> Found:
     parts = []
-    for rows in torch.arange(len(ids_BF)).split(max(1, PLAIN_CELLS // max(ids_BF.shape[1] * vectors.dim, 1))):
-        ids = ids_BF[rows]
+    step = max(1, PLAIN_CELLS // max(ids_BF.shape[1] * vectors.dim, 1))
+    for start in range(0, len(ids_BF), step):
+        ids = ids_BF[start : start + step]
         taken = vectors.take(ids.clamp(min=0).flatten()).cpu().view(*ids.shape, -1)
-        scores = torch.einsum("bd,bfd->bf", query_BD[rows], taken).masked_fill_(ids < 0, -torch.inf)
-        ids, scores = best_first(ids.masked_fill(ids < 0, len(vectors)), scores)
-        parts.append((ids[:, :keep], scores[:, :keep]))
-    if not parts:
-        return torch.empty(0, keep, dtype=torch.int64), torch.empty(0, keep)
-    ids, scores = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    missing = (0, keep - ids.shape[1])
-    ids = torch.nn.functional.pad(torch.where(ids < len(vectors), ids, -1), missing, value=-1)
-    return ids, torch.nn.functional.pad(scores, missing, value=-torch.inf)
+        scores = torch.einsum("bd,bfd->bf", query_BD[start : start + step], taken)
+        gone = None if hidden is None else hidden.slice(start, start + len(ids))
+        parts.append(_kept(ids, scores, keep, gone))
+    return Found.concat(parts) if parts else _empty(0, keep)[0]
+
+
+def _kept(ids: Tensor, scores: Tensor, keep: int, hidden: Ragged | None) -> Found:
+    """The same without a compiler."""
+    most = 1 + max([int(each.max()) for each in (ids, *(() if hidden is None else (hidden.values,))) if each.numel()])
+    gone = Hidden(hidden, len(ids), max(most, 1)).contains(torch.arange(len(ids)), ids)
+    bad = gone | (ids < 0)
+    ids, scores = best_first(ids.masked_fill(bad, most), scores.masked_fill(bad, -torch.inf))
+    missing = (0, max(keep - ids.shape[1], 0))
+    ids = torch.nn.functional.pad(ids, missing, value=most)[:, :keep]
+    scores = torch.nn.functional.pad(scores, missing, value=-torch.inf)[:, :keep]
+    return Found(torch.where(ids < most, ids, -1), scores, (ids < most).sum(1), gone.sum(1))

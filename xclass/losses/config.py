@@ -6,8 +6,10 @@ import functools
 from typing import Any, Literal
 
 import pydantic
+from torch import Tensor
 
 from xclass.config import Config
+from xclass.losses.item_weights import ItemWeights, item_weights
 from xclass.losses.logistic import (
     bpr_loss,
     finish_bpr,
@@ -80,6 +82,18 @@ class LossConfig(Config):
     """Weigh a target by its place among the items: much inside the top k, little below. 0: all targets alike."""
     top_k_temperature: float = pydantic.Field(0.1, gt=0)
     """How soft the edge of top_k is, in units of the score."""
+    item_weights: ItemWeights = "none"
+    """Weights of targets by their item. For labels that are missing: propensity (1/p of Jain et al. 2016),
+    propensity-bound (2/p − 1), propensity-unbiased (the unbiased loss; of nce, sampled-logistic, negative-sampling and
+    full-sigmoid). For tail items: count-power ((mean count / count)^item_weight_power), effective-number."""
+    propensity_a: float = pydantic.Field(0.55, gt=0)
+    """A of the propensities: .55, or .5 of Wikipedia's datasets, .6 of Amazon's."""
+    propensity_b: float = pydantic.Field(1.5, ge=0)
+    """B of the propensities: 1.5, or .4 of Wikipedia's datasets, 2.6 of Amazon's."""
+    item_weight_power: float = pydantic.Field(0.5, ge=0)
+    """The power in item_weights = "count-power"."""
+    effective_beta: float = pydantic.Field(0.999, ge=0, lt=1)
+    """β in item_weights = "effective-number": weights are as 1/(1 − β^count)."""
 
     @pydantic.model_validator(mode="after")
     def _switches_fit_the_loss(self) -> LossConfig:
@@ -106,9 +120,29 @@ class LossConfig(Config):
             raise ValueError("corrected_log_q needs log-Q, the positive in the denominator, and positives not joint")
         if self.positives == "joint" and (self.calibration > 0 or self.top_k > 0):
             raise ValueError('positives = "joint" goes neither with calibration nor with top_k')
+        if self.item_weights != "none" and self.positives == "joint":
+            raise ValueError('item_weights goes with positives = "decoupled" or "per-positive"')
+        if self.item_weights == "propensity-unbiased" and self.kind not in (*SAMPLED_LOGISTIC, "full-sigmoid"):
+            raise ValueError(f'item_weights = "propensity-unbiased" is not for kind = "{self.kind}"')
+        if self.item_weights == "propensity-unbiased" and (self.calibration > 0 or self.top_k > 0):
+            raise ValueError('item_weights = "propensity-unbiased" goes neither with calibration nor with top_k')
         if self.positives == "per-positive" and self.remove_known_positives:
             raise ValueError('remove_known_positives would leave nothing of positives = "per-positive"')
         return self
+
+    def weights_of_items(self, item_counts: Tensor, num_queries: int) -> Tensor | None:
+        """(N,) of :func:`xclass.losses.item_weights`, or None for 1; ``num_queries``: those with a train pair."""
+        if self.item_weights == "none":
+            return None
+        return item_weights(
+            self.item_weights,
+            item_counts,
+            num_queries,
+            a=self.propensity_a,
+            b=self.propensity_b,
+            power=self.item_weight_power,
+            beta=self.effective_beta,
+        )
 
     @property
     def masks_known_positives(self) -> bool:
@@ -122,6 +156,7 @@ def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:
     """The registered loss with the switches of the configuration; the sizes decide gBCE's β."""
     loss = LOSSES[config.kind]
     switches: dict[str, Any] = {}
+    weighed = config.item_weights != "none"
     if config.kind in ("sampled-softmax", *SAMPLED_LOGISTIC):
         switches["positives"] = "joint" if config.positives == "joint" else "separate"
     if config.kind == "sampled-softmax":
@@ -130,6 +165,13 @@ def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:
         switches["corrected"] = config.corrected_log_q
     elif config.kind in SAMPLED_LOGISTIC:
         switches["positive_power"] = gbce_power(num_sampled, num_items, config.calibration)
+    if config.item_weights == "propensity-unbiased":
+        switches["positives"] = "joint"
+    of_function = {"normalise": False} if weighed and loss.normalise else {}
+    of_finish = of_function if config.kind in SAMPLED_LOGISTIC else {}
     return loss._replace(
-        function=functools.partial(loss.function, **switches), finish=functools.partial(loss.finish, **switches)
+        function=functools.partial(loss.function, **switches, **of_function),
+        finish=functools.partial(loss.finish, **switches, **of_finish),
+        normalise=loss.normalise and not weighed,
+        mean_weights=loss.normalise and config.item_weights != "propensity-unbiased",
     )

@@ -16,6 +16,7 @@ from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
+from xclass.types import concat_ragged
 from xclass.vectors import Vectors
 
 BATCH = 1024
@@ -48,10 +49,13 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
         vectors = model.item_vectors()
         index = _exact(vectors) if vectors is not None else model.own_search(exact=True)
         assert index is not None
-        seen = dataset.seen("valid")
+        seen, hidden = dataset.seen("valid"), dataset.hidden
         batches = inference_batches(seen, queries, BATCH, dataset.query_features)
         query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
-        found = index.search(query_BD, k, seen.take(queries))
+        left_out = seen.take(queries).long()
+        if hidden is not None:
+            left_out = concat_ragged(left_out, hidden.take(queries).long())
+        found = index.search(query_BD, k, left_out)
         return watch(average(compute(found, positives, metrics)), query_BD, vectors, found)
 
     return validate

@@ -1,0 +1,180 @@
+"""Scores of several scorers added up: s(item) = Σ_c weight_c · s_c(item), over what any of them suggests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from xclass.scorers.linear import LinearScorer
+from xclass.scorers.neighbours import NeighboursScorer
+from xclass.scorers.plain import Rows
+from xclass.types import Ragged, TopK, offsets_of
+
+GRID = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+ROUNDS = 2
+
+
+ScoreLists = Callable[[Ragged], Tensor]
+
+
+class Suggestions:
+    """What several scorers say of a batch: the union of their candidates with a column of scores for each.
+
+    lists: Ragged (B), items rising within a query, without weights. scores: name → float32, one for each value.
+    """
+
+    def __init__(self, lists: Ragged, scores: dict[str, Tensor]) -> None:
+        self.lists, self.scores = lists, scores
+
+    def top(self, weights: Mapping[str, float], k: int) -> TopK:
+        """The k best of each query by the weighted sum; equal sums: the lower item number."""
+        total = torch.zeros(len(self.lists.values))
+        for name, scores in self.scores.items():
+            total += weights[name] * scores
+        return best_of_lists(Ragged(self.lists.offsets, self.lists.values, total), k)
+
+
+class Fusion:
+    """Scorers of sparse features side by side.
+
+    Args:
+        linear, neighbours: None where a run does without.
+        shortlist: how many items a scorer of all items suggests.
+        num_items: N.
+    """
+
+    def __init__(
+        self, linear: LinearScorer | None, neighbours: NeighboursScorer | None, shortlist: int, num_items: int
+    ) -> None:
+        self.linear, self.neighbours, self.shortlist, self.num_items = linear, neighbours, shortlist, num_items
+
+    def suggest(
+        self,
+        features: Ragged,
+        most: int = 0,
+        allowed: Tensor | None = None,
+        among: Ragged | None = None,
+        towers: tuple[Ragged, ScoreLists] | None = None,
+    ) -> Suggestions:
+        """Candidates of a batch with every scorer's score of each of them.
+
+        Args:
+            features: (B) sparse features.
+            most: items that a scorer of all items suggests at least.
+            allowed: bool (N,), nothing else is suggested.
+            among: each query's own candidates, which then are the suggestions.
+            towers: candidates of the towers and what scores lists by them.
+        """
+        most = max(self.shortlist, most)
+        voted = None if self.neighbours is None else self.neighbours.candidates(features)
+        queries = None if self.linear is None else self.linear.queries(features)
+        parts, fitted = [], None
+        if self.linear is not None and queries is not None and self.linear.config.search == "all" and among is None:
+            fitted = self.linear.candidates(queries, most, allowed)
+            parts.append(fitted)
+        if voted is not None:
+            parts.append(voted if fitted is not None else best_weighed(voted, most))
+        if towers is not None:
+            parts.append(towers[0])
+        lists = self._union(parts, allowed) if among is None else self._union([among], allowed)
+        scores: dict[str, Tensor] = {}
+        if self.linear is not None and queries is not None:
+            scores["linear"] = self._linear_scores(queries, lists, fitted)
+        if voted is not None:
+            scores["neighbours"] = self._found(voted, lists)
+        if towers is not None:
+            scores["towers"] = towers[1](lists)
+        return Suggestions(lists, scores)
+
+    def _union(self, parts: Sequence[Ragged], allowed: Tensor | None) -> Ragged:
+        keys = torch.cat([part.rows() * self.num_items + part.values for part in parts]).unique()
+        rows = torch.div(keys, self.num_items, rounding_mode="floor")
+        values = keys - rows * self.num_items
+        if allowed is not None:
+            rows, values = rows[allowed[values]], values[allowed[values]]
+        return Ragged(offsets_of(torch.bincount(rows, minlength=len(parts[0]))), values)
+
+    def _linear_scores(self, queries: Rows, lists: Ragged, known: Ragged | None) -> Tensor:
+        """The linear score of each of the lists' items; those of its own suggestions are there already."""
+        assert self.linear is not None
+        if known is None:
+            return self.linear.scores(queries, lists)
+        scores = self._found(known, lists, torch.nan)
+        missing = scores.isnan()
+        scores[missing] = self.linear.scores(queries, lists.filter(missing))
+        return scores
+
+    def _found(self, part: Ragged, lists: Ragged, without: float = 0.0) -> Tensor:
+        """The part's score of each of the lists' items, ``without`` where it has none."""
+        assert part.weights is not None
+        scores = torch.full((len(lists.values),), without)
+        if len(scores) and len(part.values):
+            keys = lists.rows() * self.num_items + lists.values
+            own = part.rows() * self.num_items + part.values
+            places = torch.searchsorted(keys, own).clamp(max=len(keys) - 1)
+            there = keys[places] == own
+            scores[places[there]] = part.weights[there]
+        return scores
+
+
+def best_weighed(lists: Ragged, most: int) -> Ragged:
+    """Of each list the ``most`` values of the largest weights; equal weights: the one that comes first."""
+    found = best_of_lists(lists, most)
+    return Ragged(found.offsets, found.ids, found.scores)
+
+
+def best_of_lists(lists: Ragged, k: int) -> TopK:
+    """The k values of the largest weights of each list, best first; equal weights: the lower value.
+
+    Values rise within a list.
+    """
+    assert lists.weights is not None
+    order = torch.argsort(lists.weights, descending=True, stable=True)
+    order = order[torch.argsort(lists.rows()[order], stable=True)]
+    found = TopK(lists.offsets, lists.values[order].long(), lists.weights[order])
+    return found.head(k)
+
+
+def choose_weights(
+    suggestions: Sequence[Suggestions], truth: Ragged, cut_offs: Sequence[int] = (1, 3, 5)
+) -> tuple[dict[str, float], float]:
+    """Weights by coordinate search, and the value that they reach: the mean of precision at the cut-offs.
+
+    The scorer that is best alone has weight 1; the others' are 0 or powers of two. Of weights that reach the same the
+    first tried is kept.
+
+    Args:
+        suggestions: batch after batch.
+        truth: the items of all queries of all batches, in order.
+    """
+    names = list(suggestions[0].scores)
+    alone = [{name: float(name == first) for name in names} for first in names]
+    reached_alone = [precision(suggestions, truth, each, cut_offs) for each in alone]
+    best = max(reached_alone)
+    weights = alone[reached_alone.index(best)]
+    others = [name for name in names if not weights[name]]
+    for name in others * ROUNDS:
+        for value in GRID:
+            tried = {**weights, name: value}
+            reached = precision(suggestions, truth, tried, cut_offs)
+            if reached > best:
+                weights, best = tried, reached
+    return weights, best
+
+
+def precision(
+    suggestions: Sequence[Suggestions], truth: Ragged, weights: Mapping[str, float], cut_offs: Sequence[int]
+) -> float:
+    """Mean over the cut-offs and the queries of hits / k."""
+    hits, queries, first = dict.fromkeys(cut_offs, 0), 0, 0
+    for part in suggestions:
+        found, number = part.top(weights, max(cut_offs)), len(part.lists)
+        own = truth.slice(first, first + number).long()
+        size = int(max(int(found.ids.max()) if len(found.ids) else 0, int(own.values.max()) if len(own.values) else 0))
+        hit = torch.isin(found.rows() * (size + 1) + found.ids, own.rows() * (size + 1) + own.values)
+        for k in cut_offs:
+            hits[k] += int(hit[found.ranks() <= k].sum())
+        first, queries = first + number, queries + number
+    return sum(hits[k] / k for k in cut_offs) / len(cut_offs) / max(queries, 1)
