@@ -168,7 +168,12 @@ def evaluated(queries: list[tuple[list[int], list[int]]], order: list[int], size
     found = [batch(part, [queries[number][0] for number in part]) for part in parts]
     weights = torch.arange(1, NUM_ITEMS + 1, dtype=torch.float64)
     return evaluate(
-        found, truth, metrics_at([2, 10], list(METRICS)), item_counts=COUNTS, propensities=Propensities(weights, 10), by_popularity=True
+        found,
+        truth,
+        metrics_at([2, 10], list(METRICS)),
+        item_counts=COUNTS,
+        propensities=Propensities(weights, 10),
+        by_popularity=True,
     )
 
 

@@ -424,8 +424,9 @@ def index_run(
     folder = recommender.run.path / INDEX_FOLDER
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
+    stored = recommender.item_vectors
     queries, seen = _tuning_queries(recommender)
-    vectors = laid_out(recommender.item_vectors, recommender.run.path)
+    vectors = laid_out(stored, recommender.run.path)
     report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
     if report.fell_back:
         say(report.fell_back)

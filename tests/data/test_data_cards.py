@@ -29,7 +29,9 @@ def options_of(command: str) -> tuple[str, IngestOptions]:
     del chosen["out"]
     if "propensity" in chosen:
         constants = map(float, chosen.pop("propensity").split(","))
-        return words[0], build_config(IngestOptions, chosen | dict(zip(("propensity_a", "propensity_b"), constants, strict=True)))
+        return words[0], build_config(
+            IngestOptions, chosen | dict(zip(("propensity_a", "propensity_b"), constants, strict=True))
+        )
     return words[0], build_config(IngestOptions, chosen)
 
 

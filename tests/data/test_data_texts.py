@@ -23,6 +23,7 @@ from xclass.data.query_files import read_query_file
 from xclass.data.store import Dataset
 from xclass.data.vectoriser import TextOptions, Vectoriser
 from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.inspection import describe
 from xclass.types import Ragged
 
 TEXTS = ["The cat sat. The CAT!", "a cat, a dog", "", "Ünïcode ünïcode naïve dog's", "dog"]
@@ -293,3 +294,24 @@ def test_files_of_texts_name_queries(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("text\none\n")
     with pytest.raises(DataError, match="column is missing"):
         read_query_file(tmp_path / "b.csv")
+
+
+def test_inspect_tells_of_features(tmp_path: Path) -> None:
+    write_rows(tmp_path / "raw" / "trn.jsonl", ROWS)
+    write_rows(tmp_path / "raw" / "tst.jsonl", TEST)
+    dataset = ingest(tmp_path / "raw", tmp_path / "out", IngestOptions(text=TextOptions(min_documents=1)))
+    found = describe(dataset.path)["features"]
+    assert found["query"]["text"] == {"size": 6, "values": 9, "values_per_row": 2.25, "empty_rows": 0, "longest_row": 3}
+    assert found["item"]["text"]["empty_rows"] == 3
+
+
+def test_how_texts_are_cut_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TextOptions(min_documents=1, char_ngrams=3)
+    whole = Vectoriser.fit([pl.Series(TEXTS)], options)
+    wanted = whole.transform(pl.Series(TEXTS))
+    monkeypatch.setattr(vectoriser_module, "BYTES_PER_SLICE", 12)
+    parts = Vectoriser.fit([pl.Series(TEXTS)], options)
+    assert parts.vocabulary().equals(whole.vocabulary())
+    got = parts.transform(pl.Series(TEXTS))
+    for name in ("lengths", "values", "weights"):
+        assert getattr(got, name).tolist() == getattr(wanted, name).tolist()

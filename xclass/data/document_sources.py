@@ -44,7 +44,8 @@ class DocumentSource:
 
 
 def find_documents(source: Path, options: IngestOptions) -> DocumentSource | None:
-    """The documents of a source, None when it holds pairs. JSON lines and Parquet hold raw text when that is said.
+    """The documents of a source, None when it holds pairs. JSON lines and Parquet hold raw text when that is said, or
+    when they are called ``trn.*``.
 
     A directory may hold ``train.*`` and ``test.*``; one file ``*_train.*`` and one ``*_test.*``; PECOS's ``X.trn.npz``,
     ``Y.trn.npz`` and so on; or one file with all documents beside ``*_trSplit.txt`` and ``*_tstSplit.txt``, which hold
@@ -66,7 +67,7 @@ def find_documents(source: Path, options: IngestOptions) -> DocumentSource | Non
         return DocumentSource(options.format, parts, source, splits)
     first = next(iter(parts.values()))[0]
     form = format_of_file(first)
-    if form is None and holds_text(first) and options.text_col:
+    if form is None and holds_text(first) and (options.text_col or first.name.startswith("trn.")):
         form = "text"
     return None if form is None else DocumentSource(form, parts, source, splits)
 

@@ -39,12 +39,20 @@ class Sparse:
         return Sparse(np.bincount(rows[starts], minlength=len(self.lengths)), values[starts], summed)
 
 
-def ragged_of(blocks: Iterable[Sparse]) -> Ragged:
+def joined(blocks: Iterable[Sparse]) -> Sparse:
     """The lists of all blocks, one after the other."""
-    parts = list(blocks)
     empty = Sparse(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+    parts = [empty, *blocks]
+    if len(parts) == 2:
+        return parts[1]
     lengths, values, weights = (
-        torch.from_numpy(np.concatenate([getattr(part, name) for part in (empty, *parts)]))
-        for name in ("lengths", "values", "weights")
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("lengths", "values", "weights")
     )
+    return Sparse(lengths, values, weights)
+
+
+def ragged_of(blocks: Iterable[Sparse]) -> Ragged:
+    """The lists of all blocks, one after the other, as tensors."""
+    found = joined(blocks)
+    lengths, values, weights = (torch.from_numpy(part) for part in (found.lengths, found.values, found.weights))
     return Ragged(offsets_of(lengths), values, weights)

@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from xclass.config import Config, build_config
-from xclass.data.sparse import Sparse
+from xclass.data.sparse import Sparse, joined
 from xclass.errors import ArtefactError, DataError
 from xclass.manifest import read_json
 
@@ -22,6 +22,7 @@ WORDS = r"\w+"
 LONGEST_WORD = 40
 GRAMS_IN_MEMORY = 1 << 23
 TEXTS_PER_BLOCK = 4096
+BYTES_PER_SLICE = 1 << 22
 
 
 class TextOptions(Config):
@@ -80,7 +81,7 @@ class Vectoriser:
         """
         if options.hash_bits:
             counts, documents = np.zeros(1 << options.hash_bits, dtype=np.int64), 0
-            for block in texts:
+            for block in _slices(texts):
                 found = _counted(block, options)
                 pairs = pl.DataFrame(
                     {"row": found["row"], "number": _hashes(found["gram"], options.hash_bits)}
@@ -89,7 +90,7 @@ class Vectoriser:
                 documents += len(block)
             return cls(options, documents, counts, None)
         table, documents = _Counter(), 0
-        for block in texts:
+        for block in _slices(texts):
             table.add(_counted(block, options)["gram"])
             documents += len(block)
         chosen = table.best(options.min_documents, options.max_features)
@@ -97,6 +98,9 @@ class Vectoriser:
 
     def transform(self, texts: pl.Series) -> Sparse:
         """The features of these texts, rising within each; what the vocabulary lacks is left out."""
+        return joined(self._transform(part) for part in _slices([texts]))
+
+    def _transform(self, texts: pl.Series) -> Sparse:
         found = _counted(texts, self.options)
         if self.grams is None:
             found = found.with_columns(number=_hashes(found["gram"], self.options.hash_bits))
@@ -182,6 +186,18 @@ class _Counter:
         self._waiting, self._rows, least = [], 0, 1
         while len(self._table) > GRAMS_IN_MEMORY:
             self._table, least = self._table.filter(pl.col("count") > least), least + 1
+
+
+def _slices(blocks: Iterable[pl.Series]) -> Iterator[pl.Series]:
+    """The same texts, some megabytes at a time."""
+    for texts in blocks:
+        ends = np.cumsum(texts.str.len_bytes().fill_null(0).to_numpy().astype(np.int64))
+        start = 0
+        while start < len(texts):
+            before = int(ends[start - 1]) if start else 0
+            stop = max(int(np.searchsorted(ends, before + BYTES_PER_SLICE, side="right")), start + 1)
+            yield texts.slice(start, stop - start)
+            start = stop
 
 
 def _counted(texts: pl.Series, options: TextOptions) -> pl.DataFrame:
