@@ -4,7 +4,8 @@
         [--items N] [--keep FOLDER]
 
 exact   exact search through torch beside Faiss flat
-tuned   `find_index` for a recall of .95, beside Faiss flat and beside Faiss itself with the same parameters
+tuned   what `find_index` settles on for a recall of .95 among builds in FOLDER, beside Faiss flat and beside Faiss
+        itself with the same parameters
 sweep   every family of Faiss over a grid of its parameters, and the tuned index: the least processor time of one thread
         that each takes for .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
@@ -33,10 +34,10 @@ import numpy as np
 import torch
 from index_data import clustered_vectors, learn, learned_vectors, planted_vectors
 
-from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, find_index, index_recall
+from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, index_recall
 from xclass.index.factory import builds
 from xclass.index.measuring import HeldOut
-from xclass.index.tuning import cheapest, faster, optimal
+from xclass.index.tuning import cheapest, faster
 from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors
@@ -66,13 +67,13 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def side_by_side(named: dict[str, Callable[[], object]], num_queries: int) -> dict[str, float]:
-    """Median queries/s of each over a few rounds, taken in turn."""
+def side_by_side(named: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Median queries/s of each (action, its queries) over a few rounds, taken in turn."""
     taken: dict[str, list[float]] = {name: [] for name in named}
     for _ in range(ROUNDS):
-        for name, action in named.items():
+        for name, (action, _) in named.items():
             taken[name].append(timed(action))
-    return {name: num_queries / statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: named[name][1] / statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def show(rates: dict[str, float], reference: str) -> None:
@@ -107,46 +108,39 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     exclude = some_excluded(len(queries), len(vectors))
     rates = side_by_side(
         {
-            "Faiss flat": lambda: flat.search(queries.numpy(), k),
-            "exact, torch": lambda: exact.search(queries, k),
-            "exact, torch, 50 excluded a query": lambda: exact.search(queries, k, exclude),
-        },
-        len(queries),
+            "Faiss flat": (lambda: flat.search(queries.numpy(), k), len(queries)),
+            "exact, torch": (lambda: exact.search(queries, k), len(queries)),
+            "exact, torch, 50 excluded a query": (lambda: exact.search(queries, k, exclude), len(queries)),
+        }
     )
     show(rates, "Faiss flat")
 
 
 def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
     held, others = queries[:HELD], queries[HELD:]
-    seconds = -time.perf_counter()
-    report = find_index(vectors, IndexConfig(), held, k, TARGET)
-    seconds += time.perf_counter()
-    index = report.index
-    assert isinstance(index, FaissIndex), report.fell_back
-    print(f"found {index.factory} {index.parameters} in {seconds:.0f} s, {len(report.frontier)} settings measured")
-    print(f"{index.extra_bytes() / 1e6:,.0f} MB beside the vectors, built in {index.build_s:.0f} s")
-    for point in optimal(report.frontier):
-        print(f"    {point.factory} {point.parameters} {point.index_recall:.4f} {point.queries_per_s:,.0f}")
+    index = tuned_builds(vectors, held, k, keep)
     exact = ExactIndex()
     exact.build(vectors)
-    truth = exact.search(others, k)
+    truth = exact.search(others[:HELD], k)
     direct = faiss.IndexRefineFlat(index.faiss, faiss.swig_ptr(vectors.numpy()))
     direct.k_factor = index.parameters["refine"]
-    theirs = as_topk(*direct.search(others.numpy(), k))
-    print(
-        f"on other queries: index recall@{k} {float(index_recall(index.search(others, k), truth).mean()):.4f}", end=", "
-    )
+    theirs = as_topk(*direct.search(others[:HELD].numpy(), k))
+    ours = float(index_recall(index.search(others[:HELD], k), truth).mean())
+    print(f"on other queries: index recall@{k} {ours:.4f}", end=", ")
     print(f"Faiss with its own refinement {float(index_recall(theirs, truth).mean()):.4f}")
     size = min(index.queries_at_once, len(others))
     exclude = some_excluded(size, len(vectors))
+    few = others[:HELD].numpy()
     rates = side_by_side(
         {
-            "Faiss flat": lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT),
-            "the tuned index": in_batches(lambda part: index.search(part, k), others, size),
-            "Faiss directly, same parameters": in_batches(lambda part: direct.search(part.numpy(), k), others, size),
-            "50 excluded a query": in_batches(lambda part: index.search(part, k, exclude), others, size),
-        },
-        len(others),
+            "the tuned index": (in_batches(lambda part: index.search(part, k), others, size), len(others)),
+            "Faiss directly, same parameters": (
+                in_batches(lambda part: direct.search(part.numpy(), k), others, size),
+                len(others),
+            ),
+            "50 excluded a query": (in_batches(lambda part: index.search(part, k, exclude), others, size), len(others)),
+            "Faiss flat": (lambda: faiss.knn(few, vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), len(few)),
+        }
     )
     show(rates, "Faiss flat")
 
@@ -194,9 +188,13 @@ def tuned_builds(vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path) 
         index.factory = factory
         index.restore(kept(factory, vectors, keep), vectors, 0.0)
         point = cheapest(index, measured, TARGET)
+        print(
+            f"    {factory}: {point and (point.parameters, round(point.index_recall, 4), round(point.queries_per_s))}"
+        )
         if point is not None:
             rivals.append((index, point))
     index, point = faster(measured, rivals)
+    print(f"chosen: {index.factory} {point.parameters}, of {len(measured.points)} settings measured", flush=True)
     index.set_parameters(**point.parameters)
     return index
 
@@ -246,6 +244,10 @@ def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path)
     exact.build(vectors)
     truth, held_out = exact.search(others, k), HeldOut(held, k)
     held_out.against(TensorVectors(vectors))
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    flat_s = cpu_s(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), 1)
+    print(f"one thread, processor time: Faiss flat {1e6 * flat_s / len(others):,.0f} µs a query")
     for kind in ("lsh", "wta"):
         index = build_index(vectors, IndexConfig(kind=kind))
         assert isinstance(index, HashIndex)
@@ -256,17 +258,11 @@ def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path)
             index.set_parameters(**{**point.parameters, "probes": max(round(point.parameters["probes"] * near), 1)})
             agreed = float(index_recall(index.search(others, k), truth).mean())
             share = index.scored_share
-            rates = side_by_side(
-                {
-                    "Faiss flat": lambda: faiss.knn(
-                        others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT
-                    ),
-                    f"{index.parameters}": in_batches(lambda part: index.search(part, k), others, 1024),  # noqa: B023
-                },
-                len(others),
+            seconds = cpu_s(in_batches(lambda part: index.search(part, k), others, 1024), 2)  # noqa: B023
+            print(
+                f"    {index.parameters}: agreement of the top {k} {agreed:.4f}, {share:.3%} of the items scored, "
+                f"{1e6 * seconds / len(others):,.0f} µs a query, {flat_s / seconds:.1f}× Faiss flat"
             )
-            print(f"agreement of the top {k} {agreed:.4f}, {share:.3%} of the items scored")
-            show(rates, "Faiss flat")
 
 
 def bench_large(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
@@ -292,7 +288,7 @@ def main() -> None:
     parser.add_argument("stage", nargs="?", default="tuned", choices=[*STAGES, "learn"])
     parser.add_argument("--data", default="planted", choices=["planted", "learned", "clusters"])
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=16384)
+    parser.add_argument("--queries", type=int, default=12288)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)
