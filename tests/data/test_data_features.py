@@ -210,7 +210,7 @@ def test_new_queries_by_their_features() -> None:
 def test_a_large_file_equals_a_plain_reading(tmp_path: Path) -> None:
     generator = np.random.Generator(np.random.Philox(3))
     rows = []
-    for _ in range(20_000):
+    for _ in range(9_000):
         labels = sorted(set(generator.integers(0, 50, generator.integers(0, 4)).tolist()))
         features = sorted(set(generator.integers(0, 300, generator.integers(0, 6)).tolist()))
         rows.append((labels, {feature: float(np.float32(generator.normal())) for feature in features}))
@@ -218,7 +218,7 @@ def test_a_large_file_equals_a_plain_reading(tmp_path: Path) -> None:
         ",".join(map(str, labels)) + "".join(f" {key}:{value!r}" for key, value in features.items()) + "\n"
         for labels, features in rows
     ).replace("\n\n", "\n \n")
-    dataset = made(tmp_path, f"20000 300 50\n{text}", None, test_fraction=0.0, valid_fraction=0.0)
+    dataset = made(tmp_path, f"9000 300 50\n{text}", None, test_fraction=0.0, valid_fraction=0.0)
     assert labels_of(dataset, "train") == [labels for labels, _ in rows]
     assert lists_of(dataset.query_features["features"]) == [features for _, features in rows]
     assert open_dataset(dataset.path).query_features["features"].values.dtype == torch.int32
