@@ -107,6 +107,15 @@ def test_a_random_split_is_by_document(tmp_path: Path) -> None:
     assert again.queries["split"].to_list() == parts != other.queries["split"].to_list()
 
 
+def test_a_valid_part_cut_from_a_given_split_is_of_documents(tmp_path: Path) -> None:
+    dataset = made(tmp_path, valid_fraction=0.5)
+    parts = dataset.queries["split"].to_list()
+    assert parts[4:] == ["test", "test"] and sorted(parts[:4]) == ["train", "train", "valid", "valid"]
+    lengths = {name: dataset.split(name).lengths().tolist() for name in dataset.splits}
+    for document, (part, wanted) in enumerate(zip(parts, (2, 0, 1, 1, 1, 0), strict=True)):
+        assert {name: found[document] for name, found in lengths.items() if found[document]} in ({part: wanted}, {})
+
+
 BAD = {
     "negative feature": ("0 -1:1", "line 2", "not the number of a feature"),
     "feature beyond": ("0 5:1", "line 2", "beyond the header's number"),
