@@ -89,7 +89,7 @@ def test_terms_leave_out_what_train_does_not_number() -> None:
 
 
 @pytest.mark.parametrize("negatives", ["all", "mined"])
-def test_weights_solve_the_problem(form: bool, negatives: str) -> None:
+def test_weights_solve_the_problem(negatives: str) -> None:
     """The gradient of ½‖w‖² + C Σ max(0, 1 − y w·x)² is 0 at the weights, over all documents or the item's own list."""
     documents, items = problem()
     config = LinearConfig(cost=0.7, passes=200, tolerance=1e-4, prune=0, negatives=negatives, drawn=500)
@@ -105,7 +105,7 @@ def test_weights_solve_the_problem(form: bool, negatives: str) -> None:
         own = against[:, item] | (y[:, item] > 0)
         slack = np.maximum(1 - y[own, item] * (x[own] @ w[item]), 0)
         gradient = w[item] - 2 * config.cost * (y[own, item] * slack) @ x[own]
-        assert np.abs(gradient).max() < 5e-3
+        assert np.abs(gradient).max() < DOCUMENTS * 2e-4
     assert not found.trained[ITEMS - 1] and found.weights.offsets[-1] == found.weights.offsets[-2]
 
 

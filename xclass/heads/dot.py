@@ -11,15 +11,20 @@ from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.masks import Hits, find_hits
+from xclass.heads.normaliser import log_normaliser, scores_of_pairs
+from xclass.heads.seam import SearchedBy
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
+from xclass.index.exact import ExactIndex
+from xclass.index.filtering import Allowed
+from xclass.index.rows import exact_among
 from xclass.losses import Loss
 from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.features import ItemFeatures
 from xclass.towers.projection import Projection
-from xclass.types import Batch, Negatives, Ragged, Rows, Selection
+from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
 
@@ -74,6 +79,8 @@ class DotHead(nn.Module):
         item_weights: (N,) weight of a target by its item; with a loss that takes weights as they are. None for 1.
     """
 
+    searched_by: SearchedBy = "vectors"
+
     def __init__(
         self,
         sampler: Sampler,
@@ -114,7 +121,7 @@ class DotHead(nn.Module):
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
         with short_operations():
-            positives = _targets(batch)
+            positives = targets_of(batch)
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
             hits = self._hits(batch, positives, negatives.ids)
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
@@ -156,7 +163,7 @@ class DotHead(nn.Module):
         """The item rows of targets and candidates, and the rows of their features."""
         if self.features is None or plan.items is None:
             negatives = plan.negatives.ids.flatten().clamp(min=0)
-            return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
+            return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
         wanted = self.features.requests(plan.items.features)
         if self.item_rows:
             wanted.setdefault("item", {})["items"] = plan.items.items.unique
@@ -174,7 +181,7 @@ class DotHead(nn.Module):
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items, positions = self._items(plan, rows)
-        targets = _targets(batch)
+        targets = targets_of(batch)
         if plan.weights is not None:
             targets = Ragged(targets.offsets, targets.values, plan.weights)
         scoring = Scoring(
@@ -202,8 +209,33 @@ class DotHead(nn.Module):
             return None
         return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
+    def topk(
+        self,
+        query_BD: Tensor,
+        k: int,
+        tables: dict[str, Table],
+        exclude: Ragged | None = None,
+        allowed: Tensor | None = None,
+        exact: bool = False,
+    ) -> TopK:
+        """By inner product, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+        vectors = self.item_vectors(tables)
+        if allowed is not None:
+            return exact_among(vectors, Allowed(allowed, len(vectors))).search(query_BD, k, exclude)
+        index = ExactIndex()
+        index.build(vectors)
+        return index.search(query_BD, k, exclude)
 
-def _targets(batch: Batch) -> Ragged:
+    def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
+        """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
+        scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
+        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
+        return (scores - normaliser).float().cpu()
+
+
+def targets_of(batch: Batch) -> Ragged:
+    """What a training batch is to learn; InputError for an inference batch."""
     if batch.positives is None:
         raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
     return batch.positives
