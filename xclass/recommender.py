@@ -187,7 +187,8 @@ class Recommender:
             rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
         elif features is not None or texts is not None:
             self.model.tower.check_new_queries()
-            queries = queries_with_features(features if features is not None else self.text_features(_texts(texts)))
+            given = self.text_features(_texts(texts)) if features is None else features
+            queries = queries_with_features(given, sizes=self.run.feature_sizes("query"))
             rows = torch.arange(len(queries))
         else:
             assert histories is not None
