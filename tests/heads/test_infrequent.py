@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def loss_of(share: float, seed: int, weights: torch.Tensor | None = None) -> tup
     return loss.detach(), plan, query, items
 
 
+def constant() -> float:
+    """log N, less 1 / (2 α) where the likelihood has no log Z."""
+    return math.log(N) - 0.5 / ALPHA
+
+
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 1.0, 0.5, 0.0, 3.0])])
 def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None) -> None:
     for seed in range(5):
@@ -59,7 +65,7 @@ def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None) -> None
         chosen[plan.normalised] = 1.0
         q, v = query.detach().requires_grad_(True), items.detach().requires_grad_(True)
         scores = q @ v.T / 0.5
-        penalty = (scores.logsumexp(1) - torch.tensor(float(N)).log()).square() * (ALPHA / 0.5)
+        penalty = (scores.logsumexp(1) - constant()).square() * (ALPHA / 0.5)
         means = torch.stack([-scores[b, row].mean() if row else scores.sum() * 0 for b, row in enumerate(TARGETS)])
         some = torch.tensor([float(bool(row)) for row in TARGETS])
         wanted = (means + penalty * chosen * some) * (1.0 if weights is None else weights)
@@ -73,7 +79,7 @@ def test_its_mean_over_plans_is_the_loss_with_every_query_normalised() -> None:
     mean = torch.stack([loss_of(0.5, seed)[0] for seed in range(300)])
     query, items = loss_of(0.5, 0)[2:]
     scores = (query @ items.T / 0.5).detach()
-    penalty = ALPHA * (scores.logsumexp(1) - torch.tensor(float(N)).log()).square()
+    penalty = ALPHA * (scores.logsumexp(1) - constant()).square()
     some = torch.tensor([float(bool(row)) for row in TARGETS])
     wanted = torch.stack([-scores[b, row].mean() if row else scores.new_zeros(()) for b, row in enumerate(TARGETS)])
     assert bool(((mean.mean(0) - wanted - penalty * some).abs() <= 5 * mean.std(0) / 300**0.5 + 1e-4).all())
@@ -90,7 +96,7 @@ def test_scores_of_a_trained_run_are_nearly_log_probabilities(dataset: Dataset, 
     gaps = {}
     for name, loss in (
         ("plain", {"kind": "full-softmax"}),
-        ("self", {"kind": "full-softmax", "normaliser_weight": 0.1, "normalised_share": share}),
+        ("self", {"kind": "full-softmax", "normaliser_weight": 1.0, "normalised_share": share}),
     ):
         settings = {
             "model": {"embedding_dim": 12, "normalize": False, "temperature": 1.0, "query": {"kind": "history"}},
@@ -108,7 +114,7 @@ def test_scores_of_a_trained_run_are_nearly_log_probabilities(dataset: Dataset, 
         found = head.unnormalised_log_probability(query, asked, model.tables)
         exact = model.log_probability(query, asked)
         assert float((found - exact).abs().mean()) == pytest.approx(gaps[name], rel=0.01)
-    assert gaps["self"] < 0.25 and gaps["self"] < 0.5 * gaps["plain"]
+    assert gaps["self"] < 0.3 and gaps["self"] < 0.5 * gaps["plain"]
 
 
 def test_switches_that_do_not_fit_are_refused() -> None:

@@ -175,8 +175,9 @@ def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:
         switches["corrected"] = config.corrected_log_q
     elif config.kind == "full-softmax" and config.normaliser_weight:
         switches["normaliser_weight"] = config.normaliser_weight / config.normalised_share
-        switches["log_constant"] = math.log(num_items)
-        switches["unnormalised"] = config.normalised_share < 1
+        switches["unnormalised"] = unnormalised = config.normalised_share < 1
+        # −score + α (log Z − c)² has its minimum over a common shift of the scores at log Z = c + 1 / (2 α).
+        switches["log_constant"] = math.log(num_items) - (0.5 / config.normaliser_weight if unnormalised else 0.0)
     elif config.kind in SAMPLED_LOGISTIC:
         switches["positive_power"] = gbce_power(num_sampled, num_items, config.calibration)
     if config.item_weights == "propensity-unbiased":
