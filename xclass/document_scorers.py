@@ -89,18 +89,20 @@ def train_scorers(out: Path, dataset: Dataset, config: DocumentsConfig, seed: in
     """
     name, documents = train_documents(config, dataset)
     said: dict[str, Any] = {"name": name, "documents": len(documents.features), "features": documents.size}
-    if not (out / FUSION).exists():
-        write_json(out / FUSION, _fused(config, dataset, documents, seed))
+    if not (out / FUSION).exists() and _needs_a_cut(config, dataset):
+        write_json(out / FUSION, _chosen_on_a_cut(config, dataset, documents, seed))
     started = time.perf_counter()
     neighbours = None
-    wants_neighbours = config.linear.negatives == "mined" and "linear" in config.scorers
-    if "neighbours" in config.scorers or (wants_neighbours and not (out / file_of("linear")).exists()):
+    mines = config.linear.negatives == "mined" and "linear" in config.scorers
+    if "neighbours" in config.scorers or (mines and not (out / file_of("linear")).exists()):
         neighbours = _neighbours(out, config, documents, dataset.num_items)
     said["neighbours_s"] = round(time.perf_counter() - started, 3)
     started = time.perf_counter()
     if "linear" in config.scorers and not (out / file_of("linear")).exists():
         _write(out / file_of("linear"), _linear(config, documents, dataset.num_items, neighbours, seed).tensors())
     said["linear_s"] = round(time.perf_counter() - started, 3)
+    if not (out / FUSION).exists():
+        write_json(out / FUSION, _fused(out, config, dataset, seed))
     return {**said, "fusion": read_json(out / FUSION)}
 
 
@@ -120,33 +122,47 @@ def _linear(
     return LinearScorer.fit(config.linear, *documents, num_items, neighbours, seed)
 
 
-def _fused(config: DocumentsConfig, dataset: Dataset, documents: Documents, seed: int) -> dict[str, Any]:
-    """The weights of the scorers, and where they come from."""
-    fusion = config.fusion
-    if fusion.weights:
-        return {"weights": fusion.weights, "chosen_on": "given"}
-    if len(config.scorers) == 1:
-        return {"weights": {config.scorers[0]: 1.0}, "chosen_on": "one scorer"}
+def _needs_a_cut(config: DocumentsConfig, dataset: Dataset) -> bool:
+    """Whether weights are chosen on train documents that scorers of their own have not seen.
+
+    Raises:
+        ConfigError: they can't be chosen: the towers would have to be trained twice.
+    """
+    if config.fusion.weights.given or len(config.scorers) == 1:
+        return False
     if config.towers:
         raise ConfigError(
             "weights are chosen among linear and neighbours only",
             where="documents.fusion.weights",
             wanted="a weight for each of " + ", ".join(config.scorers),
         )
-    generator = torch_generator(seed, "fusion cut")
-    if "valid" in dataset.splits:
-        kept, where = documents, "the valid split"
-        asked, truth = _valid_part(config, dataset, generator)
-    else:
-        order = torch.randperm(len(documents.features), generator=generator)
-        cut = max(int(len(order) * fusion.cut), 1)
-        held, rest = order[:cut][: fusion.cut_queries].sort().values, order[cut:].sort().values
-        part, kept, where = documents.take(held), documents.take(rest), f"{fusion.cut:.0%} of train"
-        asked, truth = part.features, part.items
-    say(f"choosing the scorers' weights on {len(asked):,} documents ({where})")
+    return "valid" not in dataset.splits
+
+
+def _fused(out: Path, config: DocumentsConfig, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """The weights that are given, that are none to choose, or that the trained scorers need on the valid split."""
+    if config.fusion.weights.given:
+        return {"weights": config.fusion.weights.given, "chosen_on": "given"}
+    if len(config.scorers) == 1:
+        return {"weights": {config.scorers[0]: 1.0}, "chosen_on": "one scorer"}
+    asked, truth = _valid_part(config, dataset, torch_generator(seed, "fusion valid"))
+    return _chosen(_both(out, config, dataset.num_items), asked, truth, "the valid split")
+
+
+def _chosen_on_a_cut(config: DocumentsConfig, dataset: Dataset, documents: Documents, seed: int) -> dict[str, Any]:
+    fusion = config.fusion
+    order = torch.randperm(len(documents.features), generator=torch_generator(seed, "fusion cut"))
+    cut = max(int(len(order) * fusion.cut), 1)
+    held, rest = order[:cut][: fusion.cut_queries].sort().values, order[cut:].sort().values
+    part, kept = documents.take(held), documents.take(rest)
     neighbours = NeighboursScorer.fit(config.neighbours, *kept, dataset.num_items)
     linear = _linear(config, kept, dataset.num_items, neighbours, seed)
     both = Fusion(linear, neighbours, fusion.shortlist, dataset.num_items)
+    return _chosen(both, part.features, part.items, f"{fusion.cut:.0%} of train")
+
+
+def _chosen(both: Fusion, asked: Ragged, truth: Ragged, where: str) -> dict[str, Any]:
+    say(f"choosing the scorers' weights on {len(asked):,} documents ({where})")
     weights, value = choose_weights(list(_suggestions(both, asked)), truth)
     return {"weights": weights, "chosen_on": where, "queries": len(asked), "precision": round(value, 6)}
 
@@ -283,11 +299,16 @@ def _distinct(lists: Ragged, num_items: int) -> Ragged:
 
 def load_scorers(path: Path, config: DocumentsConfig, num_items: int) -> tuple[Fusion, dict[str, float]]:
     """The scorers of a finished run, memory-mapped, and their weights."""
+    weights: dict[str, float] = read_json(path / FUSION)["weights"]
+    return _both(path, config, num_items), weights
+
+
+def _both(path: Path, config: DocumentsConfig, num_items: int) -> Fusion:
+    """The scorers that are written in a directory."""
     linear = neighbours = None
     if "linear" in config.scorers:
         linear = LinearScorer.of_tensors(config.linear, _mapped(path / file_of("linear")))
     if "neighbours" in config.scorers:
         tensors = _mapped(path / file_of("neighbours"))
         neighbours = NeighboursScorer.of_tensors(config.neighbours, tensors, num_items)
-    weights: dict[str, float] = read_json(path / FUSION)["weights"]
-    return Fusion(linear, neighbours, config.fusion.shortlist, num_items), weights
+    return Fusion(linear, neighbours, config.fusion.shortlist, num_items)

@@ -57,18 +57,34 @@ class NeighboursConfig(Config):
     """A feature is looked up in so many documents at most, those where it weighs most; 0: in all that have it."""
 
 
+class FusionWeights(Config):
+    """The weight of each scorer's scores in their sum."""
+
+    towers: float = pydantic.Field(0.0, ge=0)
+    """Of inner products of the towers."""
+    linear: float = pydantic.Field(0.0, ge=0)
+    """Of margins of the linear weights: 1 is a sure item, −1 surely none."""
+    neighbours: float = pydantic.Field(0.0, ge=0)
+    """Of shares of the neighbours' votes, from 0 to 1."""
+
+    @property
+    def given(self) -> dict[str, float]:
+        """Scorer → weight of those that have one."""
+        return {name: weight for name, weight in self.model_dump().items() if weight}
+
+
 class FusionConfig(Config):
     """How the scorers' scores are added up."""
 
     cut: float = pydantic.Field(0.1, ge=0, lt=1)
-    """Share of the train documents on which weights are chosen, by scorers trained on the rest. A valid split is used
-    instead where there is one. 0: weights are given."""
+    """Share of the train documents on which weights are chosen, by scorers trained on the rest, which takes as long
+    again as the training. A valid split serves instead where there is one, at no such cost. 0: weights are given."""
     cut_queries: int = pydantic.Field(4096, ge=1)
     """At most so many documents choose weights."""
-    weights: dict[str, float] = pydantic.Field({})
-    """Scorer → weight, to give them instead."""
     shortlist: int = pydantic.Field(100, ge=1)
     """Items that linear weights or towers suggest; where neither looks at all items, those that neighbours suggest."""
+    weights: FusionWeights = FusionWeights()
+    """To give them instead: one above 0 for each scorer. All 0: they are chosen."""
 
 
 class DocumentsConfig(Config):
@@ -91,7 +107,7 @@ class DocumentsConfig(Config):
             raise ValueError("scorers: name one or more, each once")
         if self.scorers == ("linear",) and self.linear.search == "shortlist":
             raise ValueError('linear.search = "shortlist" needs another scorer, which suggests items')
-        given = self.fusion.weights
+        given = self.fusion.weights.given
         if given and set(given) != set(self.scorers):
             raise ValueError("fusion.weights: give one for each scorer: " + ", ".join(self.scorers))
         if not given and not self.fusion.cut and len(self.scorers) > 1:
