@@ -98,7 +98,12 @@ def test_auto_tries_the_next_kind_only_where_the_first_fails(monkeypatch: pytest
 def test_few_vectors_are_not_compressed() -> None:
     assert builds("fastscan", 600, 16) == builds("ivf", 600, 16)
     assert builds("ivfpq", 9000, 16) == builds("ivf", 9000, 16)
-    assert builds("fastscan", 10**6, 15) == ["IVF1024,PQ5x4fs", "IVF4096,PQ5x4fs", "IVF1024,PQ15x4fs", "IVF4096,PQ15x4fs"]
+    assert builds("fastscan", 10**6, 15) == [
+        "IVF1024,PQ5x4fs",
+        "IVF4096,PQ5x4fs",
+        "IVF1024,PQ15x4fs",
+        "IVF4096,PQ15x4fs",
+    ]
     assert builds("fastscan", 10**6, 1)[0] == "IVF1024,PQ1x4fs"
 
 
