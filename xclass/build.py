@@ -431,6 +431,7 @@ def _head(
         per_pair=loss.positives == "per-positive",
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
+        normalised_share=loss.normalised_share,
         features=features,
         item_rows=item_rows,
         item_weights=item_weights,
