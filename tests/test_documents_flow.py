@@ -122,5 +122,6 @@ def test_propensities_are_the_dataset_s_unless_said(tmp_path: Path) -> None:
     model = train(ingest(tmp_path / "raw", tmp_path / "data", options), CONFIG, tmp_path / "run", check_memory=False)
     metrics = parse_metrics(["psp@1"])
     stored, said = model.measure(metrics), model.measure(metrics, propensity=(0.55, 1.5))
+    assert (stored.num_queries, stored.num_skipped) == (6, 1), "of test documents alone"
     assert "A = 0.6, B = 2.6, C = (ln(7)" in stored.definitions["propensity"], "all seven train documents count"
     assert "A = 0.55, B = 1.5" in said.definitions["propensity"]

@@ -131,6 +131,8 @@ BAD = {
     "a hole in the labels": ("0,,1 1:1", "line 2", "not the number of a label"),
     "a comma at the end": ("0, 1:1", "line 2", "not the number of a label"),
     "blanks after the comma": ("0, 1 1:1", "line 2", "not the number of a label"),
+    "minus zero": ("-0 1:1", "line 2", "not the number of a label"),
+    "plus": ("0 +1:1", "line 2", "not the number of a feature"),
     "words": ("zero 1:1", "line 2", "not the number of a label"),
     "huge": ("99999999999999999999 1:1", "line 2", "beyond the header's number"),
 }
