@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from xclass.metrics import MetricName, average, compute
 from xclass.scorers.linear import LinearScorer
 from xclass.scorers.neighbours import NeighboursScorer
 from xclass.scorers.plain import Rows
@@ -170,14 +171,8 @@ def choose_weights(
 def precision(
     suggestions: Sequence[Suggestions], truth: Ragged, weights: Mapping[str, float], cut_offs: Sequence[int]
 ) -> float:
-    """Mean over the cut-offs and the queries of hits / k."""
-    hits, queries, first = dict.fromkeys(cut_offs, 0), 0, 0
-    for part in suggestions:
-        found, number = part.top(weights, max(cut_offs)), len(part.lists)
-        own = truth.slice(first, first + number).long()
-        size = int(max(int(found.ids.max()) if len(found.ids) else 0, int(own.values.max()) if len(own.values) else 0))
-        hit = torch.isin(found.rows() * (size + 1) + found.ids, own.rows() * (size + 1) + own.values)
-        for k in cut_offs:
-            hits[k] += int(hit[found.ranks() <= k].sum())
-        first, queries = first + number, queries + number
-    return sum(hits[k] / k for k in cut_offs) / len(cut_offs) / max(queries, 1)
+    """Mean over the cut-offs and the queries of hits / k, as evaluation counts them: ties against the positive."""
+    found = TopK.concat([part.top(weights, max(cut_offs)) for part in suggestions])
+    metrics = [MetricName("precision", k) for k in cut_offs]
+    means = average(compute(found, truth, metrics))
+    return sum(means[str(metric)] for metric in metrics) / len(metrics)
