@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from xclass.config import Config, describe_toml
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead, TopWeights
+from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads.clustering import feature_vectors
 from xclass.heads.feature_rows import FeatureRows
 from xclass.losses import LOSSES, LossConfig, build_loss
 from xclass.model import TwoTower
@@ -20,7 +22,7 @@ from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
 from xclass.scorers.config import DocumentsConfig
-from xclass.spectral import SpectralConfig
+from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
 from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
 from xclass.towers import (
@@ -39,6 +41,7 @@ from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfi
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
+CLUSTER_DIM = 64
 DEVICES = ("auto", "cpu", "cuda")
 TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -87,6 +90,8 @@ class RunConfig(Config):
 
     model: ModelConfig = ModelConfig()
     """The two towers."""
+    head: HeadConfig = HeadConfig()
+    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
     sampler: SamplerConfig = SamplerConfig()
     """Where negatives come from."""
     loss: LossConfig = LossConfig()
@@ -110,6 +115,36 @@ class RunConfig(Config):
             raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
         if self.train.learning_rate * self.tables.weight_decay >= 1:
             raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _only_the_dot_head_samples(self) -> RunConfig:
+        """A key that would do nothing is refused."""
+        if self.head.kind == "dot":
+            return self
+        if self.head.kind == "differentiated" and sum(self.head.dims) != self.model.embedding_dim:
+            raise ValueError(f"head.dims add up to {sum(self.head.dims)}, not to model.embedding_dim")
+        keys = {
+            "sampler": self.sampler,
+            "loss": self.loss,
+            "model.item": self.model.item,
+            "model.init": self.model.init,
+            "model.query.share_item_table": self.model.query.share_item_table,
+            "product_dtype": self.product_dtype,
+            "documents": self.documents,
+        }
+        plain = {
+            "sampler": SamplerConfig(),
+            "loss": LossConfig(),
+            "model.item": ItemTowerConfig(),
+            "model.init": "random",
+            "model.query.share_item_table": False,
+            "product_dtype": "float32",
+            "documents": DocumentsConfig(),
+        }
+        for key, value in keys.items():
+            if value != plain[key]:
+                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
         return self
 
 
@@ -208,7 +243,11 @@ def build_model(
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
     weigh = untrained and config.loss.item_weights != "none"
     weights = config.loss.weights_of_items(catalogue.item_counts, catalogue.num_train_queries) if weigh else None
-    head = _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
+    head: Head = (
+        _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
+        if config.head.kind == "dot"
+        else _own_head(config, catalogue, train if start else None)
+    )
     if start and train is not None and config.model.init != "random":
         _closed_form(config, catalogue, train, tables, fields[0], text)
     return TwoTower(tower, head, tables).to(device)
@@ -277,6 +316,8 @@ def _table_sizes(
     config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields]
 ) -> dict[str, int]:
     sizes = {"item": catalogue.num_items} if "id" in items.parts else {}
+    if config.head.kind != "dot":
+        sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
@@ -285,6 +326,33 @@ def _table_sizes(
         known = catalogue.feature_sizes(side) if part else {}
         sizes |= {field.table: known[field.name] for field in part}
     return sizes
+
+
+def _head_tables(config: RunConfig, catalogue: Catalogue) -> dict[str, tuple[int, int]]:
+    return table_shapes(config.head, catalogue.num_items, config.model.embedding_dim)
+
+
+def _own_head(config: RunConfig, catalogue: Catalogue, train: Ragged | None) -> Head:
+    """A head with tables of its own; without ``train`` its clusters will be loaded."""
+    vectors = None if train is None else functools.partial(_vectors_to_cluster, config, catalogue, train)
+    known = KnownItems(
+        catalogue.num_items, config.model.embedding_dim, lambda: catalogue.item_counts, vectors, config.train.seed
+    )
+    return build_head(config.head, known, config.model.temperature)
+
+
+def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) -> Tensor:
+    """(N, D): of the closed form over the train pairs, or of the items' features."""
+    name, dim, seed = config.head.cluster_by, min(config.model.embedding_dim, CLUSTER_DIM), config.train.seed
+    if name != "pairs":
+        known = catalogue.feature_sizes("item")
+        if name not in known:
+            raise ConfigError(
+                f'this dataset has no item features "{name}"', where="head.cluster_by", do=nearest(name, known)
+            )
+        return feature_vectors(catalogue.item_features[name], known[name], dim, seed)
+    factors = spectral_factors(train, catalogue.num_items, min(dim, len(train), catalogue.num_items), seed)
+    return factors.vectors * factors.values
 
 
 def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool) -> dict[str, Table]:
@@ -300,7 +368,7 @@ def _is_drawn(config: RunConfig, name: str) -> bool:
 def _finished(config: RunConfig, sizes: dict[str, int], place: Place, stored: dict[str, Tensor]) -> dict[str, Table]:
     def table(name: str, rows: int) -> Table:
         options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype], rows=stored.get(name))
-        return TABLES["device"](rows, config.model.embedding_dim, None, options, place)
+        return TABLES["device"](rows, _dim(config, name), None, options, place)
 
     return {name: table(name, rows) for name, rows in sizes.items()}
 
@@ -315,7 +383,13 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return TABLES[chosen.storage](rows, config.model.embedding_dim, ROW_OPTIMIZERS[config.optimizer](), options, own)
+    return TABLES[chosen.storage](rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+
+
+def _dim(config: RunConfig, name: str) -> int:
+    """Of a table's rows: an output layer may have tables of their own."""
+    few = len(config.head.cuts) + 2
+    return table_shapes(config.head, few, config.model.embedding_dim).get(name, (0, config.model.embedding_dim))[1]
 
 
 def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields) -> list[Source]:
@@ -357,6 +431,7 @@ def _head(
         per_pair=loss.positives == "per-positive",
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
+        normalised_share=loss.normalised_share,
         features=features,
         item_rows=item_rows,
         item_weights=item_weights,

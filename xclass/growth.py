@@ -47,7 +47,7 @@ from xclass.training.state import SAMPLER, ModelState
 
 # What decides a checkpoint's tensors: a run keeps it while it grows. Everything else may change.
 TABLE_OF_SIDE = {"query": "feature", "item": "item_feature"}
-FIXED = ("model", "optimizer", "tables")
+FIXED = ("model", "head", "optimizer", "tables")
 
 
 def grow_run(
@@ -82,6 +82,14 @@ def grow_run(
 
     Cost: memory of the tables, as training; disk: one checkpoint and one model more than the run has, until it is done.
     """
+    if config.head.kind != "dot":
+        raise ConfigError(
+            "only a run with item vectors can grow",
+            where="head.kind",
+            wanted='"dot"',
+            got=config.head.kind,
+            do="train on the larger dataset from the start",
+        )
     if config.documents.sparse:
         raise ConfigError(
             "scorers of sparse features don't grow: they are trained anew in little time",

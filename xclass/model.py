@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from xclass.heads.seam import Head
+from xclass.heads.seam import Head, OwnSearching
+from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
-from xclass.types import Batch, Rows
+from xclass.types import Batch, Ragged, Rows
 from xclass.vectors import Vectors
 
 
@@ -88,3 +89,13 @@ class TwoTower(nn.Module):
     def item_vectors(self) -> Vectors | None:
         """(N, D) item vectors as they are at the time of reading, or None when the head is not indexable."""
         return self.head.item_vectors(self.tables)
+
+    def own_search(self, exact: bool = False) -> OwnSearch | None:
+        """The head's own search over the tables of the moment; None for a head whose items are ranked by vectors."""
+        if self.head.searched_by == "vectors":
+            return None
+        return OwnSearch(cast(OwnSearching, self.head), self.tables, exact)
+
+    def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
+        """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""
+        return self.head.log_probability(query_BD, items, self.tables)

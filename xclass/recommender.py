@@ -34,6 +34,7 @@ from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
+from xclass.heads import OwnSearch
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
@@ -94,8 +95,9 @@ class Recommender:
         vectors = self.model.item_vectors()
         if vectors is None:
             raise InputError(
-                "this run has no item vectors",
-                do="retrieve and evaluate without an index: its scorers have lists of their own",
+                "this model has no item vectors",
+                where=self.run.path,
+                do="retrieve and evaluate without an index: it brings a search of its own",
             )
         return vectors
 
@@ -103,12 +105,21 @@ class Recommender:
     def exact_index(self) -> Searched:
         """Search that misses nothing; by all scorers of a run that has more than the two towers."""
         documents = self.run.config.documents
+        own = self._own_search(exact=True)
+        if own is not None:
+            return own
         exact = build_index(self.item_vectors, IndexConfig(kind="exact")) if documents.towers else None
         return self._with_scorers(exact)
 
+    def _own_search(self, exact: bool = False) -> OwnSearch | None:
+        return self.model.own_search(exact) if isinstance(self.model, TwoTower) else None
+
     @functools.cached_property
     def index(self) -> Searched | None:
-        """The same through the index of the run, None when ``xclass index`` has made none."""
+        """The same through the index of the run, None when ``xclass index`` has made none; a head's beam search."""
+        own = self._own_search()
+        if own is not None and own.misses_some:
+            return own
         folder = self.run.path / INDEX_FOLDER
         if not folder.exists():
             return None
@@ -176,7 +187,8 @@ class Recommender:
             rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
         elif features is not None or texts is not None:
             self.model.tower.check_new_queries()
-            queries = queries_with_features(features if features is not None else self.text_features(_texts(texts)))
+            given = self.text_features(_texts(texts)) if features is None else features
+            queries = queries_with_features(given, sizes=self.run.feature_sizes("query"))
             rows = torch.arange(len(queries))
         else:
             assert histories is not None

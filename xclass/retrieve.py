@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.heads.search import OwnSearch
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_k
 from xclass.index.filtering import Hidden
@@ -142,7 +143,8 @@ def restricted(index: Searched, candidates: Tensor | None, exclude: Tensor | Non
         allowed[exclude] = False
     if isinstance(index, BatchSearch):
         return index.only(allowed), None
-    return SubsetIndex(index, allowed.nonzero().squeeze(1)), None
+    numbers = allowed.nonzero().squeeze(1)
+    return (index.among(numbers) if isinstance(index, OwnSearch) else SubsetIndex(index, numbers)), None
 
 
 class Searching:
@@ -189,6 +191,8 @@ class Searching:
         return TopK.concat(parts)
 
     def _found(self, positions: Tensor, query_BD: Tensor, exclude: Ragged | None) -> TopK:
+        if self._filters.allow is not None and isinstance(self._index, OwnSearch):
+            return self._index.search_lists(query_BD, self._k, self._filters.allow(positions), exclude)
         assert not isinstance(self._index, BatchSearch)
         if self._filters.allow is not None:
             return search_lists(self._index.vectors, query_BD, self._k, self._filters.allow(positions), exclude)

@@ -46,7 +46,7 @@ def test_every_build_of_a_kind_is_tried(capsys: pytest.CaptureFixture[str]) -> N
     seen = Ragged.from_lists([[1, 2]] * len(queries))
     report = find_index(vectors, IndexConfig(kind="fastscan"), queries, 10, 0.9, seen)
     wanted = builds("fastscan", 3000, 16)
-    assert {point.factory for point in report.frontier} == set(wanted) and len(wanted) == 3
+    assert {point.factory for point in report.frontier} == set(wanted) and len(wanted) == 4
     assert report.index.describe()["factory"] in wanted
     exact = ExactIndex()
     exact.build(vectors)

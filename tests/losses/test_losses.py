@@ -44,6 +44,8 @@ VARIANTS = {
     "bpr, weights as they are": as_they_are("bpr"),
     "logistic, weights as they are": as_they_are("sampled-logistic"),
     "logistic, weights as targets": as_they_are("nce", positives="joint"),
+    "self-normalised": switched("full-softmax", normaliser_weight=0.3, log_constant=1.5),
+    "infrequent": switched("full-softmax", normaliser_weight=0.3, log_constant=1.5, unnormalised=True),
     "full sigmoid, weights as targets": switched("full-sigmoid", positives="joint"),
 }
 REFERENCES = {
@@ -55,6 +57,8 @@ REFERENCES = {
     "softmax, weights as they are": functools.partial(reference.sampled_softmax, normalise=False),
     "positive out, weights as they are": functools.partial(reference.sampled_softmax, positive=False, normalise=False),
     "full softmax, weights as they are": functools.partial(reference.full_softmax, normalise=False),
+    "self-normalised": functools.partial(reference.full_softmax, penalty=0.3, constant=1.5),
+    "infrequent": functools.partial(reference.full_softmax, penalty=0.3, constant=1.5, likelihood=False),
     "bpr, weights as they are": functools.partial(reference.bpr, normalise=False),
     "logistic, weights as they are": functools.partial(reference.logistic, normalise=False),
     "logistic, weights as targets": functools.partial(reference.logistic, joint=True, normalise=False),

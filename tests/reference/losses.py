@@ -61,12 +61,19 @@ def sampled_softmax(
     return real(losses)
 
 
-def full_softmax(pos, scores, offsets, weights=None, normalise=True):
-    """Weighted mean over a query's positives of log(sum over all items e^score) - pos."""
+def full_softmax(pos, scores, offsets, weights=None, normalise=True, penalty=0.0, constant=0.0, likelihood=True):
+    """Weighted mean over a query's positives of log(sum over all items e^score) - pos.
+
+    With a penalty: plus penalty * (log Z - constant)^2 for a query with positives; without likelihood: log Z is in the
+    penalty alone.
+    """
     losses = []
     for query, row in enumerate(scores):
-        z = sum(cmath.exp(score) for score in row)
-        losses.append(sum(share * (cmath.log(z) - pos[p]) for p, share in shares(offsets, query, weights, normalise)))
+        log_z = cmath.log(sum(cmath.exp(score) for score in row))
+        mine = list(shares(offsets, query, weights, normalise))
+        loss = sum(share * ((log_z if likelihood else 0.0) - pos[p]) for p, share in mine)
+        some = any(share > 0 for _, share in mine)
+        losses.append(loss + penalty * (log_z - constant) ** 2 * some)
     return real(losses)
 
 

@@ -165,7 +165,8 @@ class Trial:
         self.sampler_s = time.perf_counter() - started
         for hard in hard_samplers(sampler):
             hard.replace(lists)
-        self.model.head.sampler = sampler  # type: ignore[attr-defined]
+        if self.config.head.kind == "dot":
+            self.model.head.sampler = sampler  # type: ignore[attr-defined]
 
     def train(self, steps: int, report_every_s: float) -> None:
         """So many steps through the real loop, then a checkpoint; the records are kept."""
@@ -250,7 +251,7 @@ def _cut(dataset: Dataset, config: RunConfig) -> Shrunk:
     """Rows of all tables in proportion, so that they take 256 MiB at most, and enough items to draw from."""
     job = Job.of(dataset)
     tables = layout_of(config, job.features).tables
-    size = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in tables.items())
+    size = sum(rows_of(name, job, config.head) * sum(tensors.values()) for name, tensors in tables.items())
     share = min(1.0, TABLE_BYTES / size)
     queries = round(share * job.queries) if "query" in tables else job.queries
     items = max(round(share * job.items), 4 * _most_sampled(config.sampler), 1)

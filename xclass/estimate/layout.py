@@ -15,6 +15,7 @@ from torch import Tensor
 from xclass.build import RunConfig, build_model
 from xclass.model import TwoTower
 from xclass.sampling import SamplerConfig
+from xclass.tables import Table
 from xclass.training.state import ModelState
 from xclass.types import Ragged
 
@@ -76,6 +77,7 @@ class Layout(NamedTuple):
     sampler: what it is built from; what it learns comes on top.
     counts: bytes an item of the train counts, which are read at the start; 0 where nothing asks for them.
     dense: parameters of the towers; trained: parameters and what Adam keeps of them.
+    head: what an output layer of its own knows of items beside its tables, such as a tree.
     """
 
     tables: dict[str, dict[str, int]]
@@ -84,6 +86,7 @@ class Layout(NamedTuple):
     counts: int
     dense: int
     trained: int
+    head: Grows
 
 
 def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
@@ -92,10 +95,7 @@ def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
     plain, items, queries = (_built(config, *size, features) for size in sizes)
     model = plain[1]
     state = ModelState(model, config.train.dense_learning_rate)
-    tables = {
-        name: {key: tensor.nbytes // table.num_rows for key, tensor in table.tensors().items() if _is_rows(tensor)}
-        for name, table in model.tables.items()
-    }
+    tables = {name: _row_bytes(table) for name, table in model.tables.items()}
     return Layout(
         tables,
         Grows(*_growth([held(model.tower.sources) for _, model in (plain, items, queries)])),
@@ -103,11 +103,13 @@ def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
         plain[0].item_counts.element_size() if plain[0].counted else 0,
         sum(parameter.nbytes for parameter in model.parameters()),
         sum(tensor.nbytes for name, tensor in state.tensors().items() if name.startswith(("dense.", "adam."))),
+        Grows(*_growth([_head_bytes(model) for _, model in (plain, items, queries)])),
     )
 
 
-def _is_rows(tensor: Tensor) -> bool:
-    return tensor.dim() > 0 and len(tensor) == ROWS
+def _row_bytes(table: Table) -> dict[str, int]:
+    stored = {key: tensor for key, tensor in table.tensors().items() if tensor.dim() and len(tensor) == table.num_rows}
+    return {key: tensor.nbytes // table.num_rows for key, tensor in stored.items()}
 
 
 def _growth(measured: list[int]) -> tuple[float, float, float]:
@@ -142,6 +144,14 @@ def _small(config: SamplerConfig) -> SamplerConfig:
 
 def _sampler(model: TwoTower) -> object:
     return getattr(model.head, "sampler", None)
+
+
+def _head_bytes(model: TwoTower) -> int:
+    """Of an output layer of its own, without its dense layers."""
+    if model.head.searched_by == "vectors":
+        return 0
+    dense = [parameter for name, parameter in model.named_parameters() if name.startswith("head.")]
+    return held(model.head) - held(dense)
 
 
 def held(owner: object) -> int:

@@ -15,6 +15,7 @@ from xclass.data.store import Dataset
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
+from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
@@ -106,8 +107,11 @@ def storage_of(config: RunConfig) -> str:
     return config.tables.storage
 
 
-def rows_of(name: str, job: Job) -> int:
+def rows_of(name: str, job: Job, head: HeadConfig) -> int:
     """Rows of a table."""
+    own = table_shapes(head, job.items, 1)
+    if name in own:
+        return own[name][0]
     kind, _, field = name.partition(".")
     if field:
         return job.features["query" if kind == "feature" else "item"][field]
@@ -120,7 +124,7 @@ def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -
     mapped = storage == "mapped"
     for table, tensors in layout.tables.items():
         for key, row_bytes in tensors.items():
-            component, size = f"table {table}: {key}", rows_of(table, job) * row_bytes
+            component, size = f"table {table}: {key}", rows_of(table, job, config.head) * row_bytes
             yield Part(component, place, size, certain=not mapped, cache=mapped)
             if mapped:
                 yield Part(component, "disk", size)
@@ -132,6 +136,8 @@ def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: La
     yield Part("train counts of the items", "memory", layout.counts * job.items, "start", certain=False)
     yield Part("history weights of the items", place, layout.tower.at(job.items, job.queries))
     yield Part("sampler", "memory", layout.sampler.at(job.items, job.queries))
+    if config.head.kind != "dot":
+        yield Part("output layer: what it knows of items", place, layout.head.at(job.items, job.queries))
 
 
 def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[Part]:
@@ -182,7 +188,8 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
     if config.model.init == "spectral":
         width = dim + config.model.spectral.oversampling
         values = job.pairs + sum(sum(sets.values()) for sets in job.feature_values.values())
-        rows = job.queries + job.items + sum(rows_of(name, job) for name in layout.tables if "feature." in name)
+        fields = [name for name in layout.tables if "feature." in name]
+        rows = job.queries + job.items + sum(rows_of(name, job, config.head) for name in fields)
         size = 3 * rows * width * FLOAT + 2 * values * (2 * INT + FLOAT)
         yield Part("spectral start", "memory", size, "start", certain=False)
     if config.model.init == "documents":
@@ -197,9 +204,12 @@ def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layo
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
+    if config.head.kind != "dot":
+        drawn = 0
+        asked |= rows_asked(config.head, job.items, positives)
     asked |= _features_asked(config, job, layout, queries, positions=positives + drawn)
     row_bytes = config.model.embedding_dim * FLOAT
-    distinct = sum(min(asked[table], rows_of(table, job)) for table in layout.tables)
+    distinct = sum(min(asked[table], rows_of(table, job, config.head)) for table in layout.tables)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
     return 4 * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
@@ -255,8 +265,9 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     The model, which is no larger than a checkpoint, comes when all but the newest and the best have gone: it takes the
     place of one of the others.
     """
-    weights = layout.dense + sum(rows_of(name, job) * tensors["weight"] for name, tensors in layout.tables.items())
-    tables = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in layout.tables.items())
+    rows = {name: rows_of(name, job, config.head) for name in layout.tables}
+    weights = layout.dense + sum(rows[name] * tensors["weight"] for name, tensors in layout.tables.items())
+    tables = sum(rows[name] * sum(tensors.values()) for name, tensors in layout.tables.items())
     checkpoint = layout.trained + tables
     trains = config.train.epochs > 0 and config.train.steps != 0
     yield Part("checkpoint", "disk", checkpoint, certain=trains)
@@ -270,7 +281,7 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)
     if "features" in config.model.item.parts:  # their vectors are stored whole, instead of their own tables
         own = [name for name in layout.tables if name.startswith("item_feature.") or name == "item"]
-        weights -= sum(rows_of(name, job) * layout.tables[name]["weight"] for name in own)
+        weights -= sum(rows[name] * layout.tables[name]["weight"] for name in own)
         weights += job.items * next(iter(layout.tables.values()))["weight"]
     yield Part("model", "disk", weights)
     yield Part(

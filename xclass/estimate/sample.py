@@ -37,6 +37,10 @@ class Shrunk(NamedTuple):
     features: Mapping[str, Mapping[str, tuple[int, Ragged]]] = MappingProxyType({})
 
     @property
+    def hidden(self) -> None:
+        """None: what is left out of lists beside the history costs no more than the history."""
+
+    @property
     def num_train_queries(self) -> int:
         """Queries with a train pair."""
         return int((self.train.lengths() > 0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,16 +11,22 @@ from torch import Tensor, nn
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
+from xclass.heads.normaliser import log_normaliser, scores_of_pairs
+from xclass.heads.seam import SearchedBy
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
+from xclass.index.exact import ExactIndex
+from xclass.index.filtering import Allowed
+from xclass.index.rows import exact_among
 from xclass.losses import Loss
 from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.features import ItemFeatures
 from xclass.towers.projection import Projection
-from xclass.types import Batch, Negatives, Ragged, Rows, Selection
+from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
 
@@ -35,12 +42,13 @@ class ItemPlan(NamedTuple):
 
 class DotPlan(NamedTuple):
     """The candidates of a batch and the cells to mask; the items' features, where they are read; weights of the
-    targets, where items have weights."""
+    targets, where items have weights; the queries that are normalised, where not all are."""
 
     negatives: Negatives
     hits: Hits
     items: ItemPlan | None = None
     weights: Tensor | None = None
+    normalised: Tensor | None = None
 
     def to(self, device: torch.device) -> DotPlan:
         """The same plan on another device."""
@@ -49,8 +57,8 @@ class DotPlan(NamedTuple):
         if items is not None:
             features = {name: lists.to(device) for name, lists in items.features.items()}
             items = ItemPlan(items.items.to(device), features)
-        weights = None if self.weights is None else self.weights.to(device)
-        return DotPlan(negatives, hits, items, weights)
+        others = (None if each is None else each.to(device) for each in (self.weights, self.normalised))
+        return DotPlan(negatives, hits, items, *others)
 
 
 class DotHead(nn.Module):
@@ -71,8 +79,12 @@ class DotHead(nn.Module):
         top_weights: weigh each target by its place among the items.
         features: of the items; None when they have their rows alone.
         item_rows: whether items have rows of their own beside their features.
+        normalised_share: of the queries for which the sum over candidates is made at all; below 1 with a loss that
+            needs it for a penalty only.
         item_weights: (N,) weight of a target by its item; with a loss that takes weights as they are. None for 1.
     """
+
+    searched_by: SearchedBy = "vectors"
 
     def __init__(
         self,
@@ -91,11 +103,12 @@ class DotHead(nn.Module):
         features: ItemFeatures | None = None,
         item_rows: bool = True,
         item_weights: Tensor | None = None,
+        normalised_share: float = 1.0,
     ) -> None:
         super().__init__()
         if item_weights is not None and loss.normalise:
             raise InputError("this loss divides weights by their sum", wanted="one built with item_weights")
-        self.item_weights = item_weights
+        self.item_weights, self.normalised_share = item_weights, normalised_share
         if not (item_rows or features):
             raise InputError("items have neither rows nor features", wanted="one of them, or both")
         self.features, self.item_rows = features, item_rows
@@ -114,11 +127,13 @@ class DotHead(nn.Module):
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
         with short_operations():
-            positives = _targets(batch)
+            positives = targets_of(batch)
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
             hits = self._hits(batch, positives, negatives.ids)
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
-            return DotPlan(negatives, hits, items, self._weights(positives))
+            share = self.normalised_share
+            normalised = None if share == 1 else chosen_queries(len(positives), share, generator)
+            return DotPlan(negatives, hits, items, self._weights(positives), normalised)
 
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
@@ -156,7 +171,7 @@ class DotHead(nn.Module):
         """The item rows of targets and candidates, and the rows of their features."""
         if self.features is None or plan.items is None:
             negatives = plan.negatives.ids.flatten().clamp(min=0)
-            return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
+            return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
         wanted = self.features.requests(plan.items.features)
         if self.item_rows:
             wanted.setdefault("item", {})["items"] = plan.items.items.unique
@@ -174,7 +189,7 @@ class DotHead(nn.Module):
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items, positions = self._items(plan, rows)
-        targets = _targets(batch)
+        targets = targets_of(batch)
         if plan.weights is not None:
             targets = Ragged(targets.offsets, targets.values, plan.weights)
         scoring = Scoring(
@@ -190,6 +205,8 @@ class DotHead(nn.Module):
             self.top_weights,
         )
         negatives = positions["negatives"].view(plan.negatives.ids.shape)
+        if plan.normalised is not None:
+            return infrequent_loss(query_BD, items, positions["positives"], negatives, scoring, plan.normalised)
         return blocked_loss(query_BD, items, positions["positives"], negatives, scoring)
 
     def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
@@ -202,8 +219,42 @@ class DotHead(nn.Module):
             return None
         return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
+    def topk(
+        self,
+        query_BD: Tensor,
+        k: int,
+        tables: dict[str, Table],
+        exclude: Ragged | None = None,
+        allowed: Tensor | None = None,
+        exact: bool = False,
+    ) -> TopK:
+        """By inner product, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+        vectors = self.item_vectors(tables)
+        if allowed is not None:
+            return exact_among(vectors, Allowed(allowed, len(vectors))).search(query_BD, k, exclude)
+        index = ExactIndex()
+        index.build(vectors)
+        return index.search(query_BD, k, exclude)
 
-def _targets(batch: Batch) -> Ragged:
+    def unnormalised_log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
+        """(M,) score / temperature − log N: what a self-normalised loss makes near to :meth:`log_probability`.
+
+        Cost O(M·D): there is no sum over the catalogue.
+        """
+        vectors = self.item_vectors(tables)
+        scores = scores_of_pairs(query_BD, vectors, items.rows(), items.values.long())
+        return (scores / self.temperature - math.log(len(vectors))).cpu()
+
+    def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
+        """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
+        scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
+        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
+        return (scores - normaliser).float().cpu()
+
+
+def targets_of(batch: Batch) -> Ragged:
+    """What a training batch is to learn; InputError for an inference batch."""
     if batch.positives is None:
         raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
     return batch.positives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal
 
 import pydantic
@@ -66,6 +67,11 @@ class LossConfig(Config):
     """sampled-softmax: false leaves the positive out of the sum it is set against."""
     denominator_power: float = pydantic.Field(1.0, gt=0)
     """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
+    normaliser_weight: float = pydantic.Field(0.0, ge=0)
+    """full-softmax: α of the penalty α (log Z − log N)² that makes scores log-probabilities without a sum over
+    items."""
+    normalised_share: float = pydantic.Field(1.0, gt=0, le=1)
+    """full-softmax: γ below 1 computes log Z for a random share of the queries of a batch, for the penalty alone."""
     subtract_log_q: bool | None = None
     """Logits are score − log_q, for negatives and positives. Unset: as the loss wants it, which is true but for
     negative-sampling, bpr and the full losses."""
@@ -103,6 +109,8 @@ class LossConfig(Config):
             "denominator_power": self.denominator_power != 1 and not softmax,
             "corrected_log_q": self.corrected_log_q and not softmax,
             "calibration": self.calibration > 0 and not logistic,
+            "normaliser_weight": self.normaliser_weight > 0 and self.kind != "full-softmax",
+            "normalised_share": self.normalised_share < 1 and self.kind != "full-softmax",
             "positives": self.positives != "decoupled" and not (softmax or logistic),
             "top_k": self.top_k > 0 and self.kind in ("full-softmax", "full-sigmoid"),
             "subtract_log_q": self.subtract_log_q is True and self.kind in ("bpr", "full-softmax", "full-sigmoid"),
@@ -118,6 +126,8 @@ class LossConfig(Config):
             not self.positive_in_denominator or self.positives == "joint" or self.subtract_log_q is False
         ):
             raise ValueError("corrected_log_q needs log-Q, the positive in the denominator, and positives not joint")
+        if self.normalised_share < 1 and not self.normaliser_weight:
+            raise ValueError("normalised_share below 1 needs normaliser_weight: nothing else holds log Z")
         if self.positives == "joint" and (self.calibration > 0 or self.top_k > 0):
             raise ValueError('positives = "joint" goes neither with calibration nor with top_k')
         if self.item_weights != "none" and self.positives == "joint":
@@ -163,6 +173,11 @@ def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:
         switches["positive_in_denominator"] = config.positive_in_denominator
         switches["denominator_power"] = config.denominator_power
         switches["corrected"] = config.corrected_log_q
+    elif config.kind == "full-softmax" and config.normaliser_weight:
+        switches["normaliser_weight"] = config.normaliser_weight / config.normalised_share
+        switches["unnormalised"] = unnormalised = config.normalised_share < 1
+        # −score + α (log Z − c)² has its minimum over a common shift of the scores at log Z = c + 1 / (2 α).
+        switches["log_constant"] = math.log(num_items) - (0.5 / config.normaliser_weight if unnormalised else 0.0)
     elif config.kind in SAMPLED_LOGISTIC:
         switches["positive_power"] = gbce_power(num_sampled, num_items, config.calibration)
     if config.item_weights == "propensity-unbiased":

@@ -145,23 +145,60 @@ def full_softmax_loss(
     weights: Tensor | None = None,
     *,
     normalise: bool = True,
+    normaliser_weight: float = 0.0,
+    log_constant: float = 0.0,
+    unnormalised: bool = False,
 ) -> Tensor:
     """Cross-entropy over the whole catalogue, mean over a query's positives: the reference for every sampled loss.
 
-    loss_b = Σ_p w_p · (log Σ_i e^{all_bi} − pos_p) / Σ_p w_p, where ``all_logits`` (B, N) holds every item, the
-    positives among them. ``normalise`` false: without the division. Cost O(P + B·N).
+    loss_b = Σ_p w_p · (log Z_b − pos_p) / Σ_p w_p, log Z_b = log Σ_i e^{all_bi}, where ``all_logits`` (B, N) holds
+    every item, the positives among them; self-normalised: + α (log Z_b − c)². Cost O(P + B·N).
+
+    Args:
+        pos_logits, all_logits, offsets, weights: (P,), (B, N), (B+1,), (P,) ≥ 0 or None for 1.
+        normalise: false: without the division by Σ_p w_p.
+        normaliser_weight: α. Scores less c are then log-probabilities, about, without a sum over items.
+        log_constant: c.
+        unnormalised: log Z_b is left out of the likelihood, so that only the penalty holds it: then most queries need
+            no Z_b at all, and those that have one are weighted up (α/γ).
+
+    Source: Devlin et al. 2014, "Fast and robust neural network joint models", eq. 3; unnormalised: Andreas & Klein
+    2015, "When and why are log-linear models self-normalizing?", eq. 8.
     """
     check_logits(pos_logits, all_logits, offsets, weights)
     rows, pos = positive_rows(offsets, len(pos_logits)), widened(pos_logits)
     share = shares_of(rows, len(all_logits), weights, pos, normalise)
-    return sum_by_row(share * _finite(_log_sum(all_logits)[rows] - pos), rows, len(all_logits))
+    log_z = _log_sum(all_logits)
+    each = -pos if unnormalised else _finite(log_z[rows] - pos)
+    loss = sum_by_row(share * each, rows, len(all_logits))
+    if not normaliser_weight:
+        return loss
+    has_positives = sum_by_row(share, rows, len(all_logits)) > 0
+    return loss + torch.where(has_positives, normaliser_weight * (log_z - log_constant).square(), 0.0)
 
 
-def finish_full_softmax(pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums) -> Finished:
-    """:func:`full_softmax_loss` and its gradient: −w_p and softmax · Σ_p w_p."""
+def finish_full_softmax(
+    pos_logits: Tensor,
+    offsets: Tensor,
+    share: Tensor,
+    sums: RowSums,
+    *,
+    normaliser_weight: float = 0.0,
+    log_constant: float = 0.0,
+    unnormalised: bool = False,
+) -> Finished:
+    """:func:`full_softmax_loss` and its gradient: −w_p, and softmax · (Σ_p w_p + 2 α (log Z − c)).
+
+    Unnormalised, Σ_p w_p is not in it.
+    """
     rows, num_rows = positive_rows(offsets, len(pos_logits)), len(offsets) - 1
-    loss = sum_by_row(share * _finite(sums.value[rows] - pos_logits), rows, num_rows)
-    return Finished(loss, -share, sum_by_row(share, rows, num_rows) / torch.where(sums.total > 0, sums.total, 1.0))
+    each = -pos_logits if unnormalised else _finite(sums.value[rows] - pos_logits)
+    loss, pull = sum_by_row(share * each, rows, num_rows), sum_by_row(share, rows, num_rows)
+    scale = torch.zeros_like(pull) if unnormalised else pull
+    if normaliser_weight:
+        gap = torch.where(pull > 0, sums.value - log_constant, 0.0)
+        loss, scale = loss + normaliser_weight * gap.square(), scale + 2 * normaliser_weight * gap
+    return Finished(loss, -share, scale / torch.where(sums.total > 0, sums.total, 1.0))
 
 
 def _log_sum(logits: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class ModelState:
             rows, like = self._item_rows, next(iter(weights.values()), next(iter(self.model.tables.values())).weight)
             weights[ITEMS] = torch.empty(rows.num_rows, rows.dim, dtype=like.dtype, device="meta")
         dense = {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
-        return weights | dense | {f"dense.{name}": buffer for name, buffer in self.model.tower.named_buffers("tower")}
+        towers = {f"dense.{name}": buffer for name, buffer in self.model.tower.named_buffers("tower")}
+        return weights | dense | towers | self._head_buffers()
 
     def model_blocks(self, tensors: dict[str, Tensor]) -> Blocks:
         """The bytes of :meth:`model_tensors`, block by block."""
@@ -66,11 +67,16 @@ class ModelState:
             for key, tensor in table.tensors().items()
         }
         found |= {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
+        found |= self._head_buffers()
         if self._adam is not None:
             for name, parameter in self._named.items():
                 for key, value in self._adam.state[parameter].items():
                     found[f"adam.{name}.{key}"] = value
         return found
+
+    def _head_buffers(self) -> dict[str, Tensor]:
+        """What an output layer was built from and cannot be built from again, such as the order of a tree's leaves."""
+        return {f"dense.{name}": buffer for name, buffer in self.model.head.named_buffers("head")}  # type: ignore[attr-defined]
 
     def row_names(self) -> dict[str, list[str]]:
         """Table → the names of the tensors that hold its rows: a push changes them at its ids only."""
