@@ -53,7 +53,7 @@ def loss_of(share: float, seed: int, weights: torch.Tensor | None = None) -> tup
 
 
 def constant() -> float:
-    """log N, less 1 / (2 α) where the likelihood has no log Z."""
+    """Log N, less 1 / (2 α) where the likelihood has no log Z."""
     return math.log(N) - 0.5 / ALPHA
 
 
