@@ -4,7 +4,8 @@
         [--items N] [--keep FOLDER]
 
 exact   exact search through torch beside Faiss flat
-tuned   `find_index` for a recall of .95, beside Faiss flat and beside Faiss itself with the same parameters
+tuned   what `find_index` settles on for a recall of .95 among builds in FOLDER, beside Faiss flat and beside Faiss
+        itself with the same parameters
 sweep   every family of Faiss over a grid of its parameters, and the tuned index: the least processor time of one thread
         that each takes for .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
@@ -33,16 +34,16 @@ import numpy as np
 import torch
 from index_data import clustered_vectors, learn, learned_vectors, planted_vectors
 
-from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, find_index, index_recall
+from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, index_recall
 from xclass.index.factory import builds
 from xclass.index.measuring import HeldOut
-from xclass.index.tuning import cheapest, faster, optimal
+from xclass.index.tuning import cheapest, faster
 from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors
 
 ROUNDS = 5
-HELD = 4096
+HELD, SWEPT = 4096, 2048
 ONLY: list[str] = []
 KEPT = [""]
 TARGET = 0.95
@@ -66,13 +67,13 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def side_by_side(named: dict[str, Callable[[], object]], num_queries: int) -> dict[str, float]:
-    """Median queries/s of each over a few rounds, taken in turn."""
+def side_by_side(named: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Median queries/s of each (action, its queries) over a few rounds, taken in turn."""
     taken: dict[str, list[float]] = {name: [] for name in named}
     for _ in range(ROUNDS):
-        for name, action in named.items():
+        for name, (action, _) in named.items():
             taken[name].append(timed(action))
-    return {name: num_queries / statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: named[name][1] / statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def show(rates: dict[str, float], reference: str) -> None:
@@ -107,46 +108,39 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     exclude = some_excluded(len(queries), len(vectors))
     rates = side_by_side(
         {
-            "Faiss flat": lambda: flat.search(queries.numpy(), k),
-            "exact, torch": lambda: exact.search(queries, k),
-            "exact, torch, 50 excluded a query": lambda: exact.search(queries, k, exclude),
-        },
-        len(queries),
+            "Faiss flat": (lambda: flat.search(queries.numpy(), k), len(queries)),
+            "exact, torch": (lambda: exact.search(queries, k), len(queries)),
+            "exact, torch, 50 excluded a query": (lambda: exact.search(queries, k, exclude), len(queries)),
+        }
     )
     show(rates, "Faiss flat")
 
 
 def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
     held, others = queries[:HELD], queries[HELD:]
-    seconds = -time.perf_counter()
-    report = find_index(vectors, IndexConfig(), held, k, TARGET)
-    seconds += time.perf_counter()
-    index = report.index
-    assert isinstance(index, FaissIndex), report.fell_back
-    print(f"found {index.factory} {index.parameters} in {seconds:.0f} s, {len(report.frontier)} settings measured")
-    print(f"{index.extra_bytes() / 1e6:,.0f} MB beside the vectors, built in {index.build_s:.0f} s")
-    for point in optimal(report.frontier):
-        print(f"    {point.factory} {point.parameters} {point.index_recall:.4f} {point.queries_per_s:,.0f}")
+    index = tuned_builds(vectors, held, k, keep)
     exact = ExactIndex()
     exact.build(vectors)
-    truth = exact.search(others, k)
+    truth = exact.search(others[:HELD], k)
     direct = faiss.IndexRefineFlat(index.faiss, faiss.swig_ptr(vectors.numpy()))
     direct.k_factor = index.parameters["refine"]
-    theirs = as_topk(*direct.search(others.numpy(), k))
-    print(
-        f"on other queries: index recall@{k} {float(index_recall(index.search(others, k), truth).mean()):.4f}", end=", "
-    )
+    theirs = as_topk(*direct.search(others[:HELD].numpy(), k))
+    ours = float(index_recall(index.search(others[:HELD], k), truth).mean())
+    print(f"on other queries: index recall@{k} {ours:.4f}", end=", ")
     print(f"Faiss with its own refinement {float(index_recall(theirs, truth).mean()):.4f}")
     size = min(index.queries_at_once, len(others))
     exclude = some_excluded(size, len(vectors))
+    few = others[:HELD].numpy()
     rates = side_by_side(
         {
-            "Faiss flat": lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT),
-            "the tuned index": in_batches(lambda part: index.search(part, k), others, size),
-            "Faiss directly, same parameters": in_batches(lambda part: direct.search(part.numpy(), k), others, size),
-            "50 excluded a query": in_batches(lambda part: index.search(part, k, exclude), others, size),
-        },
-        len(others),
+            "the tuned index": (in_batches(lambda part: index.search(part, k), others, size), len(others)),
+            "Faiss directly, same parameters": (
+                in_batches(lambda part: direct.search(part.numpy(), k), others, size),
+                len(others),
+            ),
+            "50 excluded a query": (in_batches(lambda part: index.search(part, k, exclude), others, size), len(others)),
+            "Faiss flat": (lambda: faiss.knn(few, vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), len(few)),
+        }
     )
     show(rates, "Faiss flat")
 
@@ -155,34 +149,58 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     """Processor time of one thread, which other work on the machine disturbs least."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    held, others = queries[:HELD], queries[HELD : 2 * HELD]
+    held, others = queries[:HELD], queries[HELD : HELD + SWEPT]
     exact = ExactIndex()
     exact.build(vectors)
     truth = exact.search(others, k)
     flat_s = cpu_s(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), 1)
     print(f"Faiss flat {1e6 * flat_s / len(others):,.0f} µs a query")
 
-    def found(action: Callable[[], TopK], name: str, least: float = TARGET) -> float:
-        recall = float(index_recall(action(), truth).mean())
-        seconds = cpu_s(action) if recall >= least else math.inf
-        if seconds < math.inf:
-            print(f"    {name} {recall:.4f} {1e6 * seconds / len(others):,.1f} µs", flush=True)
-        return seconds
+    def recall_of(action: Callable[[], TopK]) -> float:
+        return float(index_recall(action(), truth).mean())
 
     for factory in ONLY or FAMILIES:
-        index, space, best = kept(factory, vectors, keep), faiss.ParameterSpace(), (math.inf, "not reached")
+        index, best = kept(factory, vectors, keep), (math.inf, "not reached")
         for reach in settings(factory, k):
-            for setting in reach:
-                for name, value in setting.items():
-                    space.set_index_parameter(index, name, value)
-                seconds = found(lambda: as_topk(*index.search(others.numpy(), k)), f"{factory} {setting}")  # noqa: B023
-                best = min(best, (seconds, str(setting)))
-                if seconds < math.inf:
-                    break
+            found, setting, seconds = cheapest_depth(index, reach, others, k, recall_of)
+            best = min(best, (seconds, f"{found:.4f} {setting}"))
+            if seconds > 1.5 * best[0]:
+                break
         print(f"{factory:<34} {1e6 * best[0] / len(others):>8,.1f} µs a query {best[1]}", flush=True)
-    if not ONLY:
-        chosen = tuned_builds(vectors, held, k, keep)
-        found(lambda: chosen.search(others, k), f"the tuned index, {chosen.factory} {chosen.parameters}", 0)
+    chosen = tuned_builds(vectors, held, k, keep)
+
+    def search() -> TopK:
+        return chosen.search(others, k)
+
+    share, seconds = recall_of(search), cpu_s(search)
+    print(f"the tuned index, {chosen.factory} {chosen.parameters} {share:.4f} {1e6 * seconds / len(others):,.1f} µs")
+
+
+def cheapest_depth(
+    index: faiss.Index,
+    depths: list[dict[str, float]],
+    queries: torch.Tensor,
+    k: int,
+    recall_of: Callable[[Callable[[], TopK]], float],
+) -> tuple[float, dict[str, float], float]:
+    """Recall, setting and processor time of the first depth that reaches the target; ∞ where the last does not."""
+    space = faiss.ParameterSpace()
+
+    def search() -> TopK:
+        return as_topk(*index.search(queries.numpy(), k))
+
+    def reached(setting: dict[str, float]) -> float:
+        for name, value in setting.items():
+            space.set_index_parameter(index, name, value)
+        return recall_of(search)
+
+    if len(depths) > 1 and (share := reached(depths[-1])) < TARGET:
+        return share, depths[-1], math.inf
+    for setting in depths:
+        share = reached(setting)
+        if share >= TARGET:
+            return share, setting, cpu_s(search)
+    return share, setting, math.inf
 
 
 def tuned_builds(vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path) -> FaissIndex:
@@ -194,9 +212,13 @@ def tuned_builds(vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path) 
         index.factory = factory
         index.restore(kept(factory, vectors, keep), vectors, 0.0)
         point = cheapest(index, measured, TARGET)
+        print(
+            f"    {factory}: {point and (point.parameters, round(point.index_recall, 4), round(point.queries_per_s))}"
+        )
         if point is not None:
             rivals.append((index, point))
     index, point = faster(measured, rivals)
+    print(f"chosen: {index.factory} {point.parameters}, of {len(measured.points)} settings measured", flush=True)
     index.set_parameters(**point.parameters)
     return index
 
@@ -214,10 +236,10 @@ def cpu_s(action: Callable[[], object], rounds: int = 3) -> float:
 def settings(factory: str, k: int) -> list[list[dict[str, float]]]:
     """For each reach the depths from the least on: the first that reaches the target is the cheapest."""
     if factory.startswith("HNSW"):
-        return [[{"efSearch": value} for value in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)]]
+        return [[{"efSearch": value}] for value in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)]
     lists = max((name for name in NPROBES if name in factory), key=len)
     if "RFlat" not in factory:
-        return [[{"nprobe": reach} for reach in NPROBES[lists]]]
+        return [[{"nprobe": reach}] for reach in NPROBES[lists]]
     return [[{"nprobe": reach, "k_factor_rf": depth} for depth in REFINES[k]] for reach in NPROBES[lists]]
 
 
@@ -246,6 +268,10 @@ def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path)
     exact.build(vectors)
     truth, held_out = exact.search(others, k), HeldOut(held, k)
     held_out.against(TensorVectors(vectors))
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    flat_s = cpu_s(lambda: faiss.knn(others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), 1)
+    print(f"one thread, processor time: Faiss flat {1e6 * flat_s / len(others):,.0f} µs a query")
     for kind in ("lsh", "wta"):
         index = build_index(vectors, IndexConfig(kind=kind))
         assert isinstance(index, HashIndex)
@@ -256,17 +282,11 @@ def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path)
             index.set_parameters(**{**point.parameters, "probes": max(round(point.parameters["probes"] * near), 1)})
             agreed = float(index_recall(index.search(others, k), truth).mean())
             share = index.scored_share
-            rates = side_by_side(
-                {
-                    "Faiss flat": lambda: faiss.knn(
-                        others.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT
-                    ),
-                    f"{index.parameters}": in_batches(lambda part: index.search(part, k), others, 1024),  # noqa: B023
-                },
-                len(others),
+            seconds = cpu_s(in_batches(lambda part: index.search(part, k), others, 1024), 2)  # noqa: B023
+            print(
+                f"    {index.parameters}: agreement of the top {k} {agreed:.4f}, {share:.3%} of the items scored, "
+                f"{1e6 * seconds / len(others):,.0f} µs a query, {flat_s / seconds:.1f}× Faiss flat"
             )
-            print(f"agreement of the top {k} {agreed:.4f}, {share:.3%} of the items scored")
-            show(rates, "Faiss flat")
 
 
 def bench_large(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
@@ -292,7 +312,7 @@ def main() -> None:
     parser.add_argument("stage", nargs="?", default="tuned", choices=[*STAGES, "learn"])
     parser.add_argument("--data", default="planted", choices=["planted", "learned", "clusters"])
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=16384)
+    parser.add_argument("--queries", type=int, default=12288)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)

@@ -186,7 +186,7 @@ def filters(options: argparse.Namespace) -> None:
     generator = torch_generator(0, "bench retrieve")
     for seen in (0, 20, 50, 100):
         side_by_side(index, exact, queries, options.k, None, seen, generator)
-    for share in (0.99, 0.5, 0.3, 0.25, 0.1, 0.01, 0.001):
+    for share in (0.99, 0.5, 0.3, 0.25, 0.1, 0.01, 0.001, (options.k // 2) / options.items):
         some = torch.randperm(options.items, generator=generator)[: max(int(options.items * share), 1)]
         side_by_side(index, exact, queries, options.k, some, 0, generator)
 
@@ -212,7 +212,7 @@ def side_by_side(
     if some is None:
         name, parameters = f"{seen} excluded a query", None
     else:
-        name = f"{len(some) / index.num_items:.1%} allowed"
+        name = f"{len(some):,} ({len(some) / index.num_items:.2%}) allowed"
         mask = torch.zeros(index.num_items, dtype=torch.bool)
         mask[some] = True
         import numpy as np

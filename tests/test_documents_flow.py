@@ -17,6 +17,7 @@ from xclass.errors import ArtefactError, InputError
 from xclass.metrics import parse_metrics
 from xclass.recommender import Recommender, train
 from xclass.rng import numpy_generator
+from xclass.types import Ragged
 
 CONFIG = {
     "model": {"embedding_dim": 16, "query": {"kind": "features"}},
@@ -59,6 +60,14 @@ def test_by_id_by_features_and_by_text_are_the_same(recommender: Recommender) ->
         assert other["score"].to_list() == pytest.approx(by_id["score"].to_list(), abs=1e-6)
     right = recommender.evaluate(k=[1]).filter(pl.col("metric") == "precision@1")
     assert right["model"][0] > 0.9
+
+
+def test_features_that_are_not_there(recommender: Recommender) -> None:
+    for wrong in (-1, 10**6):
+        with pytest.raises(InputError, match='no feature "text" of this number'):
+            recommender.retrieve(features={"text": Ragged.from_lists([[0], [wrong]], [[1.0], [1.0]])})
+    nothing = recommender.retrieve(features={"text": Ragged.from_lists([[]], [[]])}, k=2)
+    assert nothing["score"].to_list() == [0.0, 0.0]
 
 
 def test_a_file_of_texts(recommender: Recommender, tmp_path: Path) -> None:
@@ -113,5 +122,6 @@ def test_propensities_are_the_dataset_s_unless_said(tmp_path: Path) -> None:
     model = train(ingest(tmp_path / "raw", tmp_path / "data", options), CONFIG, tmp_path / "run", check_memory=False)
     metrics = parse_metrics(["psp@1"])
     stored, said = model.measure(metrics), model.measure(metrics, propensity=(0.55, 1.5))
+    assert (stored.num_queries, stored.num_skipped) == (6, 1), "of test documents alone"
     assert "A = 0.6, B = 2.6, C = (ln(7)" in stored.definitions["propensity"], "all seven train documents count"
     assert "A = 0.55, B = 1.5" in said.definitions["propensity"]

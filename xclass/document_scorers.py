@@ -158,7 +158,7 @@ def _chosen_on_a_cut(config: DocumentsConfig, dataset: Dataset, documents: Docum
     neighbours = NeighboursScorer.fit(config.neighbours, *kept, dataset.num_items)
     linear = _linear(config, kept, dataset.num_items, neighbours, seed)
     both = Fusion(linear, neighbours, fusion.shortlist, dataset.num_items)
-    return _chosen(both, part.features, part.items, f"{fusion.cut:.0%} of train")
+    return _chosen(both, part.features, part.items.long(), f"{fusion.cut:.0%} of train")
 
 
 def _chosen(both: Fusion, asked: Ragged, truth: Ragged, where: str) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _valid_part(config: DocumentsConfig, dataset: Dataset, generator: torch.Gene
     numbers = truth.lengths().nonzero().squeeze(1)
     numbers = numbers[torch.randperm(len(numbers), generator=generator)[: config.fusion.cut_queries].sort().values]
     name = field_name(config, dataset.feature_sizes("query"))
-    return dataset.query_features[name].take(numbers), Ragged(truth.offsets, truth.values).take(numbers)
+    return dataset.query_features[name].take(numbers), Ragged(truth.offsets, truth.values).take(numbers).long()
 
 
 def _suggestions(fusion: Fusion, features: Ragged) -> Iterator[Suggestions]:

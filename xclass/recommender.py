@@ -187,7 +187,8 @@ class Recommender:
             rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
         elif features is not None or texts is not None:
             self.model.tower.check_new_queries()
-            queries = queries_with_features(features if features is not None else self.text_features(_texts(texts)))
+            given = self.text_features(_texts(texts)) if features is None else features
+            queries = queries_with_features(given, sizes=self.run.feature_sizes("query"))
             rows = torch.arange(len(queries))
         else:
             assert histories is not None
@@ -249,7 +250,7 @@ class Recommender:
             propensities=self._propensities(metrics, counts, propensity),
             by_popularity=by_popularity,
         )
-        return self._by_query_number(result, queries, dataset.split(split))
+        return self._by_query_number(result, queries, split)
 
     @functools.cached_property
     def query_map(self) -> IdMap:
@@ -344,8 +345,10 @@ class Recommender:
             label=label,
         )
 
-    def _by_query_number(self, result: Evaluation, queries: Queries, truth: Ragged) -> Evaluation:
-        """Values of each query by its number in the dataset, and the queries without a positive counted as skipped."""
+    def _by_query_number(self, result: Evaluation, queries: Queries, split: str) -> Evaluation:
+        """Values of each query by its number in the dataset, and the queries without a positive counted as skipped: of
+        documents those of this part."""
+        truth = self.dataset.split(split)
 
         def spread(values: Tensor) -> Tensor:
             return torch.full((len(truth),), torch.nan).index_copy_(0, queries.numbers, values)
@@ -354,7 +357,10 @@ class Recommender:
             {name: spread(values) for name, values in part.items()}
             for part in (result.per_query, result.per_query_best)
         )
-        skipped = int((truth.lengths() == 0).sum())
+        without = truth.lengths() == 0
+        if self.dataset.holds_documents:
+            without &= torch.from_numpy((self.dataset.queries["split"] == split).to_numpy(writable=True))
+        skipped = int(without.sum())
         return replace(
             result,
             per_query=per_query,

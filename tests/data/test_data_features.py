@@ -107,6 +107,15 @@ def test_a_random_split_is_by_document(tmp_path: Path) -> None:
     assert again.queries["split"].to_list() == parts != other.queries["split"].to_list()
 
 
+def test_a_valid_part_cut_from_a_given_split_is_of_documents(tmp_path: Path) -> None:
+    dataset = made(tmp_path, valid_fraction=0.5)
+    parts = dataset.queries["split"].to_list()
+    assert parts[4:] == ["test", "test"] and sorted(parts[:4]) == ["train", "train", "valid", "valid"]
+    lengths = {name: dataset.split(name).lengths().tolist() for name in dataset.splits}
+    for document, (part, wanted) in enumerate(zip(parts, (2, 0, 1, 1, 1, 0), strict=True)):
+        assert {name: found[document] for name, found in lengths.items() if found[document]} in ({part: wanted}, {})
+
+
 BAD = {
     "negative feature": ("0 -1:1", "line 2", "not the number of a feature"),
     "feature beyond": ("0 5:1", "line 2", "beyond the header's number"),
@@ -122,6 +131,8 @@ BAD = {
     "a hole in the labels": ("0,,1 1:1", "line 2", "not the number of a label"),
     "a comma at the end": ("0, 1:1", "line 2", "not the number of a label"),
     "blanks after the comma": ("0, 1 1:1", "line 2", "not the number of a label"),
+    "minus zero": ("-0 1:1", "line 2", "not the number of a label"),
+    "plus": ("0 +1:1", "line 2", "not the number of a feature"),
     "words": ("zero 1:1", "line 2", "not the number of a label"),
     "huge": ("99999999999999999999 1:1", "line 2", "beyond the header's number"),
 }
@@ -210,7 +221,7 @@ def test_new_queries_by_their_features() -> None:
 def test_a_large_file_equals_a_plain_reading(tmp_path: Path) -> None:
     generator = np.random.Generator(np.random.Philox(3))
     rows = []
-    for _ in range(20_000):
+    for _ in range(9_000):
         labels = sorted(set(generator.integers(0, 50, generator.integers(0, 4)).tolist()))
         features = sorted(set(generator.integers(0, 300, generator.integers(0, 6)).tolist()))
         rows.append((labels, {feature: float(np.float32(generator.normal())) for feature in features}))
@@ -218,7 +229,7 @@ def test_a_large_file_equals_a_plain_reading(tmp_path: Path) -> None:
         ",".join(map(str, labels)) + "".join(f" {key}:{value!r}" for key, value in features.items()) + "\n"
         for labels, features in rows
     ).replace("\n\n", "\n \n")
-    dataset = made(tmp_path, f"20000 300 50\n{text}", None, test_fraction=0.0, valid_fraction=0.0)
+    dataset = made(tmp_path, f"9000 300 50\n{text}", None, test_fraction=0.0, valid_fraction=0.0)
     assert labels_of(dataset, "train") == [labels for labels, _ in rows]
     assert lists_of(dataset.query_features["features"]) == [features for _, features in rows]
     assert open_dataset(dataset.path).query_features["features"].values.dtype == torch.int32

@@ -156,8 +156,10 @@ def test_best_products_against_dense(form: bool) -> None:
     rows = products.rows_of(ragged(matrix), FEATURES)
     bias = generator.normal(size=40).astype(np.float32)
     allowed, own = generator.random(40) < 0.7, generator.integers(-1, 40, DOCUMENTS)
-    found = products.best_products(queries, rows.by_feature(), 6, bias, allowed, own)
+    asked = Ragged.from_lists([[3, 39, b % 40] for b in range(DOCUMENTS)])
+    found, answers = products.best_products(queries, rows.by_feature(), 6, bias, allowed, own, asked)
     scores = dense(documents, FEATURES) @ matrix.T + bias
+    np.testing.assert_allclose(answers, scores[asked.rows(), asked.values], atol=1e-4)
     meets = (dense(documents, FEATURES) > 0) @ (matrix != 0).T
     may = meets & allowed & (np.arange(40) != own[:, None])
     for b in range(DOCUMENTS):
@@ -169,7 +171,7 @@ def test_best_products_against_dense(form: bool) -> None:
 
 def test_equal_products_go_to_the_lower_number(form: bool) -> None:
     rows = products.rows_of(Ragged.from_lists([[0]] * 9, [[1.0]] * 9), 1)
-    found = products.best_products(products.rows_of(Ragged.from_lists([[0]], [[1.0]]), 1), rows.by_feature(), 4)
+    found, _ = products.best_products(products.rows_of(Ragged.from_lists([[0]], [[1.0]]), 1), rows.by_feature(), 4)
     assert found.ids.tolist() == [0, 1, 2, 3]
 
 

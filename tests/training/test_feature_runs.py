@@ -17,6 +17,7 @@ from xclass.data.options import IngestOptions
 from xclass.data.vectoriser import TextOptions
 from xclass.errors import ArtefactError, ConfigError, InputError
 from xclass.estimate import estimate
+from xclass.estimate.calibration import _spectral_s
 from xclass.export import export_vectors
 from xclass.recommender import Recommender
 from xclass.run import RunDirectory, resolve_config, train_run
@@ -310,11 +311,12 @@ def test_the_estimate_knows_the_tables(texts, tmp_path):
     assert found.time_s is not None and found.time_s["train_s"] > 0
 
 
-def test_every_start_can_be_estimated(dataset, tmp_path):
-    for init in ("spectral", "documents"):
-        settings = config(f'model.init="{init}"', "model.embedding_dim=8")
-        found = estimate(dataset, settings, torch.device("cpu"), tmp_path / "out")
-        assert any("start" in part.component for part in found.parts)
+@pytest.mark.parametrize("init", ["spectral", "documents"])
+def test_every_start_can_be_estimated(dataset, tmp_path, init):
+    settings = config(f'model.init="{init}"', "model.embedding_dim=8")
+    found = estimate(dataset, settings, torch.device("cpu"), tmp_path / "out", calibration=False)
+    assert any("start" in part.component and part.bytes > 0 for part in found.parts)
+    assert (_spectral_s(dataset, settings) > 0) == (init == "spectral")
 
 
 def test_the_configuration_of_a_run_is_read_back(run):

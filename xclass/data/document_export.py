@@ -16,7 +16,7 @@ from xclass.data.feature_files import blocks_of_lists
 from xclass.data.store import Dataset
 from xclass.errors import DataError, lookup
 from xclass.manifest import atomic_directory
-from xclass.progress import Progress
+from xclass.progress import Progress, say
 from xclass.types import Ragged, offsets_of
 
 DOCUMENTS_PER_BLOCK = 8192
@@ -158,6 +158,7 @@ def _write_npz(folder: Path, part: _Part) -> None:
     assert isinstance(part.names, np.ndarray)
     names, numbers = part.names, NPZ_NAMES[part.name]
     labels = (Ragged(block.offsets, torch.from_numpy(names[block.values.numpy()])) for block in part.label_blocks())
+    say(f"export {part.name}: {len(part.rows):,} documents")
     lengths = part.labels.lengths()[part.rows]
     write_matrix(folder / f"Y.{numbers}.npz", list(labels), lengths, part.num_labels)
     lengths = part.features.lengths()[part.rows]
@@ -188,11 +189,11 @@ def _canonical(blocks: Iterator[Ragged], which: int) -> Iterator[np.ndarray]:
     """Columns (0) or values (1) of every block, columns rising in a row."""
     for block in blocks:
         rows, values = block.rows().numpy(), block.values.numpy()
-        order = np.lexsort((values, rows))
-        if which == 0:
-            yield values[order]
-        else:
-            yield np.ones(len(values)) if block.weights is None else block.weights.numpy()[order]
+        weights = np.ones(len(values)) if block.weights is None else block.weights.numpy()
+        if ((rows[1:] == rows[:-1]) & (values[1:] < values[:-1])).any():
+            order = np.lexsort((values, rows))
+            values, weights = values[order], weights[order]
+        yield values if which == 0 else weights
 
 
 def _write_member(

@@ -52,7 +52,10 @@ def _label_numbers(labels: pl.Series, layout: Layout) -> np.ndarray | None:
 
 
 def _integers(texts: pl.Series) -> pl.Series:
-    return texts.cast(pl.Int64, strict=False)
+    """Null for what is no whole number; a sign makes it none, in front of 0 too."""
+    signed = texts.str.starts_with("-") | texts.str.starts_with("+")
+    numbers = texts.cast(pl.Int64, strict=False)
+    return numbers.set(signed, None) if signed.any() else numbers
 
 
 def _within(numbers: np.ndarray, size: int) -> bool:

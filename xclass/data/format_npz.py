@@ -53,11 +53,7 @@ class Npz:
 
 
 def labels_of(path: Path) -> Path:
-    """The path of Y that belongs to X.
-
-    >>> labels_of(Path("raw/X.trn.npz")).name
-    'Y.trn.npz'
-    """
+    """The path of Y that belongs to X: Y.trn.npz beside X.trn.npz."""
     found = path.with_name("Y" + path.name[1:])
     if not path.name.startswith("X") or not found.exists():
         raise DataError(

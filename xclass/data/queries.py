@@ -120,12 +120,19 @@ def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile, n
     return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
 
 
-def queries_with_features(features: Mapping[str, Ragged], ids: pl.Series | None = None) -> Queries:
+def queries_with_features(
+    features: Mapping[str, Ragged], ids: pl.Series | None = None, sizes: Mapping[str, int] | None = None
+) -> Queries:
     """Queries that the model has never seen, given by their features; without ``ids`` they are named 0, 1, …
 
+    Args:
+        sizes: name → features that there can be.
+
     Raises:
-        InputError: there is no field, or two fields are of different length.
+        InputError: there is no field; two fields are of different length; a number that is none of a feature.
     """
+    for name, lists in features.items():
+        _check_features(name, lists, (sizes or {}).get(name))
     lengths = {name: len(lists) for name, lists in features.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(
@@ -135,6 +142,14 @@ def queries_with_features(features: Mapping[str, Ragged], ids: pl.Series | None 
     named = pl.Series("query_id", range(number), dtype=pl.Int64) if ids is None else ids
     none = Ragged(torch.zeros(number + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
     return Queries(named, torch.full((number,), -1), none, torch.arange(number), features=features)
+
+
+def _check_features(name: str, lists: Ragged, size: int | None) -> None:
+    values = lists.values
+    if len(values) and (int(values.min()) < 0 or (size is not None and int(values.max()) >= size)):
+        wanted = "0 or more" if size is None else f"0 to {size - 1:,}"
+        got = f"{int(values.min()):,} to {int(values.max()):,}"
+        raise InputError(f'there is no feature "{name}" of this number', wanted=wanted, got=got)
 
 
 def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:

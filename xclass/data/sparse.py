@@ -35,7 +35,8 @@ class Sparse:
         first = np.ones(len(rows), dtype=bool)
         first[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
         starts = np.flatnonzero(first)
-        summed = np.add.reduceat(weights.astype(np.float64), starts).astype(np.float32)
+        largest = np.finfo(np.float32).max
+        summed = np.add.reduceat(weights.astype(np.float64), starts).clip(-largest, largest).astype(np.float32)
         return Sparse(np.bincount(rows[starts], minlength=len(self.lengths)), values[starts], summed)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from xclass.metrics import MetricName, average, compute
 from xclass.scorers.linear import LinearScorer
 from xclass.scorers.neighbours import NeighboursScorer
 from xclass.scorers.plain import Rows
@@ -70,18 +71,17 @@ class Fusion:
         most = max(self.shortlist, most)
         voted = None if self.neighbours is None else self.neighbours.candidates(features)
         queries = None if self.linear is None else self.linear.queries(features)
-        parts, fitted = [], None
-        if self.linear is not None and queries is not None and self.linear.config.search == "all" and among is None:
-            fitted = self.linear.candidates(queries, most, allowed)
-            parts.append(fitted)
-        if voted is not None:
-            parts.append(voted if fitted is not None else best_weighed(voted, most))
-        if towers is not None:
-            parts.append(towers[0])
+        all_items = self.linear is not None and self.linear.config.search == "all" and among is None
+        parts = [] if voted is None else [voted if all_items else best_weighed(voted, most)]
+        parts += [] if towers is None else [towers[0]]
+        scored: list[Ragged] = []
+        if all_items and self.linear is not None and queries is not None:
+            scored = self._of_all_items(queries, most, allowed, self._union(parts, None) if parts else None)
+            parts.append(scored[0])
         lists = self._union(parts, allowed) if among is None else self._union([among], allowed)
         scores: dict[str, Tensor] = {}
         if self.linear is not None and queries is not None:
-            scores["linear"] = self._linear_scores(queries, lists, fitted)
+            scores["linear"] = self._combined(scored, lists) if scored else self.linear.scores(queries, lists)
         if voted is not None:
             scores["neighbours"] = self._found(voted, lists)
         if towers is not None:
@@ -96,14 +96,18 @@ class Fusion:
             rows, values = rows[allowed[values]], values[allowed[values]]
         return Ragged(offsets_of(torch.bincount(rows, minlength=len(parts[0]))), values)
 
-    def _linear_scores(self, queries: Rows, lists: Ragged, known: Ragged | None) -> Tensor:
-        """The linear score of each of the lists' items; those of its own suggestions are there already."""
+    def _of_all_items(self, queries: Rows, most: int, allowed: Tensor | None, suggested: Ragged | None) -> list[Ragged]:
+        """The best items by linear score, and what others suggest, both with linear scores."""
         assert self.linear is not None
-        if known is None:
-            return self.linear.scores(queries, lists)
-        scores = self._found(known, lists, torch.nan)
-        missing = scores.isnan()
-        scores[missing] = self.linear.scores(queries, lists.filter(missing))
+        best, answers = self.linear.candidates(queries, most, allowed, suggested)
+        return [best] if suggested is None else [best, Ragged(suggested.offsets, suggested.values, answers)]
+
+    def _combined(self, parts: Sequence[Ragged], lists: Ragged) -> Tensor:
+        """Scores of the lists' items, each from the part that has it."""
+        scores = self._found(parts[0], lists)
+        for part in parts[1:]:
+            found = self._found(part, lists, torch.nan)
+            scores = torch.where(found.isnan(), scores, found)
         return scores
 
     def _found(self, part: Ragged, lists: Ragged, without: float = 0.0) -> Tensor:
@@ -167,14 +171,8 @@ def choose_weights(
 def precision(
     suggestions: Sequence[Suggestions], truth: Ragged, weights: Mapping[str, float], cut_offs: Sequence[int]
 ) -> float:
-    """Mean over the cut-offs and the queries of hits / k."""
-    hits, queries, first = dict.fromkeys(cut_offs, 0), 0, 0
-    for part in suggestions:
-        found, number = part.top(weights, max(cut_offs)), len(part.lists)
-        own = truth.slice(first, first + number).long()
-        size = int(max(int(found.ids.max()) if len(found.ids) else 0, int(own.values.max()) if len(own.values) else 0))
-        hit = torch.isin(found.rows() * (size + 1) + found.ids, own.rows() * (size + 1) + own.values)
-        for k in cut_offs:
-            hits[k] += int(hit[found.ranks() <= k].sum())
-        first, queries = first + number, queries + number
-    return sum(hits[k] / k for k in cut_offs) / len(cut_offs) / max(queries, 1)
+    """Mean over the cut-offs and the queries of hits / k, as evaluation counts them: ties against the positive."""
+    found = TopK.concat([part.top(weights, max(cut_offs)) for part in suggestions])
+    metrics = [MetricName("precision", k) for k in cut_offs]
+    means = average(compute(found, truth, metrics))
+    return sum(means[str(metric)] for metric in metrics) / len(metrics)

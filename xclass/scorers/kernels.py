@@ -195,7 +195,7 @@ def keep_best(number: Any, score: Any, size: int, numbers: Any, scores: Any) -> 
 @njit(**OPTIONS)
 def best_products(
     low: int, high: int, offsets: Any, features: Any, values: Any, postings: Any, bias: Any, allowed: Any, own: Any,
-    numbers: Any, scores: Any, counts: Any,
+    numbers: Any, scores: Any, counts: Any, asked: Any, answers: Any,
 ) -> None:  # fmt: skip
     """For queries ``low … high − 1`` the rows of a matrix with the largest products with it, in no order.
 
@@ -205,8 +205,10 @@ def best_products(
         allowed: bool (rows,), what may come out; empty for everything.
         own: int64 (B,), a row that query b must not get, −1 for none.
         numbers, scores: (B, k) out; counts (B,) out. Rows that share no feature with a query do not come.
+        asked: offsets and rows of lists, of which the scores go to ``answers``; empty for none.
     """
     post_offsets, post_rows, post_weights, size = postings
+    ask_offsets, ask_rows = asked
     total, stamp, touched = np.zeros(size, F), np.full(size, -1, np.int32), np.empty(size, np.int32)
     for b in range(low, high):
         found = 0
@@ -227,6 +229,13 @@ def best_products(
             if better and row != own[b] and (not len(allowed) or allowed[row]):
                 size_b = keep_best(row, total[row], size_b, numbers[b], scores[b])
         counts[b] = size_b
+        if len(ask_rows):
+            for p in range(ask_offsets[b], ask_offsets[b + 1]):
+                row = ask_rows[p]
+                if stamp[row] == b:
+                    answers[p] = total[row]
+                else:
+                    answers[p] = bias[row] if len(bias) else F(0)
 
 
 @njit(**OPTIONS)

@@ -79,14 +79,20 @@ class LinearScorer:
         """Documents as :meth:`candidates` and :meth:`scores` read them."""
         return rows_of(self.terms(features), self.terms.size)
 
-    def candidates(self, queries: Rows, most: int, allowed: Tensor | None = None) -> Ragged:
+    def candidates(
+        self, queries: Rows, most: int, allowed: Tensor | None = None, asked: Ragged | None = None
+    ) -> tuple[Ragged, Tensor]:
         """(B) the ``most`` items of the highest scores for each query, with scores as weights; best first.
 
         What shares no feature with a document is not suggested. Cost: the weights of the document's features.
+
+        Args:
+            allowed: bool (N,), nothing else is suggested.
+            asked: (B) items whose scores come second, one for each of ``asked.values``, at no further cost.
         """
         may = self.trained if allowed is None else self.trained & allowed
-        found = best_products(queries, self._by_feature, most, self.bias.numpy(), may.numpy())
-        return Ragged(found.offsets, found.ids, found.scores)
+        found, answers = best_products(queries, self._by_feature, most, self.bias.numpy(), may.numpy(), asked=asked)
+        return Ragged(found.offsets, found.ids, found.scores), answers
 
     def scores(self, queries: Rows, lists: Ragged) -> Tensor:
         """float32, the score of each of ``lists.values`` for its query. Cost: the weights of the items named."""

@@ -64,7 +64,8 @@ class NeighboursScorer:
             own: int64 (B,), a document that query b does not get (itself); −1 for none.
         """
         queries = rows_of(self.terms(features), self.terms.size)
-        return best_products(queries, self.postings, self.config.k, own=None if own is None else own.numpy())
+        found, _ = best_products(queries, self.postings, self.config.k, own=None if own is None else own.numpy())
+        return found
 
     def candidates(self, features: Ragged, own: Tensor | None = None) -> Ragged:
         """(B) all items of each query's neighbours, with scores between 0 and 1 as weights, in no order."""

@@ -89,3 +89,10 @@ def best_products(
         counts[b] = len(best)
         numbers[b, : len(best)], scores[b, : len(best)] = rows[best], products[best]
     return numbers, scores, counts
+
+
+def list_products(queries: Rows, matrix: Rows, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float32: query ``numbers[p]`` times row ``rows[p]`` of the matrix, for each p."""
+    pairs = queries.matrix()[numbers].multiply(matrix.matrix()[rows])
+    found: np.ndarray = pairs.sum(axis=1).astype(np.float32).ravel()
+    return found

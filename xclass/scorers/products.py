@@ -31,7 +31,8 @@ def best_products(
     bias: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
     own: np.ndarray | None = None,
-) -> TopK:
+    asked: Ragged | None = None,
+) -> tuple[TopK, Tensor]:
     """For each query the k rows with the largest inner products among those that share a feature with it.
 
     Best first; equal products: the lower number. Cost: the postings of a query's features. Memory: 12 bytes a row of
@@ -42,25 +43,33 @@ def best_products(
         bias: float32 (rows,), added to a row's product.
         allowed: bool (rows,), nothing else comes.
         own: int64 (B,), a row that query b does not get; −1 for none.
+        asked: lists of rows; their scores, one for each of ``asked.values``, are made on the way and come second.
     """
+    lists = Ragged(torch.zeros(len(queries.offsets), dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    lists, answers = asked or lists, np.empty(0 if asked is None else len(asked.values), np.float32)
     number, added = len(queries.offsets) - 1, NOTHING if bias is None else bias
     left_out = np.full(number, -1, np.int64) if own is None else own
     if not compiles():
-        numbers, scores, counts = plain.best_products(queries, by_feature.by_feature(), added, k, allowed, left_out)
+        matrix = by_feature.by_feature()
+        numbers, scores, counts = plain.best_products(queries, matrix, added, k, allowed, left_out)
+        answers = plain.list_products(queries, matrix, lists.rows().numpy(), lists.values.numpy())
+        answers = answers + added[lists.values.numpy()] if len(added) else answers
     else:
         numbers, scores = np.zeros((number, k), np.int32), np.zeros((number, k), np.float32)
         counts = np.zeros(number, np.int64)
         may = np.zeros(0, np.bool_) if allowed is None else allowed
+        ask = lists.offsets.numpy(), lists.values.numpy()
 
         def part(low: int, high: int) -> None:
             from xclass.scorers import kernels
 
             kernels.best_products(
-                low, high, *queries[:3], tuple(by_feature), added, may, left_out, numbers, scores, counts
+                low, high, *queries[:3], tuple(by_feature), added, may, left_out, numbers, scores, counts, ask, answers
             )
 
         in_parts(part, number, number // WORTHWHILE, CPU)
-    return _best_first(torch.from_numpy(numbers), torch.from_numpy(scores), torch.from_numpy(counts))
+    found = _best_first(torch.from_numpy(numbers), torch.from_numpy(scores), torch.from_numpy(counts))
+    return found, torch.from_numpy(answers)
 
 
 def _best_first(numbers: Tensor, scores: Tensor, counts: Tensor) -> TopK:
@@ -119,8 +128,7 @@ def list_products(queries: Rows, matrix: Rows, bias: np.ndarray, lists: Ragged) 
     out = np.empty(len(lists.values), np.float32)
     offsets, rows = lists.offsets.numpy(), lists.values.numpy()
     if not compiles():
-        products = scipy_products(queries, matrix, lists)
-        return torch.from_numpy(products + bias[rows])
+        return torch.from_numpy(plain.list_products(queries, matrix, lists.rows().numpy(), rows) + bias[rows])
 
     def part(low: int, high: int) -> None:
         from xclass.scorers import kernels
@@ -129,11 +137,3 @@ def list_products(queries: Rows, matrix: Rows, bias: np.ndarray, lists: Ragged) 
 
     in_parts(part, len(lists), len(lists) // WORTHWHILE, CPU)
     return torch.from_numpy(out)
-
-
-def scipy_products(queries: Rows, matrix: Rows, lists: Ragged) -> np.ndarray:
-    """float32, the same without the bias, by SciPy: row by row of both."""
-    left = queries.matrix()[lists.rows().numpy()]
-    right = matrix.matrix()[lists.values.numpy()]
-    found: np.ndarray = left.multiply(right).sum(axis=1).astype(np.float32).ravel()
-    return found

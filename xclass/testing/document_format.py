@@ -31,7 +31,7 @@ def check_document_format(form: DocumentFormat, write: Write, folder: Path, empt
         folder: an empty directory.
         empty: a document without labels and features can be written.
     """
-    for number in (1, 9, 20_000):
+    for number in (1, 9, 9_000):
         check_documents(form, write, folder / str(number), plain_documents(number, empty))
     check_order_of_features(form, write, folder / "order")
     check_refusals(form, write, folder)
@@ -58,7 +58,7 @@ def check_documents(form: DocumentFormat, write: Write, folder: Path, wanted: Pl
     _check_layout(layout, len(wanted))
     blocks = list(form.read(path, layout))
     assert sum(map(len, blocks)) == len(wanted), "every document is read, once"
-    assert len(wanted) < 20_000 or len(blocks) > 1, "documents come in blocks"
+    assert len(wanted) < 9_000 or len(blocks) > 1, "documents come in blocks"
     assert _plain(blocks) == wanted, "labels, features and their weights are those of the file"
     assert _plain(list(form.read(path, layout))) == wanted, "a file can be read again"
     for block in blocks:
