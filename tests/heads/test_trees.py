@@ -141,6 +141,25 @@ def test_a_narrow_beam_may_miss_and_an_exact_search_does_not() -> None:
     assert torch.equal(wide.topk(query, 1, tables).ids, best)
 
 
+@pytest.mark.parametrize("arity", [2, 5])
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_compiled_search_is_the_plain_one(arity: int, exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    head = HierarchicalHead(huffman_tree(torch.arange(300, 0, -1), arity), 6, torch.arange(299, -1, -1), beam=6)
+    tables = {"node": MemoryTable(299, 6, None, TableOptions(init_std=1.0, seed=1))}
+    query = torch.randn(40, 6, generator=torch_generator(5, "test"))
+    exclude = Ragged(torch.arange(41) * 9, torch.randint(300, (360,), generator=torch_generator(6, "test")))
+    module, allowed, found = importlib.import_module("xclass.heads.beam"), torch.arange(0, 300, 2), []
+    for compiled in (True, False):
+        monkeypatch.setattr(module, "compiles", lambda compiled=compiled: compiled)
+        found.append(
+            [head.topk(query, 8, tables, lists, some, exact) for lists in (None, exclude) for some in (None, allowed)]
+        )
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.offsets, other.offsets) and torch.equal(one.ids, other.ids)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
 def test_equal_probabilities_come_by_item_number() -> None:
     query = _searched(beam=4)[2]
     even = HierarchicalHead(balanced_tree(256, 2), 6, torch.arange(255, -1, -1), beam=4)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.beam import VECTORS_AT_ONCE, Beam, Found, allowed_nodes, widening_search
+from xclass.heads.beam import VECTORS_AT_ONCE, Beam, Found, HiddenLeaves, allowed_nodes, widening_search
 from xclass.heads.dot import targets_of
 from xclass.heads.path_loss import path_loss, step_losses
 from xclass.heads.seam import SearchedBy
@@ -116,19 +116,13 @@ class HierarchicalHead(nn.Module):
         What a query must not get costs it no place in its beam: excluded leaves are passed over, and a node without
         an allowed leaf below is not entered. ``exact`` widens the beam until nothing can be missing.
         """
-        hidden = Hidden(exclude, len(query_BD), self.tree.num_leaves)
+        scaled, k = (query_BD.cpu() / self.temperature).float(), min(k, self.num_items)
+        rows, items = Hidden(exclude, len(scaled), self.num_items).pairs()
+        hidden = HiddenLeaves(rows, self._leaves(items), self.num_items)
         nodes = None if allowed is None else allowed_nodes(self.tree, self._leaves(allowed))
-        scaled, k = (query_BD.cpu() / self.temperature).float(), min(k, self.tree.num_leaves)
-        parts = []
-        width = max(self.beam, k)
-        for rows in torch.arange(len(query_BD)).split(max(VECTORS_AT_ONCE // width, 1)):
-
-            def is_hidden(row: Tensor, leaves: Tensor, first: int = int(rows[0]) if len(rows) else 0) -> Tensor:
-                return hidden.contains(row + first, self._items(leaves)[:, None]).squeeze(1)
-
-            beam = Beam(self.tree, functools.partial(_pulled, tables[NODES]), nodes, is_hidden)
-            parts.append(widening_search(beam, scaled[rows], k, width, self.tree.num_leaves, exact))
-        return self._lists(Found(*(torch.cat(each) for each in zip(*parts, strict=True))))
+        table = tables[NODES]
+        beam = Beam(self.tree, functools.partial(_pulled, table), hidden, nodes, _as_they_lie(table))
+        return self._lists(widening_search(beam, scaled, k, max(self.beam, k), self.num_items, exact))
 
     @torch.no_grad()
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
@@ -157,3 +151,10 @@ class HierarchicalHead(nn.Module):
 
 def _pulled(table: Table, ids: Tensor) -> Tensor:
     return table.pull(ids.to(table.device)).cpu()
+
+
+def _as_they_lie(table: Table) -> Tensor | None:
+    """The rows themselves where nothing stands between them and what pull gives."""
+    weight = table.weight
+    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
+    return weight if plain and "decayed" not in table.tensors() else None
