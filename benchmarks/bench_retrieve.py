@@ -241,6 +241,7 @@ def exact_lists(exact: ExactIndex, queries: torch.Tensor, k: int, exclude: Ragge
 
 
 def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     for name, action in (("prepare", prepare), ("whole", whole), ("kill", kill)):

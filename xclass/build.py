@@ -172,6 +172,11 @@ class Catalogue(Protocol):
         ...
 
     @property
+    def propensity(self) -> tuple[float, float]:
+        """A and B of the propensities; asked for where weights of items need them."""
+        ...
+
+    @property
     def query_features(self) -> Mapping[str, Ragged]:
         """Name → sparse features of every query; asked for where they are read in training."""
         ...
@@ -242,7 +247,10 @@ def build_model(
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
     weigh = untrained and config.loss.item_weights != "none"
-    weights = config.loss.weights_of_items(catalogue.item_counts, catalogue.num_train_queries) if weigh else None
+    weights = None
+    if weigh:
+        constants = catalogue.item_counts, catalogue.num_train_queries, catalogue.propensity
+        weights = config.loss.weights_of_items(*constants)
     head: Head = (
         _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
         if config.head.kind == "dot"

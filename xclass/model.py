@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from xclass.errors import InputError
 from xclass.heads.seam import Head, OwnSearching
 from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
@@ -81,8 +82,11 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def query_vectors(self, batch: Batch) -> Tensor:
-        """(B, D) vectors of the queries of an inference batch."""
-        plans = {table: plan_rows(requests).to(self.device) for table, requests in self.tower.requests(batch).items()}
+        """(B, D) vectors of the queries of an inference batch; InputError for a feature or item that does not exist."""
+        plans = {table: plan_rows(requests) for table, requests in self.tower.requests(batch).items()}
+        for name, plan in plans.items():
+            _check_rows(name, plan.unique, self.tables[name].num_rows)
+        plans = {name: plan.to(self.device) for name, plan in plans.items()}
         vectors: Tensor = self.tower(batch.to(self.device), self.pull(plans))
         return vectors
 
@@ -99,3 +103,14 @@ class TwoTower(nn.Module):
     def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
         """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""
         return self.head.log_probability(query_BD, items, self.tables)
+
+
+def _check_rows(table: str, unique: Tensor, num_rows: int) -> None:
+    """``unique`` is rising."""
+    if len(unique) and not (int(unique[0]) >= 0 and int(unique[-1]) < num_rows):
+        kind, _, field = table.partition(".")
+        raise InputError(
+            f'a number of the features "{field}" does not exist' if field else f"a number of {kind} does not exist",
+            wanted=f"0 to {num_rows - 1:,}",
+            got=int(unique[0]) if int(unique[0]) < 0 else int(unique[-1]),
+        )

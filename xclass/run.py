@@ -50,6 +50,7 @@ from xclass.manifest import (
     write_json,
     write_manifest,
 )
+from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.scorers import Fusion
@@ -357,6 +358,11 @@ class RunDirectory:
         """Of the dataset that the run was trained on; 0 in runs that did not note it."""
         number: int = self.manifest.get("num_train_queries", 0)
         return number
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """As a rule: a finished run weighs nothing."""
+        return DEFAULT_A, DEFAULT_B
 
     @property
     def query_features(self) -> dict[str, Ragged]:

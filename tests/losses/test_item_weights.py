@@ -90,6 +90,7 @@ def test_the_bound_is_above_the_unbiased_zero_one_loss_of_a_positive():
 
 class Counts:
     num_queries, num_items, num_train_queries = 4, 12, 400
+    propensity = 0.55, 1.5
     item_counts = torch.arange(24, 0, -2)
 
 
@@ -151,6 +152,15 @@ def test_negatives_of_a_logistic_loss_count_once(kind):
     torch.testing.assert_close(bound - plain, 2 * (inverse - 1) * positive, rtol=1e-4, atol=1e-5)
     score = -positive.expm1().log()
     torch.testing.assert_close(unbiased - plain, (1 - inverse) * score, rtol=1e-3, atol=1e-3)
+
+
+def test_the_datasets_constants_serve_unless_others_are_given(monkeypatch):
+    plain, _ = steps({"item_weights": "propensity"}, "pair")
+    given, _ = steps({"item_weights": "propensity", "propensity_a": 0.6, "propensity_b": 2.6}, "pair")
+    monkeypatch.setattr(Counts, "propensity", (0.6, 2.6))
+    other, _ = steps({"item_weights": "propensity"}, "pair")
+    torch.testing.assert_close(given, other)
+    assert float((given - plain).abs().max()) > 0.01
 
 
 def test_the_pairs_own_weights_still_count():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xclass.build import RunConfig, build_model
+from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.sampling import SamplerConfig
 from xclass.tables import Table
@@ -41,6 +42,11 @@ class Few:
     def num_train_queries(self) -> int:
         """All of them."""
         return max(self.num_queries, 3)
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """As a rule."""
+        return DEFAULT_A, DEFAULT_B
 
     def feature_sizes(self, side: str) -> dict[str, int]:
         """As many of each set."""

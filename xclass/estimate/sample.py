@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xclass.data.store import Dataset
+from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.rng import torch_generator
 from xclass.types import Ragged, offsets_of
 
@@ -44,6 +45,11 @@ class Shrunk(NamedTuple):
     def num_train_queries(self) -> int:
         """Queries with a train pair."""
         return int((self.train.lengths() > 0).sum())
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """As a rule: they do not change what a step costs."""
+        return DEFAULT_A, DEFAULT_B
 
     @property
     def query_features(self) -> dict[str, Ragged]:

@@ -92,10 +92,10 @@ class LossConfig(Config):
     """Weights of targets by their item. For labels that are missing: propensity (1/p of Jain et al. 2016),
     propensity-bound (2/p − 1), propensity-unbiased (the unbiased loss; of nce, sampled-logistic, negative-sampling and
     full-sigmoid). For tail items: count-power ((mean count / count)^item_weight_power), effective-number."""
-    propensity_a: float = pydantic.Field(0.55, gt=0)
-    """A of the propensities: .55, or .5 of Wikipedia's datasets, .6 of Amazon's."""
-    propensity_b: float = pydantic.Field(1.5, ge=0)
-    """B of the propensities: 1.5, or .4 of Wikipedia's datasets, 2.6 of Amazon's."""
+    propensity_a: float | None = pydantic.Field(None, gt=0)
+    """A of the propensities. Unset: as the dataset was ingested with; .55 as a rule."""
+    propensity_b: float | None = pydantic.Field(None, ge=0)
+    """B of the propensities. Unset: as the dataset was ingested with; 1.5 as a rule."""
     item_weight_power: float = pydantic.Field(0.5, ge=0)
     """The power in item_weights = "count-power"."""
     effective_beta: float = pydantic.Field(0.999, ge=0, lt=1)
@@ -140,16 +140,22 @@ class LossConfig(Config):
             raise ValueError('remove_known_positives would leave nothing of positives = "per-positive"')
         return self
 
-    def weights_of_items(self, item_counts: Tensor, num_queries: int) -> Tensor | None:
-        """(N,) of :func:`xclass.losses.item_weights`, or None for 1; ``num_queries``: those with a train pair."""
+    def weights_of_items(self, item_counts: Tensor, num_queries: int, propensity: tuple[float, float]) -> Tensor | None:
+        """(N,) of :func:`xclass.losses.item_weights`, or None for 1.
+
+        Args:
+            item_counts: (N,), train pairs.
+            num_queries: those with a train pair.
+            propensity: the dataset's A and B, for what is unset here.
+        """
         if self.item_weights == "none":
             return None
         return item_weights(
             self.item_weights,
             item_counts,
             num_queries,
-            a=self.propensity_a,
-            b=self.propensity_b,
+            a=propensity[0] if self.propensity_a is None else self.propensity_a,
+            b=propensity[1] if self.propensity_b is None else self.propensity_b,
             power=self.item_weight_power,
             beta=self.effective_beta,
         )
