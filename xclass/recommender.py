@@ -157,7 +157,7 @@ class Recommender:
         exclude: Items | Sequence[Items] | None = None,
         short: str = "keep",
     ) -> pl.DataFrame:
-        """The k best items of each query: query_id, rank (from 1), item_id, score (inner product, falling).
+        """The k best items of each query: query_id, rank (from 1), item_id, score (falling; see docs/output-layers.md).
 
         Args:
             query_ids: queries of the dataset, by external id; unknown ones are left out and named on stderr.
