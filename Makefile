@@ -30,7 +30,7 @@ demo: $(INSTALLED)
 
 # Bits depend on the number of threads: the tests, and the processes that they start, have one setting.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

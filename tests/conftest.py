@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 
 import hypothesis
 import pytest
 
 import xclass  # noqa: F401  before torch: it says how OpenMP waits
+
+# A command in the background of a shell ignores it, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Deterministic: a failure on one machine is a failure on all. Shared machines are too slow for deadlines.
 hypothesis.settings.register_profile("xclass", derandomize=True, deadline=None, max_examples=50)

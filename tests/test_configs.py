@@ -7,6 +7,7 @@ import pytest
 
 from xclass.build import RunConfig, reference
 from xclass.config import load_config, to_toml
+from xclass.data.ingest import ingest
 from xclass.data.planted import PlantedModel
 from xclass.metrics import average, compute, parse_metrics, popular_topk
 from xclass.run import resolve_config, train_run
@@ -30,19 +31,26 @@ def test_the_reference_names_every_key_with_its_default():
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def pairs(tmp_path_factory):
     place = tmp_path_factory.mktemp("tiny") / "dataset"
     return PlantedModel(num_items=400, num_queries=1500, pairs=45_000, num_topics=10, seed=0).write_dataset(place)
 
 
 @pytest.fixture(scope="module")
-def popularity(dataset):
+def documents(tmp_path_factory):
+    place = tmp_path_factory.mktemp("tiny") / "documents"
+    return ingest("planted-documents:documents=2000,features=600,labels=400,themes=60", place)
+
+
+def popularity_of(dataset):
     found = popular_topk(dataset.seen("valid"), 20, dataset.item_counts)
     return average(compute(found, dataset.split("valid").long(), parse_metrics(["recall@20"])))["recall@20"]
 
 
 @pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
-def test_each_tiny_one_beats_popularity(path, dataset, popularity, tmp_path):
+def test_each_tiny_one_beats_popularity(path, pairs, documents, tmp_path):
+    dataset = documents if "features" in load_config(RunConfig, path).model.query.kind else pairs
+    popularity = popularity_of(dataset)
     run = train_run(dataset, resolve_config(path, ["train.checkpoint_every_s=1000"]), tmp_path / "run")
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert max(record["valid"]["recall@20"] for record in records if "valid" in record) > 1.5 * popularity

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.reference import slow_metrics
 from xclass.errors import InputError
 from xclass.evaluate import DEFAULT_METRICS, evaluate, metrics_at
-from xclass.metrics import METRICS, Evaluation, MetricName, parse_metrics
+from xclass.metrics import METRICS, Evaluation, MetricName, Propensities, parse_metrics
 from xclass.types import Ragged, TopK, offsets_of
 
 NUM_ITEMS = 8
@@ -100,7 +100,7 @@ def test_recall_by_popularity() -> None:
 
 def test_propensities() -> None:
     weights = torch.arange(1, NUM_ITEMS + 1, dtype=torch.float64)
-    result = evaluate(FOUND, TRUTH, parse_metrics(["psp@2"]), weights_N=weights)
+    result = evaluate(FOUND, TRUTH, parse_metrics(["psp@2"]), propensities=Propensities(weights, 10))
     assert result.metrics == {"psp@2": pytest.approx((1 + 4) / (1 + 8 + 4))}
 
 
@@ -168,7 +168,12 @@ def evaluated(queries: list[tuple[list[int], list[int]]], order: list[int], size
     found = [batch(part, [queries[number][0] for number in part]) for part in parts]
     weights = torch.arange(1, NUM_ITEMS + 1, dtype=torch.float64)
     return evaluate(
-        found, truth, metrics_at([2, 10], list(METRICS)), item_counts=COUNTS, weights_N=weights, by_popularity=True
+        found,
+        truth,
+        metrics_at([2, 10], list(METRICS)),
+        item_counts=COUNTS,
+        propensities=Propensities(weights, 10),
+        by_popularity=True,
     )
 
 

@@ -20,11 +20,11 @@ FLOORS = {
     "cells": 0,
     "data": 1, "tensorfile": 1, "metrics": 1, "vectors": 1, "topk_files": 1,
     "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2, "own_lists": 2, "topk_parts": 2,
-    "heads": 3,
+    "heads": 3, "scorers": 3,
     "model": 4, "compat": 4,
     "engine": 5,
-    "training": 6, "retrieve": 6, "evaluate": 6,
-    "report": 7, "testing": 7, "filtered_search": 7, "predictions": 7,
+    "training": 6, "retrieve": 6, "evaluate": 6, "starts": 6,
+    "report": 7, "testing": 7, "document_scorers": 7, "filtered_search": 7, "predictions": 7,
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
@@ -46,8 +46,8 @@ FROM_THE_FACE = {"__version__"}
 EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
 COMPILED = {
-    "cells.py", "data/kernels.py", "heads/block_kernels.py", "heads/kernels.py", "index/hash_kernels.py", "index/kernels.py",
-    "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
+    "cells.py", "data/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",
+    "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "scorers/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
     "towers/kernels.py",
 }  # fmt: skip
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "random"}
@@ -188,6 +188,22 @@ class TestEveryFile:
         if str(path.relative_to(PACKAGE)) not in COMPILED:
             assert [name for name in at_import if name.split(".")[0] in EXTRAS] == []
             assert not {f"xclass.{file[:-3].replace('/', '.')}" for file in COMPILED} & set(at_import)
+
+
+def test_compiled_sums_in_any_order_are_inlined_where_they_are_called() -> None:
+    """A copy of its own and a caller's copy differ in their bits; which is reached depends on what was compiled before."""
+    functions = [
+        node for name in COMPILED for node in ast.walk(tree(PACKAGE / name)) if isinstance(node, ast.FunctionDef)
+    ]
+    how = {node.name: " ".join(ast.unparse(decorator) for decorator in node.decorator_list) for node in functions}
+    reordered = {name for name, decorators in how.items() if "FAST" in decorators or "fastmath" in decorators}
+    called = {
+        call.func.id
+        for node in functions
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    }
+    assert len(reordered) > 5 and sorted(reordered & called) == []
 
 
 def _is_generator(owner: str) -> bool:

@@ -29,7 +29,8 @@ PUBLIC: dict[str, set[str]] = {
     },
     "xclass.losses": {
         "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
-        "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss", "sampled_softmax_loss",
+        "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
+        "sampled_softmax_loss",
     },
     "xclass.sampling": {
         "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
@@ -42,7 +43,8 @@ OPTIONS: dict[str, set[str]] = {
     "ingest": {
         "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
-        "--json",
+        "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
+        "--min-documents", "--weighting", "--propensity", "--json",
     },
     "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
     "train": {
@@ -55,8 +57,8 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
         "--unknown", "--resume", "--dataset", "--json",
     },
-    "export": {"--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
-    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--out", "--json"},
+    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
+    "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
     "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xclass.errors import InputError
-from xclass.spectral import spectral_factors
+from xclass.spectral import feature_factors, spectral_factors
 from xclass.types import Ragged
 
 
@@ -58,3 +58,35 @@ def test_fewer_distinct_directions_than_dimensions_stay_finite():
 def test_too_many_dimensions_are_refused():
     with pytest.raises(InputError, match="embedding_dim"):
         spectral_factors(random_pairs(), 40, 41, seed=0)
+
+
+def random_bags(num_queries=60, num_features=30, seed=1):
+    generator = np.random.default_rng(seed)
+    lists = [generator.permutation(num_features)[: generator.integers(0, 8)].tolist() for _ in range(num_queries)]
+    return Ragged.from_lists(lists, [generator.random(len(row)).astype("float32").tolist() for row in lists])
+
+
+def dense(lists, columns):
+    x = np.zeros((len(lists), columns))
+    data = np.ones(len(lists.values)) if lists.weights is None else lists.weights.numpy()
+    np.add.at(x, (lists.rows().numpy(), lists.values.numpy()), data)
+    return x
+
+
+@pytest.mark.parametrize("count_power", [0.0, 0.25, 0.5])
+def test_features_equal_the_dense_svd_of_the_co_occurrence(count_power):
+    bags, pairs = random_bags(), random_pairs(weights=True)
+    factors = feature_factors(bags, pairs, (30, 40), 5, seed=1, iterations=30, count_power=count_power)
+    y = dense(pairs, 40)
+    y = y / np.sqrt(np.maximum(y.sum(1, keepdims=True), 1)) / np.maximum(y.sum(0), 1) ** count_power
+    matrix = dense(bags, 30).T @ y
+    u, s, vt = np.linalg.svd(matrix)
+    np.testing.assert_allclose(factors.values.numpy(), s[:5], rtol=1e-4)
+    product = (factors.features * factors.values) @ factors.items.T
+    np.testing.assert_allclose(product.numpy(), u[:, :5] * s[:5] @ vt[:5], atol=1e-2 * s[0])
+    torch.testing.assert_close(factors.features.T @ factors.features, torch.eye(5), rtol=0, atol=1e-3)
+
+
+def test_more_dimensions_than_features_are_refused():
+    with pytest.raises(InputError, match="too many dimensions"):
+        feature_factors(random_bags(), random_pairs(), (30, 40), 31, seed=0)

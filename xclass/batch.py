@@ -104,7 +104,7 @@ class _Work:
         files = {name: getattr(job, name) for name in ("queries", "candidates", "exclude")}
         return {
             "run": run.model_hash,
-            "index": sha256_file(run.path / INDEX_FOLDER / "index.json") if self._index_used else "exact",
+            "index": self._searched(),
             **{name: None if path is None else sha256_file(Path(path)) for name, path in files.items()},
             "dataset": self._recommender.dataset.fingerprint if job.queries is None else None,
             "k": job.k,
@@ -113,6 +113,13 @@ class _Work:
             "format": self.format,
             "queries in a part": self._size,
         }
+
+    def _searched(self) -> str:
+        """What decides which lists are found, beside the weights."""
+        if not self._index_used:
+            return "exact"
+        manifest = self._recommender.run.path / INDEX_FOLDER / "index.json"
+        return sha256_file(manifest) if manifest.exists() else "the head's own search"
 
     def run(self, parts: Parts) -> None:
         """Write all parts that are not there yet."""

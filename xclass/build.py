@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,43 +13,37 @@ from torch import Tensor
 
 from xclass.config import Config, describe_toml
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead, TopWeights
+from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads.clustering import feature_vectors
+from xclass.heads.feature_rows import FeatureRows
 from xclass.losses import LOSSES, LossConfig, build_loss
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig, spectral_factors
+from xclass.starts import document_start, feature_start, history_start
 from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
-from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, Source
+from xclass.towers import (
+    QUERY_TOWERS,
+    FeatureField,
+    FeatureSource,
+    HistorySource,
+    IdSource,
+    ItemFeatures,
+    Projection,
+    QueryTower,
+    Source,
+    inverse_frequencies,
+)
+from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfig
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
-SPECTRAL_BLOCK_ROWS = 1 << 16
+CLUSTER_DIM = 64
 DEVICES = ("auto", "cpu", "cuda")
 TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class QueryTowerConfig(Config):
-    """The query tower."""
-
-    kind: Literal["id", "history", "id+history"] = "history"
-    """id: one vector per query; history: the items it has; both, added."""
-    history_weights: Literal["mean", "degree"] = "mean"
-    """degree: an item of train count c has weight c^-degree_power in the history."""
-    degree_power: float = 0.5
-    """The power in history_weights = "degree"."""
-    share_item_table: bool = False
-    """The history reads the head's item table instead of one of its own."""
-    hidden: tuple[int, ...] = ()
-    """Widths of a residual MLP at the end of the tower; empty for none."""
-
-
-class ItemTowerConfig(Config):
-    """The item tower."""
-
-    hidden: tuple[int, ...] = ()
-    """Widths of a residual MLP at the end of the tower; empty for none."""
 
 
 class ModelConfig(Config):
@@ -60,8 +55,9 @@ class ModelConfig(Config):
     """Vectors of unit length: the score is the cosine. false: the plain inner product."""
     temperature: float = pydantic.Field(0.1, gt=0)
     """Scores are divided by it in training."""
-    init: Literal["random", "spectral"] = "random"
-    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of the history tower."""
+    init: Literal["random", "spectral", "documents"] = "random"
+    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of a history tower or of one
+    of features; documents: features random, an item the mean of its train documents' bags, of unit length."""
     init_std: float = pydantic.Field(0.1, gt=0)
     """Standard deviation of random rows."""
     query: QueryTowerConfig = QueryTowerConfig()
@@ -72,9 +68,20 @@ class ModelConfig(Config):
     """Settings of init = "spectral"."""
 
     @pydantic.model_validator(mode="after")
-    def _spectral_needs_a_history(self) -> ModelConfig:
-        if self.init == "spectral" and (self.query.kind != "history" or self.query.share_item_table):
-            raise ValueError('init = "spectral" needs query.kind = "history" with a table of its own')
+    def _starts_fit_the_towers(self) -> ModelConfig:
+        if self.item.share_feature_table and "features" not in self.query.parts:
+            raise ValueError("item.share_feature_table needs a query tower with features")
+        if self.query.share_item_table and self.item.kind != "id":
+            raise ValueError('query.share_item_table needs item.kind = "id"')
+        by_history = self.query.kind == "history" and not self.query.share_item_table and self.item.kind == "id"
+        by_features = self.query.kind == "features" and "id" in self.item.parts
+        if self.init == "spectral" and not (by_history or by_features):
+            raise ValueError(
+                'init = "spectral" needs query.kind = "history" with a table of its own, or "features"; and items with'
+                " rows of their own"
+            )
+        if self.init == "documents" and not by_features:
+            raise ValueError('init = "documents" needs query.kind = "features" and items with rows of their own')
         return self
 
 
@@ -83,6 +90,8 @@ class RunConfig(Config):
 
     model: ModelConfig = ModelConfig()
     """The two towers."""
+    head: HeadConfig = HeadConfig()
+    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
     sampler: SamplerConfig = SamplerConfig()
     """Where negatives come from."""
     loss: LossConfig = LossConfig()
@@ -95,6 +104,8 @@ class RunConfig(Config):
     """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
     train: TrainingConfig = TrainingConfig()
     """The loop."""
+    documents: DocumentsConfig = DocumentsConfig()
+    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
 
     @pydantic.model_validator(mode="after")
     def _full_losses_take_all_items(self) -> RunConfig:
@@ -104,6 +115,36 @@ class RunConfig(Config):
             raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
         if self.train.learning_rate * self.tables.weight_decay >= 1:
             raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _only_the_dot_head_samples(self) -> RunConfig:
+        """A key that would do nothing is refused."""
+        if self.head.kind == "dot":
+            return self
+        if self.head.kind == "differentiated" and sum(self.head.dims) != self.model.embedding_dim:
+            raise ValueError(f"head.dims add up to {sum(self.head.dims)}, not to model.embedding_dim")
+        keys = {
+            "sampler": self.sampler,
+            "loss": self.loss,
+            "model.item": self.model.item,
+            "model.init": self.model.init,
+            "model.query.share_item_table": self.model.query.share_item_table,
+            "product_dtype": self.product_dtype,
+            "documents": self.documents,
+        }
+        plain = {
+            "sampler": SamplerConfig(),
+            "loss": LossConfig(),
+            "model.item": ItemTowerConfig(),
+            "model.init": "random",
+            "model.query.share_item_table": False,
+            "product_dtype": "float32",
+            "documents": DocumentsConfig(),
+        }
+        for key, value in keys.items():
+            if value != plain[key]:
+                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
         return self
 
 
@@ -123,6 +164,34 @@ class Catalogue(Protocol):
     @property
     def item_counts(self) -> Tensor:
         """(N,) integers, train pairs of each item; read when it is asked for."""
+        ...
+
+    @property
+    def num_train_queries(self) -> int:
+        """Queries with a train pair; asked for where weights of items need it."""
+        ...
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """A and B of the propensities; asked for where weights of items need them."""
+        ...
+
+    @property
+    def query_features(self) -> Mapping[str, Ragged]:
+        """Name → sparse features of every query; asked for where they are read in training."""
+        ...
+
+    @property
+    def item_features(self) -> Mapping[str, Ragged]:
+        """The same of items."""
+        ...
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """Name → number of different features, of side "query" or "item"."""
+        ...
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
         ...
 
 
@@ -163,41 +232,153 @@ def build_model(
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
     """
+    items = config.model.item if untrained else ItemTowerConfig(hidden=config.model.item.hidden)
+    fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
+    sizes = _table_sizes(config, items, catalogue, fields)
     if untrained:
-        tables = _tables(config, catalogue, Place(device, folder), start)
+        tables = _tables(config, sizes, Place(device, folder), start)
     else:
-        tables = _finished_tables(config, catalogue, Place(device), stored or {})
-    if start and train is not None and config.model.init == "spectral":
-        _spectral_start(config, catalogue, train, tables)
+        tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(_sources(config, catalogue, device), _projection(config, config.model.query.hidden, generator))
+    tower = QueryTower(
+        _sources(config, catalogue, device, fields[0]), _projection(config, config.model.query.hidden, generator)
+    )
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
-    return TwoTower(tower, _head(config, sampler, catalogue, generator), tables).to(device)
+    text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
+    weigh = untrained and config.loss.item_weights != "none"
+    weights = None
+    if weigh:
+        constants = catalogue.item_counts, catalogue.num_train_queries, catalogue.propensity
+        weights = config.loss.weights_of_items(*constants)
+    head: Head = (
+        _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
+        if config.head.kind == "dot"
+        else _own_head(config, catalogue, train if start else None)
+    )
+    if start and train is not None and config.model.init != "random":
+        _closed_form(config, catalogue, train, tables, fields[0], text)
+    return TwoTower(tower, head, tables).to(device)
 
 
-def _tables(config: RunConfig, catalogue: Catalogue, place: Place, start: bool) -> dict[str, Table]:
-    drawn = start and config.model.init == "random"
-    return {name: _table(config, name, rows, place, drawn) for name, rows in _table_sizes(config, catalogue).items()}
+Fields = tuple[FeatureField, ...]
 
 
-def _finished_tables(
-    config: RunConfig, catalogue: Catalogue, place: Place, stored: dict[str, Tensor]
-) -> dict[str, Table]:
-    def table(name: str, rows: int) -> Table:
-        options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype], rows=stored.get(name))
-        return TABLES["device"](rows, config.model.embedding_dim, None, options, place)
-
-    return {name: table(name, rows) for name, rows in _table_sizes(config, catalogue).items()}
+def _query_fields(config: RunConfig, catalogue: Catalogue) -> Fields:
+    query = config.model.query
+    if "features" not in query.parts:
+        return ()
+    names = _field_names(query.features, catalogue, "query")
+    return tuple(_field(query.features, catalogue, "query", name, f"feature.{name}") for name in names)
 
 
-def _table_sizes(config: RunConfig, catalogue: Catalogue) -> dict[str, int]:
-    sizes = {"item": catalogue.num_items}
+def _item_fields(config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue) -> Fields:
+    if "features" not in items.parts:
+        return ()
+    names = _field_names(items.features, catalogue, "item")
+    if items.share_feature_table:
+        _check_shared(config, catalogue, names)
+    prefix = "feature" if items.share_feature_table else "item_feature"
+    return tuple(_field(items.features, catalogue, "item", name, f"{prefix}.{name}") for name in names)
+
+
+def _field_names(config: FeatureConfig, catalogue: Catalogue, side: str) -> Sequence[str]:
+    known = catalogue.feature_sizes(side)
+    names = config.names or tuple(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f'this dataset has no {side} features "{name}"',
+                where=f"model.{side}.features.names",
+                do=nearest(name, known),
+            )
+    if not names:
+        raise ConfigError(
+            f"this dataset has no {side} features",
+            where=f"model.{side}.kind",
+            do="ingest documents with features or text, or choose another kind",
+        )
+    return names
+
+
+def _field(config: FeatureConfig, catalogue: Catalogue, side: str, name: str, table: str) -> FeatureField:
+    idf = None if config.weighting == "stored" else inverse_frequencies(*catalogue.feature_counts(side, name))
+    return FeatureField(name, table, config.combiner, config.dropout, config.weighting, idf)
+
+
+def _check_shared(config: RunConfig, catalogue: Catalogue, names: Sequence[str]) -> None:
+    """Queries and items number the features of these names alike."""
+    sizes = catalogue.feature_sizes("query"), catalogue.feature_sizes("item")
+    read = _field_names(config.model.query.features, catalogue, "query")
+    for name in names:
+        if name not in read or sizes[0][name] != sizes[1][name]:
+            raise ConfigError(
+                f'queries and items have no features "{name}" in common',
+                where="model.item.share_feature_table",
+                wanted=f"a set of this name, of {sizes[1][name]:,} features, that the query tower reads",
+                got=", ".join(f"{other} of {sizes[0][other]:,}" for other in read),
+            )
+
+
+def _table_sizes(
+    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields]
+) -> dict[str, int]:
+    sizes = {"item": catalogue.num_items} if "id" in items.parts else {}
+    if config.head.kind != "dot":
+        sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
     if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
+    for side, part in zip(("query", "item"), fields, strict=True):
+        known = catalogue.feature_sizes(side) if part else {}
+        sizes |= {field.table: known[field.name] for field in part}
     return sizes
+
+
+def _head_tables(config: RunConfig, catalogue: Catalogue) -> dict[str, tuple[int, int]]:
+    return table_shapes(config.head, catalogue.num_items, config.model.embedding_dim)
+
+
+def _own_head(config: RunConfig, catalogue: Catalogue, train: Ragged | None) -> Head:
+    """A head with tables of its own; without ``train`` its clusters will be loaded."""
+    vectors = None if train is None else functools.partial(_vectors_to_cluster, config, catalogue, train)
+    known = KnownItems(
+        catalogue.num_items, config.model.embedding_dim, lambda: catalogue.item_counts, vectors, config.train.seed
+    )
+    return build_head(config.head, known, config.model.temperature)
+
+
+def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) -> Tensor:
+    """(N, D): of the closed form over the train pairs, or of the items' features."""
+    name, dim, seed = config.head.cluster_by, min(config.model.embedding_dim, CLUSTER_DIM), config.train.seed
+    if name != "pairs":
+        known = catalogue.feature_sizes("item")
+        if name not in known:
+            raise ConfigError(
+                f'this dataset has no item features "{name}"', where="head.cluster_by", do=nearest(name, known)
+            )
+        return feature_vectors(catalogue.item_features[name], known[name], dim, seed)
+    factors = spectral_factors(train, catalogue.num_items, min(dim, len(train), catalogue.num_items), seed)
+    return factors.vectors * factors.values
+
+
+def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool) -> dict[str, Table]:
+    return {name: _table(config, name, rows, place, start and _is_drawn(config, name)) for name, rows in sizes.items()}
+
+
+def _is_drawn(config: RunConfig, name: str) -> bool:
+    """Whether a table starts with random rows: a closed form writes the others."""
+    written = {"random": (), "spectral": ("item", "history", "feature"), "documents": ("item",)}
+    return name.partition(".")[0] not in written[config.model.init]
+
+
+def _finished(config: RunConfig, sizes: dict[str, int], place: Place, stored: dict[str, Tensor]) -> dict[str, Table]:
+    def table(name: str, rows: int) -> Table:
+        options = TableOptions(dtype=TABLE_DTYPES[config.tables.dtype], rows=stored.get(name))
+        return TABLES["device"](rows, _dim(config, name), None, options, place)
+
+    return {name: table(name, rows) for name, rows in sizes.items()}
 
 
 def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
@@ -210,26 +391,41 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return TABLES[chosen.storage](rows, config.model.embedding_dim, ROW_OPTIMIZERS[config.optimizer](), options, own)
+    return TABLES[chosen.storage](rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
 
 
-def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str) -> list[Source]:
+def _dim(config: RunConfig, name: str) -> int:
+    """Of a table's rows: an output layer may have tables of their own."""
+    few = len(config.head.cuts) + 2
+    return table_shapes(config.head, few, config.model.embedding_dim).get(name, (0, config.model.embedding_dim))[1]
+
+
+def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
         weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power).to(device)
-    sources: dict[str, Source] = {
-        "id": IdSource(),
-        "history": HistorySource("item" if query.share_item_table else "history", weights),
+    sources: dict[str, list[Source]] = {
+        "id": [IdSource()],
+        "history": [HistorySource("item" if query.share_item_table else "history", weights)],
+        "features": [FeatureSource(field) for field in fields],
     }
-    return [sources[name] for name in QUERY_TOWERS[query.kind]]
+    return [source for name in QUERY_TOWERS[query.kind] for source in sources[name]]
 
 
 def _projection(config: RunConfig, hidden: tuple[int, ...], generator: torch.Generator) -> Projection:
     return Projection(config.model.embedding_dim, hidden, config.model.normalize, generator)
 
 
-def _head(config: RunConfig, sampler: Sampler, catalogue: Catalogue, generator: torch.Generator) -> DotHead:
+def _head(
+    config: RunConfig,
+    sampler: Sampler,
+    catalogue: Catalogue,
+    generator: torch.Generator,
+    features: ItemFeatures | None,
+    item_rows: bool,
+    item_weights: Tensor | None,
+) -> DotHead:
     loss = config.loss
     return DotHead(
         sampler,
@@ -243,27 +439,29 @@ def _head(config: RunConfig, sampler: Sampler, catalogue: Catalogue, generator: 
         per_pair=loss.positives == "per-positive",
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
+        normalised_share=loss.normalised_share,
+        features=features,
+        item_rows=item_rows,
+        item_weights=item_weights,
     )
 
 
-def _spectral_start(config: RunConfig, catalogue: Catalogue, train: Ragged, tables: dict[str, Table]) -> None:
-    """Item rows V·deg^p, history rows V·S^g·deg^-p (without deg^-p where the tower weights by degree itself)."""
-    settings = config.model.spectral
-    factors = spectral_factors(
-        train,
-        catalogue.num_items,
-        config.model.embedding_dim,
-        config.train.seed,
-        settings.iterations,
-        settings.oversampling,
-    )
-    degree = catalogue.item_counts.clamp(min=1).float().pow(settings.degree_power).unsqueeze(1)
-    scale = factors.values.pow(settings.value_power)
-    by_mean = config.model.query.history_weights == "mean"
-    for start in range(0, catalogue.num_items, SPECTRAL_BLOCK_ROWS):
-        vectors, degrees = (tensor[start : start + SPECTRAL_BLOCK_ROWS] for tensor in (factors.vectors, degree))
-        tables["history"].write(start, vectors * scale / degrees if by_mean else vectors * scale)
-        tables["item"].write(start, vectors * degrees)
+def _closed_form(
+    config: RunConfig,
+    catalogue: Catalogue,
+    train: Ragged,
+    tables: dict[str, Table],
+    fields: Fields,
+    features: ItemFeatures | None,
+) -> None:
+    model, counts, seed = config.model, catalogue.item_counts, config.train.seed
+    text = FeatureRows(features, tables, None, catalogue.num_items) if features else None
+    if model.query.kind == "history":
+        history_start(model.spectral, train, counts, tables, model.query.history_weights, seed)
+    elif model.init == "spectral":
+        feature_start(model.spectral, train, fields, catalogue.query_features, counts, tables, seed, text)
+    else:
+        document_start(train, fields, catalogue.query_features, counts, tables, text)
 
 
 def reference() -> str:

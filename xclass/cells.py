@@ -15,6 +15,10 @@ from numba.extending import intrinsic, overload
 
 F, U = np.float32, np.uint32
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+# Sums may be taken in another order. How they are is decided when a function is compiled: one that others call is
+# `inline="always"` instead, for its own copy and the callers' differ in their bits, and which of them a call reaches
+# depends on what the process compiled itself and what it found compiled.
+FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc"}, **OPTIONS}
 LINE_BYTES = 64
 
 

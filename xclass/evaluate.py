@@ -32,6 +32,7 @@ from xclass.metrics import (
     Mean,
     MetricName,
     PerQuery,
+    Propensities,
     Values,
     check_falling,
     match,
@@ -44,6 +45,7 @@ from xclass.types import Ragged, TopK
 
 Results = Iterable[tuple[Tensor, TopK]]
 DEFAULT_METRICS = ("recall", "capped_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
+DOCUMENT_METRICS = ("precision", "ndcg", "psp", "psndcg", "recall")
 MISSING_AT_ONCE = 1 << 14
 POPULARITY = (
     "the same metrics of the items with the most train pairs that each query has not seen, equal counts in the order of"
@@ -68,7 +70,7 @@ def evaluate(
     through_index: Results | None = None,
     item_counts: Tensor | None = None,
     seen: Lists | None = None,
-    weights_N: Tensor | None = None,
+    propensities: Propensities | None = None,
     num_items: int | Callable[[], int] | None = None,
     by_popularity: bool = False,
 ) -> Evaluation:
@@ -83,7 +85,7 @@ def evaluate(
         through_index: the same queries in the same batches, searched through the index.
         item_counts: (N,) integers, train pairs of each item, never rising: gives the popularity baseline and the bands.
         seen: Ragged, list q holds what query q has seen: left out of the baseline, as it is of the lists.
-        weights_N: float64 (N,), 1/propensity of each item, for psp and psndcg.
+        propensities: of every item, for psp and psndcg.
         num_items: N, for coverage; known from ``item_counts`` if those are given. A function is asked at the end.
         by_popularity: recall in head, torso and tail too.
 
@@ -95,7 +97,7 @@ def evaluate(
         raise InputError("there is nothing to measure", wanted="one metric or more")
     if by_popularity and item_counts is None:
         raise InputError("popularity bands need the items' train counts", do="pass item_counts")
-    evaluator = _Evaluator(truth, metrics, item_counts, seen, weights_N, num_items, by_popularity)
+    evaluator = _Evaluator(truth, metrics, item_counts, seen, propensities, num_items, by_popularity)
     for numbers, found, indexed in _paired(results, through_index):
         evaluator.add(numbers, found, indexed)
     return evaluator.result()
@@ -108,12 +110,12 @@ class _Evaluator:
         metrics: Sequence[MetricName],
         item_counts: Tensor | None,
         seen: Lists | None,
-        weights_N: Tensor | None,
+        propensities: Propensities | None,
         num_items: int | Callable[[], int] | None,
         by_popularity: bool,
     ) -> None:
         self.truth, self.metrics, self.item_counts = truth, list(metrics), item_counts
-        self.seen, self.weights_N = seen, weights_N
+        self.seen, self.propensities = seen, propensities
         self.cut_offs = sorted({metric.k for metric in metrics})
         if item_counts is not None:
             check_falling(item_counts)
@@ -184,7 +186,8 @@ class _Evaluator:
         self.delivered[numbers] = True
 
     def _values(self, matches: Matches) -> dict[MetricName, Values]:
-        return {metric: values_of(matches, metric, self.weights_N) for metric in self.metrics}
+        weights_N = None if self.propensities is None else self.propensities.weights_N
+        return {metric: values_of(matches, metric, weights_N) for metric in self.metrics}
 
     def _seen(self, numbers: Tensor) -> Ragged:
         if self.seen is None:
@@ -213,6 +216,8 @@ class _Evaluator:
             texts.update({f"index_recall@{k}": INDEX_RECALL.format(k=k) for k in self.cut_offs})
         if self.item_counts is not None:
             texts["popularity"] = POPULARITY
+        if self.propensities is not None:
+            texts["propensity"] = self.propensities.definition()
         return texts
 
 

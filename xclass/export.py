@@ -47,7 +47,8 @@ def export_vectors(
     """
     if items is None and queries is None:
         raise InputError("say what to export", wanted="a file for item vectors, for query vectors, or for both")
-    said: dict[str, Any] = {"dim": recommender.item_vectors.dim, "items": 0, "queries": 0, "unknown_queries": 0}
+    dim = recommender.run.config.model.embedding_dim
+    said: dict[str, Any] = {"dim": dim, "items": 0, "queries": 0, "unknown_queries": 0}
     if items is not None:
         said["items"] = write_vectors(Path(items), "item_id", _item_blocks(recommender))
     if queries is not None:
@@ -120,4 +121,4 @@ def _queries(recommender: Recommender, of: Path | str | None) -> Iterator[Querie
 
 def _vectors(recommender: Recommender, batch: Any) -> Tensor:
     with torch.inference_mode():
-        return checked_queries(recommender.model.query_vectors(batch), recommender.item_vectors.dim)
+        return checked_queries(recommender.model.query_vectors(batch), recommender.run.config.model.embedding_dim)

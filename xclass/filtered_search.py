@@ -12,11 +12,10 @@ from torch import Tensor
 from xclass.data.queries import Queries
 from xclass.errors import InputError, lookup
 from xclass.index.checks import checked_k
-from xclass.index.kinds import Index
 from xclass.own_lists import NO_FILTER, ItemFilter
-from xclass.retrieve import Filters, RetrievalModel, Searching, fill_short, restricted
+from xclass.retrieve import Filters, OwnLists, RetrievalModel, Searched, Searching, fill_short, restricted
 from xclass.topk_parts import Counts
-from xclass.types import TopK
+from xclass.types import TopK, concat_ragged
 
 NAMED = 5
 SHORT = ("keep", "popular", "error")
@@ -51,7 +50,9 @@ class FilteredSearch:
             with short="popular".
     """
 
-    def __init__(self, model: RetrievalModel, index: Index, wanted: Wanted, item_counts: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, model: RetrievalModel, index: Searched, wanted: Wanted, item_counts: Callable[[], Tensor]
+    ) -> None:
         lookup("way with short lists", wanted.short, dict.fromkeys(SHORT), where="short")
         checked_k(wanted.k)
         self._model, self._wanted = model, wanted
@@ -69,7 +70,7 @@ class FilteredSearch:
         """(positions in ``queries``, lists), batch by batch; ``counts`` grows with them."""
         counts, k = counts or Counts(), self._wanted.k
         own = [None if lists is None else lists.of(queries.ids) for lists in (self._wanted.deny.own, self._allow)]
-        filters = Filters(self._wanted.include_seen, self._exclude, *own)
+        filters = Filters(self._wanted.include_seen, self._exclude, _and_hidden(own[0], queries), own[1])
         for positions, found in Searching(self._model, self.index, k, filters).lists(queries.batches()):
             counts.count(found, k)
             if self._wanted.short == "error":
@@ -79,6 +80,15 @@ class FilteredSearch:
                 counts.filled_lists += grown
             counts.rows += len(found.ids)
             yield positions, found
+
+
+def _and_hidden(own: OwnLists | None, queries: Queries) -> OwnLists | None:
+    """The deny lists, and what the dataset hides from these queries."""
+    if queries.hidden is None:
+        return own
+    if own is None:
+        return queries.hidden_from
+    return lambda positions: concat_ragged(own(positions), queries.hidden_from(positions))
 
 
 def _by_popularity(item_counts: Tensor, allowed: Tensor | None, denied: Tensor | None) -> Tensor:

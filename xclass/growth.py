@@ -25,17 +25,29 @@ from xclass.estimate import check_fit
 from xclass.manifest import atomic_directory, read_json, read_manifest, verify_files, write_json
 from xclass.model import TwoTower
 from xclass.progress import say
-from xclass.run import FORMAT_VERSION, GROWING, IDS, KIND, MANIFEST, keep_ids, locked, train_run
+from xclass.run import (
+    FORMAT_VERSION,
+    GROWING,
+    IDS,
+    KIND,
+    MANIFEST,
+    keep_ids,
+    locked,
+    train_run,
+    vocabularies,
+    vocabulary_hash,
+)
 from xclass.tensorfile import read_tensors
 from xclass.training import Position
 from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, read_state
-from xclass.training.grown import SPACES, NewRows, Numbers, grow_sampler, grow_tensors
+from xclass.training.grown import NewRows, Numbers, grow_sampler, grow_tensors, space_of
 from xclass.training.log import GROWN, cut_after
 from xclass.training.loop import OnValidation
 from xclass.training.state import SAMPLER, ModelState
 
 # What decides a checkpoint's tensors: a run keeps it while it grows. Everything else may change.
-FIXED = ("model", "optimizer", "tables")
+TABLE_OF_SIDE = {"query": "feature", "item": "item_feature"}
+FIXED = ("model", "head", "optimizer", "tables")
 
 
 def grow_run(
@@ -70,6 +82,21 @@ def grow_run(
 
     Cost: memory of the tables, as training; disk: one checkpoint and one model more than the run has, until it is done.
     """
+    if config.head.kind != "dot":
+        raise ConfigError(
+            "only a run with item vectors can grow",
+            where="head.kind",
+            wanted='"dot"',
+            got=config.head.kind,
+            do="train on the larger dataset from the start",
+        )
+    if config.documents.sparse:
+        raise ConfigError(
+            "scorers of sparse features don't grow: they are trained anew in little time",
+            where="documents.scorers",
+            got=", ".join(config.documents.scorers),
+            do="train a new run on the larger dataset",
+        )
     out, how = Path(out), (device, on_validation, check_memory)
     if not (out / "started.json").exists():
         return train_run(dataset, config, out, True, *how)
@@ -135,8 +162,33 @@ def _prepare(out: Path, stage: Path, dataset: Dataset, config: RunConfig) -> Non
         kind: Numbers.of(source.ids[kind], ids, f"{kind} ids", dataset.path)
         for kind, ids in (("item", dataset.items["item_id"]), ("query", dataset.queries["query_id"]))
     }
+    maps |= _feature_numbers(source, dataset)
     with atomic_directory(stage) as folder:
         _write_stage(folder, source, dataset, config, stored, maps)
+
+
+def _feature_numbers(source: _Source, dataset: Dataset) -> dict[str, Numbers]:
+    """Features keep their numbers, and more may follow: by table, of both sides.
+
+    Raises:
+        ArtefactError: the dataset numbers its features in another way, or has fewer.
+    """
+    found = {}
+    for side, sets in source.started.get("vocabularies", {}).items():
+        sizes = dataset.feature_sizes(side)
+        for name, before in sets.items():
+            size = before["size"]
+            same = sizes.get(name, 0) >= size and vocabulary_hash(dataset, side, name, size) == before["sha256"]
+            if not same:
+                raise ArtefactError(
+                    f'the {side} features "{name}" are not those that the run was trained on',
+                    where=dataset.path,
+                    wanted=f"the same {size:,} features under the same numbers, more of them after these",
+                    got=f"{sizes.get(name, 0):,} features",
+                    do="ingest with the same vocabulary, or train anew",
+                )
+            found[f"{TABLE_OF_SIDE[side]}.{name}"] = Numbers.longer(size, sizes[name])
+    return found
 
 
 class _Source(NamedTuple):
@@ -222,6 +274,7 @@ def _write_stage(
         {
             "dataset": os.path.abspath(dataset.path),
             "fingerprint": dataset.fingerprint,
+            **vocabularies(dataset),
             "grown": [*source.started.get("grown", []), report],
         },
     )
@@ -254,7 +307,11 @@ def _report(
         **ids,
         "train_pairs": {"before": source.train_pairs, "after": dataset.manifest["splits"]["train"]["pairs"]},
         "tables": {
-            name: {"kept": len(maps[SPACES[name]].new_of_old), "new": maps[SPACES[name]].added, "std": spreads[name]}
+            name: {
+                "kept": len(maps[space_of(name)].new_of_old),
+                "new": maps[space_of(name)].added,
+                "std": spreads[name],
+            }
             for name in model.tables
         },
         "samplers_restarted": restarted,

@@ -110,7 +110,25 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
             "pairs_per_query": pairs / queries if queries else 0.0,
             "longest_list": int(lengths.max()) if len(lengths) else 0,
         }
-    return {"splits": splits, "fingerprint": dataset.fingerprint}
+    features = {side: _describe_features(dataset, side) for side in store.SIDES}
+    there = {"features": {side: part for side, part in features.items() if part}} if any(features.values()) else {}
+    return {"splits": splits, **there, "fingerprint": dataset.fingerprint}
+
+
+def _describe_features(dataset: store.Dataset, side: str) -> dict[str, Any]:
+    """Name → size of the vocabulary, values of all rows, values per row, rows without any, the longest row."""
+    lists = dataset.query_features if side == "query" else dataset.item_features
+    found = {}
+    for name, size in dataset.feature_sizes(side).items():
+        lengths = lists[name].lengths()
+        found[name] = {
+            "size": size,
+            "values": int(lengths.sum()),
+            "values_per_row": float(lengths.double().mean()) if len(lengths) else 0.0,
+            "empty_rows": int((lengths == 0).sum()),
+            "longest_row": int(lengths.max()) if len(lengths) else 0,
+        }
+    return found
 
 
 def _verify(path: Path, manifest: dict[str, Any]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from xclass.heads.seam import Head
+from xclass.errors import InputError
+from xclass.heads.seam import Head, OwnSearching
+from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
-from xclass.types import Batch, Rows
+from xclass.types import Batch, Ragged, Rows
 from xclass.vectors import Vectors
 
 
@@ -42,10 +44,11 @@ class TwoTower(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the computation is."""
-        return self.tables["item"].device
+        return next(iter(self.tables.values())).device
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Prepared:
-        """Sample and plan the working set of a training step. No vector is read."""
+        """Drop features, sample, and plan the working set of a training step. No vector is read."""
+        batch = self.tower.drop(batch, generator)
         plan = self.head.plan(batch, generator)
         wanted = self.tower.requests(batch)
         for table, requests in self.head.requests(batch, plan).items():
@@ -79,11 +82,35 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def query_vectors(self, batch: Batch) -> Tensor:
-        """(B, D) vectors of the queries of an inference batch."""
-        plans = {table: plan_rows(requests).to(self.device) for table, requests in self.tower.requests(batch).items()}
+        """(B, D) vectors of the queries of an inference batch; InputError for a feature or item that does not exist."""
+        plans = {table: plan_rows(requests) for table, requests in self.tower.requests(batch).items()}
+        for name, plan in plans.items():
+            _check_rows(name, plan.unique, self.tables[name].num_rows)
+        plans = {name: plan.to(self.device) for name, plan in plans.items()}
         vectors: Tensor = self.tower(batch.to(self.device), self.pull(plans))
         return vectors
 
     def item_vectors(self) -> Vectors | None:
         """(N, D) item vectors as they are at the time of reading, or None when the head is not indexable."""
         return self.head.item_vectors(self.tables)
+
+    def own_search(self, exact: bool = False) -> OwnSearch | None:
+        """The head's own search over the tables of the moment; None for a head whose items are ranked by vectors."""
+        if self.head.searched_by == "vectors":
+            return None
+        return OwnSearch(cast(OwnSearching, self.head), self.tables, exact)
+
+    def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
+        """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""
+        return self.head.log_probability(query_BD, items, self.tables)
+
+
+def _check_rows(table: str, unique: Tensor, num_rows: int) -> None:
+    """``unique`` is rising."""
+    if len(unique) and not (int(unique[0]) >= 0 and int(unique[-1]) < num_rows):
+        kind, _, field = table.partition(".")
+        raise InputError(
+            f'a number of the features "{field}" does not exist' if field else f"a number of {kind} does not exist",
+            wanted=f"0 to {num_rows - 1:,}",
+            got=int(unique[0]) if int(unique[0]) < 0 else int(unique[-1]),
+        )

@@ -21,7 +21,7 @@ from xclass.data.prediction_files import RANK
 from xclass.data.truth import PairFiles, Truth, check_ids, read_truth
 from xclass.errors import DataError, InputError
 from xclass.evaluate import evaluate, metrics_at
-from xclass.metrics import Evaluation, MetricName, inverse_propensities
+from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.progress import Progress, say
 from xclass.types import TopK
 
@@ -61,6 +61,7 @@ def evaluate_predictions(
     train: Path | str | None = None,
     num_items: int | None = None,
     by_popularity: bool = False,
+    propensity: tuple[float, float] | None = None,
 ) -> Evaluation:
     """Measure a file of predictions against a file of truth; :mod:`xclass.data.prediction_files` says what they hold.
 
@@ -76,6 +77,7 @@ def evaluate_predictions(
             and without history apart, mean popularity, psp and psndcg.
         num_items: items of the catalogue, for coverage and Gini; otherwise the different items of all files.
         by_popularity: recall of popular, middling, rare and cold items apart; needs ``train``.
+        propensity: A and B of psp and psndcg; .55 and 1.5 when None.
 
     Raises:
         DataError: a file or column that is missing or of the wrong type, a null id, a NaN score.
@@ -88,11 +90,12 @@ def evaluate_predictions(
         raise InputError("popularity bands need train pairs", do="pass the file of train pairs")
     frame, total = files.lists(), _count_rows(files)
     try:
-        return _measure(_Reader(files, known, num_items), frame, total, wanted, by_popularity)
+        return _measure(_Reader(files, known, num_items), frame, total, wanted, by_popularity, propensity)
     except _Apart:
         say(f"{files.predictions.path}: the rows of a query do not stand together; sorting them")
     passes = -(-total // ROWS_PER_PASS)
-    return _measure(_Reader(files, known, num_items), _sorted(frame, passes), total, wanted, by_popularity)
+    frames = _sorted(frame, passes)
+    return _measure(_Reader(files, known, num_items), frames, total, wanted, by_popularity, propensity)
 
 
 def _count_rows(files: PairFiles) -> int:
@@ -115,18 +118,19 @@ def _measure(
     total: int,
     metrics: list[MetricName],
     by_popularity: bool,
+    constants: tuple[float, float] | None,
 ) -> Evaluation:
     truth = reader.truth
-    weights = None
+    propensities = None
     if truth.item_counts is not None and any(metric.name in ("psp", "psndcg") for metric in metrics):
-        weights = inverse_propensities(truth.item_counts, truth.train_queries)
+        propensities = Propensities.of(truth.item_counts, truth.train_queries, *(constants or ()))
     result = evaluate(
         reader.lists(frames if isinstance(frames, list) else [frames], total),
         truth.positives,
         metrics,
         item_counts=truth.item_counts,
         seen=truth.seen,
-        weights_N=weights,
+        propensities=propensities,
         num_items=reader.num_items,
         by_popularity=by_popularity,
     )

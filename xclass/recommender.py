@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,36 @@ from torch import Tensor
 
 from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
+from xclass.data.document_blocks import TEXT
 from xclass.data.lists import Some
 from xclass.data.lookup import IdMap, as_id_series, unknown
-from xclass.data.queries import Queries, dataset_queries, histories_of, queries_by_id, queries_with_histories
+from xclass.data.queries import (
+    Queries,
+    dataset_queries,
+    histories_of,
+    queries_by_id,
+    queries_with_features,
+    queries_with_histories,
+)
 from xclass.data.query_files import QueryFile
+from xclass.data.sparse import ragged_of
 from xclass.data.store import Dataset, open_dataset
+from xclass.data.vectoriser import Vectoriser
+from xclass.document_scorers import DocumentSearch, WithoutTowers
 from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
+from xclass.heads import OwnSearch
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
-from xclass.metrics import Evaluation, MetricName, inverse_propensities
+from xclass.metrics import Evaluation, MetricName, Propensities
+from xclass.model import TwoTower
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
 from xclass.progress import say
-from xclass.retrieve import restricted, retrieve
+from xclass.retrieve import Searched, restricted, retrieve
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.scorers import Fusion
 from xclass.topk_files import topk_frame
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
@@ -52,7 +66,7 @@ class Recommender:
     def __init__(self, run: RunDirectory, dataset_path: Path | str | None = None) -> None:
         self.run = run
         self._dataset_path = dataset_path
-        self.model = run.load_model()
+        self.model: TwoTower | WithoutTowers = run.load_model() if run.config.documents.towers else WithoutTowers()
 
     @classmethod
     def load(cls, path: Path | str, dataset: Path | str | None = None) -> Recommender:
@@ -80,19 +94,54 @@ class Recommender:
         """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
         if vectors is None:
-            raise InputError("this model has no item vectors to index", do="use its head's own search")
+            raise InputError(
+                "this model has no item vectors",
+                where=self.run.path,
+                do="retrieve and evaluate without an index: it brings a search of its own",
+            )
         return vectors
 
     @functools.cached_property
-    def exact_index(self) -> Index:
-        """Search that misses nothing."""
-        return build_index(self.item_vectors, IndexConfig(kind="exact"))
+    def exact_index(self) -> Searched:
+        """Search that misses nothing; by all scorers of a run that has more than the two towers."""
+        documents = self.run.config.documents
+        own = self._own_search(exact=True)
+        if own is not None:
+            return own
+        exact = build_index(self.item_vectors, IndexConfig(kind="exact")) if documents.towers else None
+        return self._with_scorers(exact)
+
+    def _own_search(self, exact: bool = False) -> OwnSearch | None:
+        return self.model.own_search(exact) if isinstance(self.model, TwoTower) else None
 
     @functools.cached_property
-    def index(self) -> Index | None:
-        """The index of the run, None when ``xclass index`` has made none."""
+    def index(self) -> Searched | None:
+        """The same through the index of the run, None when ``xclass index`` has made none; a head's beam search."""
+        own = self._own_search()
+        if own is not None and own.misses_some:
+            return own
         folder = self.run.path / INDEX_FOLDER
-        return load_index(folder, self.run.model_hash, self.item_vectors) if folder.exists() else None
+        if not folder.exists():
+            return None
+        return self._with_scorers(load_index(folder, self.run.model_hash, self.item_vectors))
+
+    def _with_scorers(self, index: Index | None) -> Searched:
+        documents = self.run.config.documents
+        if not documents.sparse:
+            assert index is not None
+            return index
+        fusion, weights = self._scorers
+        towers = None if index is None else (self.model, index)
+        return DocumentSearch(fusion, weights, self._features_read, towers)
+
+    @functools.cached_property
+    def _scorers(self) -> tuple[Fusion, dict[str, float]]:
+        return self.run.load_scorers()
+
+    @property
+    def _features_read(self) -> str:
+        name: str = self.run.manifest["scorers"]["name"]
+        return name
 
     def retrieve(
         self,
@@ -100,17 +149,22 @@ class Recommender:
         histories: Sequence[Sequence[str]] | Sequence[Sequence[int]] | None = None,
         k: int = 20,
         *,
+        features: Mapping[str, Ragged] | None = None,
+        texts: Sequence[str] | None = None,
         exact: bool = False,
         include_seen: bool = False,
         candidates: Items | Sequence[Items] | None = None,
         exclude: Items | Sequence[Items] | None = None,
         short: str = "keep",
     ) -> pl.DataFrame:
-        """The k best items of each query: query_id, rank (from 1), item_id, score (inner product, falling).
+        """The k best items of each query: query_id, rank (from 1), item_id, score (falling; see docs/output-layers.md).
 
         Args:
             query_ids: queries of the dataset, by external id; unknown ones are left out and named on stderr.
             histories: instead: one list of external item ids per query; the answer calls them 0, 1, …
+            features: instead: sparse features by name, Ragged of feature numbers with weights, a list per query; the
+                answer calls them 0, 1, …
+            texts: instead: raw texts, a string per query, made into features as the dataset's texts were; named alike.
             k: at most so many items; a query that has seen nearly everything gets fewer.
             exact: search exactly even if the run has an index.
             include_seen: keep the items of a query's history.
@@ -119,16 +173,23 @@ class Recommender:
             short: keep lists with fewer than k items; or fill them with popular items, which have no score.
 
         Raises:
-            InputError: not exactly one of ``query_ids`` and ``histories``; k < 1; a string where a list is wanted;
-                histories for a model that knows queries by id only; another number of lists than of queries.
+            InputError: not exactly one of ``query_ids``, ``histories``, ``features`` and ``texts``; k < 1; a string
+                where a list is wanted; new queries for a model that knows them by id only; another number of lists than
+                queries.
             DataError: not one of the ids is known.
+            ArtefactError: texts, and the dataset was not made from texts.
         """
-        if (query_ids is None) == (histories is None):
-            raise InputError("say whom to retrieve for", wanted="query_ids or histories, one of them")
+        if [query_ids, histories, features, texts].count(None) != 3:
+            raise InputError("say whom to retrieve for", wanted="one of query_ids, histories, features and texts")
         if query_ids is not None:
             ids = as_id_series(query_ids)
             queries = queries_by_id(self.dataset, ids, known=self.query_map)
             rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
+        elif features is not None or texts is not None:
+            self.model.tower.check_new_queries()
+            given = self.text_features(_texts(texts)) if features is None else features
+            queries = queries_with_features(given, sizes=self.run.feature_sizes("query"))
+            rows = torch.arange(len(queries))
         else:
             assert histories is not None
             queries = self.queries_of(histories_of(_lists(histories)))
@@ -163,6 +224,7 @@ class Recommender:
         by_popularity: bool = False,
         max_queries: int | None = None,
         sample_seed: int | None = None,
+        propensity: tuple[float, float] | None = None,
     ) -> Evaluation:
         """Metrics on the queries of ``split`` that have a positive there, items seen before it left out.
 
@@ -172,6 +234,7 @@ class Recommender:
         Args:
             max_queries: measure on a sample of so many queries with a positive.
             sample_seed: draws that sample; the run's seed when None.
+            propensity: A and B of psp and psndcg; those that the dataset was ingested with when None.
         """
         dataset, counts = self.dataset, self.run.item_counts
         seed = self.run.config.train.seed if sample_seed is None else sample_seed
@@ -184,10 +247,10 @@ class Recommender:
             through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
             item_counts=counts,
             seen=Some(dataset.seen(split), queries.numbers),
-            weights_N=self._propensity_weights(metrics, counts),
+            propensities=self._propensities(metrics, counts, propensity),
             by_popularity=by_popularity,
         )
-        return self._by_query_number(result, queries, dataset.split(split))
+        return self._by_query_number(result, queries, split)
 
     @functools.cached_property
     def query_map(self) -> IdMap:
@@ -200,13 +263,25 @@ class Recommender:
         return IdMap(self.run.item_ids)
 
     def queries_of(self, file: QueryFile, none_known: bool = False) -> Queries:
-        """The queries that a file names by id, or gives by history; with ``none_known`` it may know nobody."""
+        """The queries that a file names by id, or gives by history or text; with ``none_known`` it may know nobody."""
+        if file.texts is not None:
+            self.model.tower.check_new_queries()
+            return queries_with_features(self.text_features(file.texts), file.query_ids)
         if file.offsets is None:
             return queries_by_id(self.dataset, file.query_ids, known=self.query_map, none_known=none_known)
         queries = queries_with_histories(self.query_map, self.item_map, file, none_known)
         if bool((queries.numbers < 0).any()):
             self.model.tower.check_new_queries()
         return queries
+
+    @functools.cached_property
+    def vectoriser(self) -> Vectoriser:
+        """What made the features of the dataset's texts; ArtefactError when it was not made from texts."""
+        return self.dataset.vectoriser()
+
+    def text_features(self, texts: pl.Series) -> dict[str, Ragged]:
+        """Features of new texts, as the dataset's are."""
+        return {TEXT: ragged_of(self.vectoriser.blocks(texts))}
 
     def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
         """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
@@ -265,12 +340,15 @@ class Recommender:
             k,
             include_seen=include_seen,
             exclude=exclude,
+            deny=None if queries.hidden is None else queries.hidden_from,
             total=len(queries),
             label=label,
         )
 
-    def _by_query_number(self, result: Evaluation, queries: Queries, truth: Ragged) -> Evaluation:
-        """Values of each query by its number in the dataset, and the queries without a positive counted as skipped."""
+    def _by_query_number(self, result: Evaluation, queries: Queries, split: str) -> Evaluation:
+        """Values of each query by its number in the dataset, and the queries without a positive counted as skipped: of
+        documents those of this part."""
+        truth = self.dataset.split(split)
 
         def spread(values: Tensor) -> Tensor:
             return torch.full((len(truth),), torch.nan).index_copy_(0, queries.numbers, values)
@@ -279,7 +357,10 @@ class Recommender:
             {name: spread(values) for name, values in part.items()}
             for part in (result.per_query, result.per_query_best)
         )
-        skipped = int((truth.lengths() == 0).sum())
+        without = truth.lengths() == 0
+        if self.dataset.holds_documents:
+            without &= torch.from_numpy((self.dataset.queries["split"] == split).to_numpy(writable=True))
+        skipped = int(without.sum())
         return replace(
             result,
             per_query=per_query,
@@ -288,11 +369,12 @@ class Recommender:
             query_ids=self.run.query_ids,
         )
 
-    def _propensity_weights(self, metrics: Sequence[MetricName], item_counts: Tensor) -> Tensor | None:
+    def _propensities(
+        self, metrics: Sequence[MetricName], item_counts: Tensor, constants: tuple[float, float] | None
+    ) -> Propensities | None:
         if not any(metric.name in PROPENSITY_METRICS for metric in metrics):
             return None
-        train_queries = int((self.dataset.split("train").lengths() > 0).sum())
-        return inverse_propensities(item_counts, train_queries)
+        return Propensities.of(item_counts, self.dataset.num_train_queries, *(constants or self.dataset.propensity))
 
 
 def train(
@@ -348,8 +430,9 @@ def index_run(
     folder = recommender.run.path / INDEX_FOLDER
     if folder.exists() and not replace:
         raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
+    stored = recommender.item_vectors
     queries, seen = _tuning_queries(recommender)
-    vectors = laid_out(recommender.item_vectors, recommender.run.path)
+    vectors = laid_out(stored, recommender.run.path)
     report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
     if report.fell_back:
         say(report.fell_back)
@@ -364,8 +447,16 @@ def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
     known = history.lengths().nonzero().squeeze(1)
     order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
     chosen = known[order[:TUNING_QUERIES]].sort().values
-    vectors = [recommender.model.query_vectors(batch) for batch in inference_batches(history, chosen, TUNING_QUERIES)]
+    batches = inference_batches(history, chosen, TUNING_QUERIES, dataset.query_features)
+    vectors = [recommender.model.query_vectors(batch) for batch in batches]
     return torch.cat(vectors), history.take(chosen).long()
+
+
+def _texts(texts: Sequence[str] | None) -> pl.Series:
+    """A series of strings; a string where a list is wanted is an InputError."""
+    if texts is None or isinstance(texts, str) or not all(isinstance(each, str) for each in texts):
+        raise InputError("texts must be a list of strings", wanted='["a text", …]', got=repr(texts)[:80])
+    return pl.Series("text", list(texts), dtype=pl.String)
 
 
 def _lists(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list[list[str]]:

@@ -8,6 +8,7 @@ write_topk("topk.parquet", results, queries.ids, dataset.items["item_id"], k=100
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.heads.search import OwnSearch
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.checks import checked_k
 from xclass.index.filtering import Hidden
@@ -38,6 +40,29 @@ class RetrievalModel(Protocol):
 
     def query_vectors(self, batch: Batch) -> Tensor:
         """(B,D) vectors of the queries of a batch."""
+
+
+class BatchSearch(ABC):
+    """A search that is asked with the queries themselves, where no vector of theirs says it all."""
+
+    kind: str
+    queries_at_once: int
+
+    @property
+    @abstractmethod
+    def num_items(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def search_batch(self, batch: Batch, k: int, exclude: Ragged | None, allow: Ragged | None) -> TopK:
+        """The k best items of each query, without its excluded ones; with ``allow`` among its own."""
+
+    @abstractmethod
+    def only(self, allowed: Tensor) -> BatchSearch:
+        """The same search where nothing but these items comes out: bool (N,)."""
+
+
+Searched = Index | BatchSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +100,7 @@ class Filters:
 
 def retrieve(
     model: RetrievalModel,
-    index: Index,
+    index: Searched,
     batches: Iterable[tuple[Tensor, Batch]],
     k: int,
     *,
@@ -103,26 +128,29 @@ def retrieve(
     return _watched(search.lists(batches), Progress(label, total, "queries"))
 
 
-def restricted(index: Index, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Index, Tensor | None]:
+def restricted(index: Searched, candidates: Tensor | None, exclude: Tensor | None) -> tuple[Searched, Tensor | None]:
     """The index to search, and what is left to exclude per query, for a global allow and a global deny list.
 
     :class:`SubsetIndex` says how an allow list is searched. A deny list becomes the allow list of all others; one of up
     to 1000 items is added to each query's exclusions instead where the search is exact.
     """
-    inside = isinstance(index, ApproximateIndex)
+    inside = isinstance(index, ApproximateIndex | BatchSearch)
     if candidates is None and (exclude is None or (len(exclude) <= LONG_DENY_LIST and not inside)):
         return index, exclude
     allowed = torch.zeros(index.num_items, dtype=torch.bool)
     allowed[slice(None) if candidates is None else candidates] = True
     if exclude is not None:
         allowed[exclude] = False
-    return SubsetIndex(index, allowed.nonzero().squeeze(1)), None
+    if isinstance(index, BatchSearch):
+        return index.only(allowed), None
+    numbers = allowed.nonzero().squeeze(1)
+    return (index.among(numbers) if isinstance(index, OwnSearch) else SubsetIndex(index, numbers)), None
 
 
 class Searching:
     """A search with its filters, group by group."""
 
-    def __init__(self, model: RetrievalModel, index: Index, k: int, filters: Filters) -> None:
+    def __init__(self, model: RetrievalModel, index: Searched, k: int, filters: Filters) -> None:
         self._model, self._index, self._k, self._filters = model, index, k, filters
         self._queries_at_once = index.queries_at_once
         self._halved = False
@@ -136,12 +164,18 @@ class Searching:
                 first += len(batch)
 
     def _search(self, group: Group) -> TopK:
+        if isinstance(self._index, BatchSearch):
+            return TopK.concat([self._ask(self._index, positions, batch) for positions, batch in group])
         positions = torch.cat([positions for positions, _ in group])
         query_BD = torch.cat([_vectors(self._model, batch) for _, batch in group])
         hidden = _together([self._filters.hidden(positions, batch) for positions, batch in group])
         with contextlib.suppress(_OutOfMemory):
             return self._search_in_pieces(positions, query_BD, hidden)
         return self._search_in_pieces(positions, query_BD, hidden)  # the pieces are smaller now
+
+    def _ask(self, index: BatchSearch, positions: Tensor, batch: Batch) -> TopK:
+        allow = None if self._filters.allow is None else self._filters.allow(positions)
+        return index.search_batch(batch, self._k, self._filters.hidden(positions, batch), allow)
 
     def _search_in_pieces(self, positions: Tensor, query_BD: Tensor, hidden: Ragged | None) -> TopK:
         size = max(self._queries_at_once, 1) if self._halved else len(query_BD)
@@ -157,6 +191,9 @@ class Searching:
         return TopK.concat(parts)
 
     def _found(self, positions: Tensor, query_BD: Tensor, exclude: Ragged | None) -> TopK:
+        if self._filters.allow is not None and isinstance(self._index, OwnSearch):
+            return self._index.search_lists(query_BD, self._k, self._filters.allow(positions), exclude)
+        assert not isinstance(self._index, BatchSearch)
         if self._filters.allow is not None:
             return search_lists(self._index.vectors, query_BD, self._k, self._filters.allow(positions), exclude)
         return self._index.search(query_BD, self._k, exclude)

@@ -3,7 +3,8 @@
 run.json              manifest, written last: dataset, result, SHA-256 of the files below
 config.toml           the resolved configuration
 started.json          the dataset and the version that the run was started with
-model.safetensors     tables and dense layers, no optimiser state
+model.safetensors     tables and dense layers, no optimiser state; of a run with two towers
+linear.safetensors  neighbours.safetensors  fusion.json    scorers of sparse features, where there are any
 items.parquet  queries.parquet    external ids by number
 metrics.jsonl         one record per report
 checkpoints/          what a resume needs; of a finished run, the one with its weights
@@ -16,8 +17,11 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
+import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +37,8 @@ from xclass.config import apply_overrides, build_config, load_config, read_toml,
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset, read_item_counts
-from xclass.errors import ArtefactError, ConfigError, InputError, XclassError
+from xclass.document_scorers import files_of, load_scorers, train_scorers
+from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
 from xclass.estimate import check_fit
 from xclass.manifest import (
     atomic_file,
@@ -45,8 +50,10 @@ from xclass.manifest import (
     write_json,
     write_manifest,
 )
+from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.progress import say
+from xclass.scorers import Fusion
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.board import require_tensorboard
@@ -55,6 +62,7 @@ from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
 from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
+from xclass.types import Ragged
 
 MANIFEST = "run.json"
 KIND = "run"
@@ -63,6 +71,7 @@ FORMAT_VERSION = 1
 IDS = ("items.parquet", "queries.parquet")
 GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
 MODEL = "model.safetensors"
+TOWER_FILES = ("metrics.jsonl", MODEL)  # of a run with two towers
 TABLES = "tables"  # files of mapped tables, while a process trains
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
@@ -141,6 +150,10 @@ def _train_in(
         shutil.rmtree(out / TABLES, ignore_errors=True)
         say(f"{out} is finished already; nothing to resume")
         return
+    scored = _train_scorers(out, dataset, config) if config.documents.sparse else {}
+    if not config.documents.towers:
+        _bind(out, dataset, config, {"result": {"train_s": scored["train_s"]}, "scorers": scored})
+        return
     remove_leftovers(checkpoints.folder)
     fresh = not any(checkpoints.folder.glob("step-*"))
     model = build_model(
@@ -152,22 +165,35 @@ def _train_in(
         folder=out / TABLES,
         start=fresh,
     )
-    batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, model.tower.uses_history)
-    mine = make_miner(config.sampler, dataset.split("train"))
+    train, features = dataset.split("train"), dataset.query_features
+    batches = TrainBatches(train, config.train.batch, config.train.seed, model.tower.uses_history, features)
+    mine = make_miner(config.sampler, train, features)
     validate = make_validator(dataset, config.train)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
-    _finish(out, dataset, trainer, trainer.run())
+    _finish(out, dataset, config, trainer, trainer.run(), scored)
+
+
+def _train_scorers(out: Path, dataset: Dataset, config: RunConfig) -> dict[str, Any]:
+    """Train the scorers that are not there yet; a signal ends it between two of them or inside one."""
+    started = time.perf_counter()
+    try:
+        found = train_scorers(out, dataset, config.documents, config.train.seed)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "training was interrupted; scorers that were finished are kept", "run the same command with --resume"
+        ) from None
+    return {**found, "train_s": round(time.perf_counter() - started, 3)}
 
 
 def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
     """Note what the run is made of, or check that a resumed one is made of the same."""
-    started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
     if not (out / "started.json").exists():
         _write_text(out / "config.toml", to_toml(config))
         keep_ids(out, dataset)
-        write_json(out / "started.json", started)
+        started = {"dataset": os.path.abspath(dataset.path), "fingerprint": dataset.fingerprint}
+        write_json(out / "started.json", started | vocabularies(dataset))
         return
     if (out / GROWING / MANIFEST).exists():
         raise ArtefactError(
@@ -199,6 +225,28 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         keep_ids(out, dataset)
 
 
+def vocabularies(dataset: Dataset) -> dict[str, Any]:
+    """How the dataset numbers its features, as a run notes it; nothing for a dataset without any."""
+    found = {
+        side: {
+            name: {"size": size, "sha256": vocabulary_hash(dataset, side, name, size)}
+            for name, size in dataset.feature_sizes(side).items()
+        }
+        for side in ("query", "item")
+    }
+    return {"vocabularies": found} if any(found.values()) else {}
+
+
+def vocabulary_hash(dataset: Dataset, side: str, name: str, size: int) -> str:
+    """SHA-256 over the names of the first ``size`` features, in the order of their numbers."""
+    digest = hashlib.sha256()
+    for part in (
+        dataset.vocabulary(side, name).select(pl.col("feature").cast(pl.String)).head(size).iter_slices(1 << 16)
+    ):
+        digest.update(json.dumps(part["feature"].to_list()).encode())
+    return digest.hexdigest()
+
+
 def keep_ids(out: Path, dataset: Dataset) -> None:
     """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
     for name in IDS:
@@ -207,17 +255,20 @@ def keep_ids(out: Path, dataset: Dataset) -> None:
     dataset.check_unchanged()
 
 
-def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> None:
+def _finish(
+    out: Path, dataset: Dataset, config: RunConfig, trainer: Trainer, result: Position, scored: dict[str, Any]
+) -> None:
     """Write the model, then the manifest that makes it a run; of the checkpoints only that of its weights stays.
 
     The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading.
     """
     tensors = trainer.state.model_tensors()
+    blocks = trainer.state.model_blocks(tensors)
     trainer.store.prune(1)
     try:
         require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
         with atomic_file(out / MODEL) as temporary:
-            entry = write_tensors(temporary, tensors)
+            entry = write_tensors(temporary, tensors, blocks)
     except (OSError, ArtefactError) as error:
         raise ArtefactError(
             "the model can't be written",
@@ -225,12 +276,7 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
             got=why(error),
             do="free some space, then run the same command with --resume: training is done",
         ) from None
-    started = read_json(out / "started.json")
-    grown = {"grown": started.pop("grown")} if "grown" in started else {}
     fields = {
-        "dataset": started,
-        "num_queries": dataset.num_queries,
-        "num_items": dataset.num_items,
         "result": {
             "steps": result.step,
             "epochs": result.epoch,
@@ -239,10 +285,29 @@ def _finish(out: Path, dataset: Dataset, trainer: Trainer, result: Position) -> 
             "best": result.best,
             "best_step": result.best_step,
         },
-        **grown,
+        **({"scorers": scored} if scored else {}),
     }
-    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=FILES, known={MODEL: entry})
+    _bind(out, dataset, config, fields, {MODEL: entry})
     trainer.store.keep_final()
+
+
+def _bind(
+    out: Path, dataset: Dataset, config: RunConfig, fields: dict[str, Any], known: dict[str, Any] | None = None
+) -> None:
+    """Write the manifest: from now on it is a run."""
+    started = read_json(out / "started.json")
+    started.pop("vocabularies", None)
+    grown = {"grown": started.pop("grown")} if "grown" in started else {}
+    sizes = {
+        "dataset": started,
+        "num_queries": dataset.num_queries,
+        "num_items": dataset.num_items,
+        "num_train_queries": dataset.num_train_queries,
+        "features": {"query": dataset.feature_sizes("query")},
+    }
+    of_towers = FILES if config.documents.towers else [name for name in FILES if name not in TOWER_FILES]
+    files = [*of_towers, *files_of(config.documents)]
+    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, {**sizes, **fields, **grown}, only=files, known=known)
 
 
 class RunDirectory:
@@ -266,6 +331,10 @@ class RunDirectory:
     @property
     def model_hash(self) -> str:
         """SHA-256 of the weights: what an index of this run names."""
+        if self.config.documents.sparse:
+            names = files_of(self.config.documents) + ([MODEL] if self.config.documents.towers else [])
+            hashes = [self.manifest["files"][name]["sha256"] for name in names]
+            return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         digest: str = self.manifest["files"][MODEL]["sha256"]
         return digest
 
@@ -283,6 +352,36 @@ class RunDirectory:
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item. Read anew at every access."""
         return read_item_counts(self.path / "items.parquet")
+
+    @property
+    def num_train_queries(self) -> int:
+        """Of the dataset that the run was trained on; 0 in runs that did not note it."""
+        number: int = self.manifest.get("num_train_queries", 0)
+        return number
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """As a rule: a finished run weighs nothing."""
+        return DEFAULT_A, DEFAULT_B
+
+    @property
+    def query_features(self) -> dict[str, Ragged]:
+        """None: they are the dataset's."""
+        return {}
+
+    @property
+    def item_features(self) -> dict[str, Ragged]:
+        """None: the vectors of items are stored whole."""
+        return {}
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """Name → number of different features of the dataset that the run was trained on, of side "query"."""
+        sizes: dict[str, int] = self.manifest.get("features", {}).get(side, {})
+        return sizes
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """Zeros: what a model made of them is stored with it."""
+        return torch.zeros(self.feature_sizes(side)[name], dtype=torch.int64), 0
 
     @property
     def num_items(self) -> int:
@@ -315,6 +414,12 @@ class RunDirectory:
                 do="pass --dataset PATH of that dataset, or train again",
             )
         return dataset
+
+    def load_scorers(self) -> tuple[Fusion, dict[str, float]]:
+        """The scorers of sparse features and the weight of each scorer; InputError for a run of two towers alone."""
+        if not self.config.documents.sparse:
+            raise InputError("this run has no scorers of sparse features", got=self.path)
+        return load_scorers(self.path, self.config.documents, self.num_items)
 
     def load_model(self) -> TwoTower:
         """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""

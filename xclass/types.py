@@ -12,7 +12,7 @@ Everything here holds torch tensors. Ids are int64 item numbers (0 … N-1), nev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -254,6 +254,8 @@ class Batch:
     positives: Ragged (B), the targets of this batch with optional weights; None at inference.
     known: every training positive of each query, never used as a negative; None at inference.
     weights: (B,) floating, weight of each query's loss in the batch's mean; None for 1.
+    features: name → Ragged (B), sparse features of the queries: feature numbers with float32 weights; empty when the
+        model reads none.
     """
 
     query_ids: Tensor
@@ -261,6 +263,7 @@ class Batch:
     positives: Ragged | None = None
     known: Ragged | Selection | None = None
     weights: Tensor | None = None
+    features: dict[str, Ragged] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of queries, B."""
@@ -270,4 +273,5 @@ class Batch:
         """The same batch on another device, without ``known``: what is known is masked before vectors are read."""
         positives = None if self.positives is None else self.positives.to(device)
         weights = None if self.weights is None else self.weights.to(device)
-        return Batch(self.query_ids.to(device), self.history.to(device), positives, None, weights)
+        features = {name: lists.to(device) for name, lists in self.features.items()}
+        return Batch(self.query_ids.to(device), self.history.to(device), positives, None, weights, features)

@@ -27,11 +27,20 @@ def options_of(command: str) -> tuple[str, IngestOptions]:
     words = shlex.split(command)[2:]
     chosen = {words[at][2:].replace("-", "_"): words[at + 1] for at in range(1, len(words), 2)}
     del chosen["out"]
+    if "propensity" in chosen:
+        constants = map(float, chosen.pop("propensity").split(","))
+        return words[0], build_config(
+            IngestOptions, chosen | dict(zip(("propensity_a", "propensity_b"), constants, strict=True))
+        )
     return words[0], build_config(IngestOptions, chosen)
 
 
 def test_the_cards_that_ship() -> None:
-    assert set(read_cards(CARDS)) == set(NAMES) >= {"gowalla", "beauty", "diginetica", "yelp-times"}
+    assert (
+        set(read_cards(CARDS))
+        == set(NAMES)
+        >= {"gowalla", "beauty", "diginetica", "yelp-times", "bibtex", "amazon-670k"}
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,6 +65,27 @@ def test_a_card_s_command_gives_its_counts(tmp_path: Path, name: str) -> None:
     assert dataset.manifest["report"]["formats"] == [card.format]
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if read_card(CARDS / f"{name}.toml").statistics])
+def test_constants_of_a_card_are_those_of_its_command(name: str) -> None:
+    card = read_card(CARDS / f"{name}.toml")
+    _, options = options_of(card.ingest)
+    assert card.propensity is not None
+    assert (card.propensity.a, card.propensity.b) == (options.propensity_a, options.propensity_b)
+    family = (
+        "amazon"
+        if "amazon" in name and "cat" not in name
+        else "wiki"
+        if name.startswith(("wikip", "wikil", "lf-w"))
+        else ""
+    )
+    wanted = {"amazon": (0.6, 2.6), "wiki": (0.5, 0.4), "": (0.55, 1.5)}[family]
+    assert (card.propensity.a, card.propensity.b) == wanted
+    facts = card.statistics
+    assert facts is not None
+    if card.counts is not None:
+        assert facts.train + facts.test == card.counts.queries and facts.labels == card.counts.items
+
+
 def test_gowalla_has_the_published_table() -> None:
     rows = {row.method: row.metrics for row in read_card(CARDS / "gowalla.toml").published}
     assert rows["LightGCN"] == {"recall@20": 0.1830, "ndcg@20": 0.1554}
@@ -72,6 +102,7 @@ def test_gowalla_has_the_published_table() -> None:
         ({"ingest": "rm -r data"}, "ingest is a command"),
         ({"files": {"a": "123"}}, "SHA-256"),
         ({"counts": {"queries": 1, "items": 1, "pairs": {"test": 3}}}, "with train"),
+        ({"files": {}}, "files and counts go together"),
         ({"published": [{"method": "x", "metrics": {"recall@20": 18.3}}]}, "shares from 0 to 1"),
         ({"checksum": "x"}, "does not exist"),
     ],

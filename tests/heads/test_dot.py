@@ -280,4 +280,4 @@ def test_a_batch_without_targets_and_a_bad_temperature_are_refused():
 
 
 def test_registered():
-    assert {"dot": DotHead} == HEADS
+    assert HEADS["dot"] is DotHead

@@ -21,6 +21,13 @@ def switched(kind, **switches):
     )
 
 
+def as_they_are(kind, **switches):
+    """With weights that are not divided by their sum."""
+    plain, unlike = switched(kind, **switches), {"normalise": False}
+    finish = functools.partial(plain.finish, **unlike) if kind in ("nce", "sampled-logistic") else plain.finish
+    return plain._replace(function=functools.partial(plain.function, **unlike), finish=finish, normalise=False)
+
+
 VARIANTS = {
     **LOSSES,
     "power 1.2": switched("sampled-softmax", denominator_power=1.2),
@@ -31,6 +38,15 @@ VARIANTS = {
     "corrected": switched("sampled-softmax", corrected=True),
     "nce, joint": switched("nce", positives="joint"),
     "negative sampling, beta .4": switched("negative-sampling", positive_power=0.4),
+    "softmax, weights as they are": as_they_are("sampled-softmax"),
+    "positive out, weights as they are": as_they_are("sampled-softmax", positive_in_denominator=False),
+    "full softmax, weights as they are": as_they_are("full-softmax"),
+    "bpr, weights as they are": as_they_are("bpr"),
+    "logistic, weights as they are": as_they_are("sampled-logistic"),
+    "logistic, weights as targets": as_they_are("nce", positives="joint"),
+    "self-normalised": switched("full-softmax", normaliser_weight=0.3, log_constant=1.5),
+    "infrequent": switched("full-softmax", normaliser_weight=0.3, log_constant=1.5, unnormalised=True),
+    "full sigmoid, weights as targets": switched("full-sigmoid", positives="joint"),
 }
 REFERENCES = {
     "sampled-softmax": reference.sampled_softmax,
@@ -38,6 +54,15 @@ REFERENCES = {
     "power 1.2": functools.partial(reference.sampled_softmax, power=1.2),
     "positive out": functools.partial(reference.sampled_softmax, positive=False),
     "positive out, power 0.8": functools.partial(reference.sampled_softmax, positive=False, power=0.8),
+    "softmax, weights as they are": functools.partial(reference.sampled_softmax, normalise=False),
+    "positive out, weights as they are": functools.partial(reference.sampled_softmax, positive=False, normalise=False),
+    "full softmax, weights as they are": functools.partial(reference.full_softmax, normalise=False),
+    "self-normalised": functools.partial(reference.full_softmax, penalty=0.3, constant=1.5),
+    "infrequent": functools.partial(reference.full_softmax, penalty=0.3, constant=1.5, likelihood=False),
+    "bpr, weights as they are": functools.partial(reference.bpr, normalise=False),
+    "logistic, weights as they are": functools.partial(reference.logistic, normalise=False),
+    "logistic, weights as targets": functools.partial(reference.logistic, joint=True, normalise=False),
+    "full sigmoid, weights as targets": functools.partial(reference.full_sigmoid, joint=True),
 }
 
 

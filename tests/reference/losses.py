@@ -23,11 +23,11 @@ def living(row):
     return [x for x in row if complex(x).real > MASK]
 
 
-def shares(offsets, query, weights):
-    """(position, share) of a query's positives; shares sum to 1; nothing where all weights are 0."""
+def shares(offsets, query, weights, normalise=True):
+    """(position, share) of a query's positives; shares sum to 1, or are the weights; nothing where all weights are 0."""
     positions = range(offsets[query], offsets[query + 1])
     given = [(p, 1.0 if weights is None else weights[p]) for p in positions]
-    total = sum(weight for _, weight in given)
+    total = sum(weight for _, weight in given) if normalise else 1.0
     return [(p, weight / total) for p, weight in given if weight > 0]
 
 
@@ -36,14 +36,16 @@ def real(values):
     return [value.real if isinstance(value, complex) and value.imag == 0 else value for value in values]
 
 
-def sampled_softmax(pos, neg, offsets, weights=None, positive=True, power=1.0, joint=False, corrected=False):
+def sampled_softmax(
+    pos, neg, offsets, weights=None, positive=True, power=1.0, joint=False, corrected=False, normalise=True
+):
     """Each positive on its own against S = (sum e^neg)^power, or (joint) all of them in one denominator.
 
     ``positive`` false: log S - pos. ``corrected``: that times the constant (1 - P), P = e^pos / (e^pos + S).
     """
     losses = []
     for query, row in enumerate(neg):
-        chosen = shares(offsets, query, weights)
+        chosen = shares(offsets, query, weights, normalise)
         powered = sum(cmath.exp(logit) for logit in living(row)) ** power if living(row) else 0.0
         total = 0.0
         if joint and positive and chosen:
@@ -59,16 +61,23 @@ def sampled_softmax(pos, neg, offsets, weights=None, positive=True, power=1.0, j
     return real(losses)
 
 
-def full_softmax(pos, scores, offsets, weights=None):
-    """Weighted mean over a query's positives of log(sum over all items e^score) - pos."""
+def full_softmax(pos, scores, offsets, weights=None, normalise=True, penalty=0.0, constant=0.0, likelihood=True):
+    """Weighted mean over a query's positives of log(sum over all items e^score) - pos.
+
+    With a penalty: plus penalty * (log Z - constant)^2 for a query with positives; without likelihood: log Z is in the
+    penalty alone.
+    """
     losses = []
     for query, row in enumerate(scores):
-        z = sum(cmath.exp(score) for score in row)
-        losses.append(sum(share * (cmath.log(z) - pos[p]) for p, share in shares(offsets, query, weights)))
+        log_z = cmath.log(sum(cmath.exp(score) for score in row))
+        mine = list(shares(offsets, query, weights, normalise))
+        loss = sum(share * ((log_z if likelihood else 0.0) - pos[p]) for p, share in mine)
+        some = any(share > 0 for _, share in mine)
+        losses.append(loss + penalty * (log_z - constant) ** 2 * some)
     return real(losses)
 
 
-def logistic(pos, neg, offsets, weights=None, joint=False, beta=1.0):
+def logistic(pos, neg, offsets, weights=None, joint=False, beta=1.0, normalise=True):
     """NCE, sampled logistic and negative sampling: they are one formula of their logits.
 
     Separate: -share * log sigma(pos)^beta each; joint: cross-entropy of sigma(pos) against the target ``share`` each.
@@ -76,7 +85,7 @@ def logistic(pos, neg, offsets, weights=None, joint=False, beta=1.0):
     """
     losses = []
     for query, row in enumerate(neg):
-        chosen = shares(offsets, query, weights)
+        chosen = shares(offsets, query, weights, normalise)
         total = 0.0
         for p, share in chosen:
             yes, no = softplus(-pos[p]), softplus(pos[p])
@@ -87,24 +96,25 @@ def logistic(pos, neg, offsets, weights=None, joint=False, beta=1.0):
     return real(losses)
 
 
-def bpr(pos, neg, offsets, weights=None):
+def bpr(pos, neg, offsets, weights=None, normalise=True):
     """Mean over negatives of -log sigma(pos - neg), weighted mean over positives."""
     losses = []
     for query, row in enumerate(neg):
         total = 0.0
-        for p, share in shares(offsets, query, weights):
+        for p, share in shares(offsets, query, weights, normalise):
             pairs = [softplus(logit - pos[p]) for logit in living(row)]
             total += share * sum(pairs) / len(pairs) if pairs else 0.0
         losses.append(total)
     return real(losses)
 
 
-def full_sigmoid(pos, others, offsets, weights=None):
-    """A sigmoid for every item: weights as they are, every other item once."""
+def full_sigmoid(pos, others, offsets, weights=None, joint=False):
+    """A sigmoid for every item: weights as they are, every other item once; joint: they are targets of any size."""
     losses = []
     for query, row in enumerate(others):
         chosen = [(p, 1.0 if weights is None else weights[p]) for p in range(offsets[query], offsets[query + 1])]
-        total = sum(weight * softplus(-pos[p]) for p, weight in chosen)
+        chosen = [(p, weight) for p, weight in chosen if weight > 0]
+        total = sum(weight * softplus(-pos[p]) + joint * (1 - weight) * softplus(pos[p]) for p, weight in chosen)
         if any(weight > 0 for _, weight in chosen):
             total += sum(softplus(logit) for logit in living(row))
         losses.append(total)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xclass.cli.options import (
     AsJson,
-    CutOffs,
     DatasetPath,
     MaxQueries,
     MetricNames,
@@ -18,12 +17,13 @@ from xclass.cli.options import (
     Split,
     TrainFile,
     TruthFile,
+    constants_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
 from xclass.manifest import write_json
 
 if TYPE_CHECKING:
-    from xclass.metrics import Evaluation
+    from xclass.metrics import Evaluation, MetricName
 
 RUN_ONLY = "does not go with --predictions"
 
@@ -33,8 +33,15 @@ def evaluate(
         Path | None, typer.Argument(help="A finished run directory; none with --predictions.", show_default=False)
     ] = None,
     split: Split = "test",
-    k: CutOffs = [10, 20],  # noqa: B006
+    k: Annotated[
+        list[int] | None,
+        typer.Option("-k", min=1, help="A cut-off; repeatable. [default: 10 and 20; of documents 1, 3 and 5]"),
+    ] = None,
     metric: MetricNames = None,
+    propensity: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Constants of psp and psndcg. [default: the dataset's, else 0.55,1.5]"),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Leave the run's index out, if it has one.")] = False,
     by_popularity: Annotated[
         bool, typer.Option("--by-popularity", help="Recall of popular, middling and rare items apart.")
@@ -60,10 +67,7 @@ def evaluate(
 
     With --predictions and --truth: measure two files of any system.
     """
-    from xclass.evaluate import DEFAULT_METRICS
-    from xclass.metrics import parse_metrics
-
-    metrics = parse_metrics([f"{name}@{cut}" for name in metric or DEFAULT_METRICS for cut in k])
+    constants = None if propensity is None else constants_of(propensity)
     if predictions is None:
         _refuse({"--truth": truth, "--train": train, "--num-items": num_items}, "goes with --predictions")
         if run is None:
@@ -71,7 +75,9 @@ def evaluate(
         from xclass.recommender import Recommender
 
         recommender = Recommender.load(run, dataset)
-        result = recommender.measure(metrics, split, exact=exact, by_popularity=by_popularity, max_queries=max_queries)
+        how: dict[str, Any] = {"by_popularity": by_popularity, "max_queries": max_queries, "propensity": constants}
+        metrics = _wanted(metric, k, documents=recommender.dataset.holds_documents)
+        result = recommender.measure(metrics, split, exact=exact, **how)
     else:
         chosen = {"--split": None if split == "test" else split, "--exact": exact or None, "--max-queries": max_queries}
         _refuse({"RUN": run, **chosen, "--dataset": dataset}, RUN_ONLY)
@@ -79,10 +85,19 @@ def evaluate(
             raise typer.BadParameter("is needed with --predictions", param_hint="'--truth'")
         from xclass.predictions import evaluate_predictions
 
-        result = evaluate_predictions(
-            predictions, truth, metrics=metrics, train=train, num_items=num_items, by_popularity=by_popularity
-        )
+        how = {"train": train, "num_items": num_items, "by_popularity": by_popularity, "propensity": constants}
+        result = evaluate_predictions(predictions, truth, metrics=_wanted(metric, k), **how)
     _tell(result.with_intervals(bootstrap) if bootstrap else result, per_query, out, as_json)
+
+
+def _wanted(names: list[str] | None, cut_offs: list[int] | None, documents: bool = False) -> list[MetricName]:
+    """What was asked for, else the usual metrics: of documents those of the extreme classification repository."""
+    from xclass.evaluate import DEFAULT_METRICS, DOCUMENT_METRICS
+    from xclass.metrics import parse_metrics
+
+    names = names or list(DOCUMENT_METRICS if documents else DEFAULT_METRICS)
+    cut_offs = cut_offs or ([1, 3, 5] if documents else [10, 20])
+    return parse_metrics([f"{name}@{cut}" for name in names for cut in cut_offs])
 
 
 def _refuse(options: dict[str, object], why: str) -> None:
@@ -105,8 +120,8 @@ def _tell(result: Evaluation, per_query: Path | None, out: Path | None, as_json:
 def _show(result: Evaluation) -> None:
     table = result.table()
     print_table(table.columns, table.rows())
-    cold = result.by_history.get("cold", {}).get("num_queries")
-    for parts, title in ((result.by_popularity, "by popularity"), (result.by_history if cold else {}, "by history")):
+    both = all(result.by_history.get(part, {}).get("num_queries") for part in ("warm", "cold"))
+    for parts, title in ((result.by_popularity, "by popularity"), (result.by_history if both else {}, "by history")):
         names = list(dict.fromkeys(name for values in parts.values() for name in values))
         if parts:
             rows = [[part, *(values.get(name) for name in names)] for part, values in parts.items()]

@@ -1,4 +1,4 @@
-"""``xclass export RUN``."""
+"""``xclass export RUN`` and ``xclass export DATASET --format NAME --out DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.options import AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
+
+FORMATS = ("xmc", "svmlight", "npz")
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A finished run directory; with --format a dataset of documents.")
+    ],
     item_vectors: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every item's vector to this Parquet file.")
     ] = None,
@@ -27,13 +31,40 @@ def export(
         ),
     ] = None,
     dataset: DatasetPath = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help=f"Write a dataset's documents as {', '.join(FORMATS)}."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="With --format: where to write; it must not exist.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write vectors for a vector database: item_id or query_id, and vector. Scores are inner products."""
+    """Write vectors for a vector database (item_id or query_id, and vector), or a dataset's documents."""
+    if format_name is not None:
+        chosen = {"--item-vectors": item_vectors, "--query-vectors": query_vectors, "--queries": queries}
+        _documents(run, format_name, out, {**chosen, "--dataset": dataset}, as_json)
+        return
+    if out is not None:
+        raise typer.BadParameter("goes with --format", param_hint="'--out'")
     if item_vectors is None and query_vectors is None:
         raise typer.BadParameter("say what to export", param_hint="'--item-vectors' / '--query-vectors'")
     from xclass.export import export_vectors
     from xclass.recommender import Recommender
 
     said = export_vectors(Recommender.load(run, dataset), item_vectors, query_vectors, queries)
+    print_json(said) if as_json else print_fields(said, "exported")
+
+
+def _documents(dataset: Path, format_name: str, out: Path | None, others: dict[str, object], as_json: bool) -> None:
+    one_of("--format", format_name, FORMATS)
+    for option, value in others.items():
+        if value is not None:
+            raise typer.BadParameter("does not go with --format", param_hint=f"'{option}'")
+    if out is None:
+        raise typer.BadParameter("is needed with --format", param_hint="'--out'")
+    from xclass.data.document_export import export_documents
+    from xclass.data.store import open_dataset
+
+    said = {"out": str(out), **export_documents(open_dataset(dataset), out, format_name)}
     print_json(said) if as_json else print_fields(said, "exported")

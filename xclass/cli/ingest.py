@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from xclass.cli.options import AsJson, one_of
+from xclass.cli.options import AsJson, constants_of, one_of
 from xclass.cli.output import print_json, print_line
 
-FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter")
+FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
+WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
 
@@ -25,6 +26,46 @@ Append = Annotated[
 ]
 Base = Annotated[
     Path | None, typer.Option(help="With --append: leave this dataset as it is and write the larger one to --out.")
+]
+FileFormat = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMAT_NAMES)}. [default: auto]")
+]
+QueryCol = Annotated[str | None, typer.Option(help="Column of the query ids; found by its name if left out.")]
+ItemCol = Annotated[str | None, typer.Option(help="Column of the item ids; found by its name if left out.")]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]"
+    ),
+]
+Separator = Annotated[str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')]
+SplitNumber = Annotated[
+    int | None, typer.Option(min=1, help="Which column of *_trSplit.txt and *_tstSplit.txt counts. [default: 1]")
+]
+TextCol = Annotated[
+    list[str] | None,
+    typer.Option(help="Documents' text: a column of JSON lines or Parquet; repeatable, they are joined."),
+]
+ItemText = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Texts of the labels: JSON lines or Parquet with id and text.")
+]
+WordNgrams = Annotated[int | None, typer.Option(min=0, help="Text: sequences of up to so many words. [default: 1]")]
+CharNgrams = Annotated[
+    int | None, typer.Option(min=0, help="Text: sequences of so many characters in a word. [default: 0, none]")
+]
+HashBits = Annotated[
+    int | None, typer.Option(min=0, help="Text: hash into 2^N features instead of keeping a vocabulary.")
+]
+MaxFeatures = Annotated[int | None, typer.Option(min=1, help="Text: the vocabulary's size at most. [default: 262144]")]
+MinDocuments = Annotated[
+    int | None, typer.Option(min=1, help="Text: words of fewer train documents are left out. [default: 2]")
+]
+Weighting = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
+]
+Propensity = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Constants of psp and psndcg, as the dataset's card says. [default: 0.55,1.5]"),
 ]
 
 
@@ -41,52 +82,56 @@ def ingest(
     ],
     append: Append = False,
     base: Base = None,
-    file_format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMAT_NAMES)}. [default: auto]")
-    ] = None,
-    query_col: Annotated[
-        str | None, typer.Option(help="Column of the query ids; found by its name if left out.")
-    ] = None,
-    item_col: Annotated[str | None, typer.Option(help="Column of the item ids; found by its name if left out.")] = None,
+    file_format: FileFormat = None,
+    query_col: QueryCol = None,
+    item_col: ItemCol = None,
     weight_col: Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')] = None,
     time_col: Annotated[str | None, typer.Option(help='Column of the times; "" for none.')] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]",
-        ),
-    ] = None,
+    split: SplitName = None,
     test_fraction: Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")] = None,
     valid_fraction: Annotated[float | None, typer.Option(help="Share that goes to valid.")] = None,
     min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
     min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
     header: Annotated[bool | None, typer.Option(help="Whether a csv file's first line names its columns.")] = None,
-    separator: Annotated[
-        str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')
-    ] = None,
+    separator: Separator = None,
+    split_number: SplitNumber = None,
+    text_col: TextCol = None,
+    item_text: ItemText = None,
+    word_ngrams: WordNgrams = None,
+    char_ngrams: CharNgrams = None,
+    hash_bits: HashBits = None,
+    max_features: MaxFeatures = None,
+    min_documents: MinDocuments = None,
+    weighting: Weighting = None,
+    propensity: Propensity = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""
+    weighting, split = _checked("--weighting", weighting, WEIGHTINGS), _checked("--split", split, SPLIT_NAMES)
+    text = {"word_ngrams": word_ngrams, "char_ngrams": char_ngrams, "hash_bits": hash_bits, "weighting": weighting}
+    text |= {"max_features": max_features, "min_documents": min_documents}
+    columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
+    shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
+    least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
+    constants = (None, None) if propensity is None else constants_of(propensity)
     choices = {
-        "format": None if file_format is None else one_of("--format", file_format, FORMAT_NAMES),
-        "split": None if split is None else one_of("--split", split, SPLIT_NAMES),
-        "query_col": query_col,
-        "item_col": item_col,
-        "weight_col": weight_col,
-        "time_col": time_col,
-        "test_fraction": test_fraction,
-        "valid_fraction": valid_fraction,
-        "min_query_count": min_query_count,
-        "min_item_count": min_item_count,
+        "format": _checked("--format", file_format, FORMAT_NAMES),
+        "split": split,
         "header": header,
         "separator": separator,
-        "seed": seed,
+        "text_col": tuple(text_col) if text_col else None,
+        "item_text": item_text,
+        "text": {name: value for name, value in text.items() if value is not None} or None,
+        **dict(zip(("propensity_a", "propensity_b"), constants, strict=True)),
     }
     if base is not None and not append:
         raise typer.BadParameter("it goes with --append", param_hint="'--base'")
-    _run(source, out, (base or out) if append else None, choices, as_json)
+    _run(source, out, (base or out) if append else None, columns | shares | least | choices, as_json)
+
+
+def _checked(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    return None if value is None else one_of(option, value, allowed)
 
 
 def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_json: bool) -> None:

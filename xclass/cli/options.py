@@ -67,3 +67,12 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
     from xclass.errors import nearest
 
     raise typer.BadParameter(f'"{value}": {nearest(value, allowed)}', param_hint=f"'{option}'")
+
+
+def constants_of(text: str) -> tuple[float, float]:
+    """A and B of ``A,B``; anything else is a usage error."""
+    try:
+        a, b = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f'"{text}": wanted A,B, for example 0.6,2.6', param_hint="'--propensity'") from None
+    return a, b

@@ -23,8 +23,9 @@ def retrieve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), or histories (.jsonl, or "
-            ".csv/.parquet with query_id and item_id). Every query of the dataset if left out.",
+            help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
+            ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
+            "left out.",
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search exactly even if the run has an index.")] = False,

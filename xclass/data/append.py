@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xclass.data.ingest import apply_min_counts, merge_rows, write_table
+from xclass.data.ingest import apply_min_counts, merge_rows
 from xclass.data.joining import (
     NEW,
     UNDIVIDED,
@@ -31,6 +31,7 @@ from xclass.data.reading import Table, read_table
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
+from xclass.data.table_writing import write_table
 from xclass.errors import ArtefactError, ConfigError
 from xclass.progress import say
 from xclass.rng import derive_seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import pydantic
@@ -54,12 +54,21 @@ class TrainBatches:
         hold_out: the tower looks at histories, so targets are left out of them. By query, at most half of a query's
             positives (rounded down, at least one) are then targets, so that something is left to look at. Without it
             histories are empty.
+        features: the queries' sparse features by name, as ``Dataset.query_features``; batches hold those of their rows.
 
     Memory: one window of :class:`Shuffle`, whatever the size of the split.
     """
 
-    def __init__(self, train: Ragged, config: BatchConfig, seed: int, hold_out: bool) -> None:
+    def __init__(
+        self,
+        train: Ragged,
+        config: BatchConfig,
+        seed: int,
+        hold_out: bool,
+        features: Mapping[str, Lists] | None = None,
+    ) -> None:
         self.train, self.config, self.seed, self.hold_out = train, config, seed, hold_out
+        self.features = features or {}
         self._facts = self._look_through()
         self._shuffle = Shuffle(self._block_rows(), seed)
         self.num_rows = self._shuffle.num_rows
@@ -103,7 +112,9 @@ class TrainBatches:
         weights = None if self.train.weights is None else self.train.weights[places] / self._facts.mean_weight
         positives = Ragged(torch.arange(len(items) + 1), items.long())
         history = take_lists(self.train, queries, places) if self.hold_out else _empty_lists(len(queries))
-        return Batch(queries, history, positives, Selection(self.train, queries), weights)
+        return Batch(
+            queries, history, positives, Selection(self.train, queries), weights, take_features(self.features, queries)
+        )
 
     def _by_query(self, queries: Tensor, generator: torch.Generator) -> Batch:
         known = self.train.take(queries).long() if self.train.weights is not None else take_lists(self.train, queries)
@@ -114,7 +125,9 @@ class TrainBatches:
             positives = known.filter(target)
             history = known.filter(~target) if self.hold_out else history
         weights = self._powered(wanted) / self._facts.mean_power if self.config.weight_power else None
-        return Batch(queries, history, positives, Selection(self.train, queries), weights)
+        return Batch(
+            queries, history, positives, Selection(self.train, queries), weights, take_features(self.features, queries)
+        )
 
     def _powered(self, lengths: Tensor) -> Tensor:
         return lengths.float().pow(self.config.weight_power)
@@ -217,7 +230,14 @@ def _choose(lists: Ragged, wanted: Tensor, generator: torch.Generator) -> Tensor
     return chosen
 
 
-def inference_batches(history: Lists, queries: Tensor, size: int) -> Iterator[Batch]:
-    """Batches of known queries for inference: their numbers and histories, in the order given."""
+def take_features(features: Mapping[str, Lists], rows: Tensor) -> dict[str, Ragged]:
+    """The lists ``rows`` of every field, with int64 feature numbers. O(values taken)."""
+    return {name: lists.take(rows).long() for name, lists in features.items()}
+
+
+def inference_batches(
+    history: Lists, queries: Tensor, size: int, features: Mapping[str, Lists] | None = None
+) -> Iterator[Batch]:
+    """Batches of known queries for inference: their numbers, histories and features, in the order given."""
     for part in queries.split(size):
-        yield Batch(part, history.take(part).long())
+        yield Batch(part, history.take(part).long(), features=take_features(features or {}, part))

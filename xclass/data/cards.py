@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from xclass.config import Config, load_config
-from xclass.data.formats import FORMATS
+from xclass.data.document_sources import FORMAT_NAMES
 from xclass.data.options import Split
 from xclass.data.store import SPLITS, Dataset
 from xclass.errors import DataError
@@ -32,6 +32,32 @@ class Counts(Config):
         if "train" not in pairs or not set(pairs) <= set(SPLITS):
             raise ValueError(f"pairs are counted by part, with train: {', '.join(SPLITS)}")
         return pairs
+
+
+class Statistics(Config):
+    """What upstream's own table says of a dataset of documents."""
+
+    train: int = Field(ge=1)
+    """Train documents."""
+    test: int = Field(ge=1)
+    """Test documents."""
+    features: int = Field(ge=1)
+    """Different features of documents, as upstream's bag of words has them."""
+    labels: int = Field(ge=1)
+    """Different labels."""
+    labels_per_document: float = Field(gt=0)
+    """Mean number of labels of a document."""
+    documents_per_label: float = Field(gt=0)
+    """Mean number of documents of a label, as upstream counts them."""
+
+
+class Constants(Config):
+    """A and B of the propensities in psp and psndcg."""
+
+    a: float = Field(ge=0)
+    """The power A."""
+    b: float = Field(ge=0)
+    """The shift B."""
 
 
 class Published(Config):
@@ -72,18 +98,22 @@ class Card(Config):
     """The command that makes the dataset from the raw files."""
     note: str = ""
     """What a reader should know besides."""
-    files: dict[str, str] = Field(min_length=1)
-    """SHA-256 of every raw file by name."""
-    counts: Counts
-    """What comes out."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of every raw file by name; none where the maintainers have not had them at hand."""
+    counts: Counts | None = None
+    """What comes out; with the files."""
+    statistics: Statistics | None = None
+    """Of documents: what upstream counts."""
+    propensity: Constants | None = None
+    """Of documents: the constants that the field measures this dataset with."""
     published: tuple[Published, ...] = ()
     """Results by others on this very split."""
 
     @field_validator("format")
     @classmethod
     def _format_is_known(cls, name: str) -> str:
-        if name not in FORMATS:
-            raise ValueError(f"format is one of {', '.join(FORMATS)}")
+        if name not in FORMAT_NAMES or name == "auto":
+            raise ValueError(f"format is one of {', '.join(FORMAT_NAMES[1:])}")
         return name
 
     @field_validator("files")
@@ -92,6 +122,14 @@ class Card(Config):
         if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values()):
             raise ValueError("every file has its SHA-256, 64 hexadecimal digits")
         return files
+
+    @model_validator(mode="after")
+    def _what_it_holds_is_said(self) -> Card:
+        if bool(self.files) != (self.counts is not None):
+            raise ValueError("files and counts go together: both are what the maintainers saw")
+        if self.counts is None and self.statistics is None:
+            raise ValueError("a card has counts or statistics")
+        return self
 
     @model_validator(mode="after")
     def _command_is_ours(self) -> Card:
@@ -133,6 +171,8 @@ def check_files(card: Card, folder: Path) -> None:
 
 def check_dataset(card: Card, dataset: Dataset) -> None:
     """DataError when an ingested dataset has other counts than the card."""
+    if card.counts is None:
+        raise DataError(f"the card {card.name} has no counts to compare with", where=dataset.path)
     pairs = {name: part["pairs"] for name, part in dataset.manifest["splits"].items()}
     got = Counts(queries=dataset.num_queries, items=dataset.num_items, pairs=pairs)
     if got != card.counts:

@@ -23,7 +23,7 @@ from xclass.data.format_jsonl import JsonLines
 from xclass.data.format_lists import Adjacency, Sequences
 from xclass.data.format_parquet import Parquet
 from xclass.data.options import IngestOptions
-from xclass.errors import DataError, lookup
+from xclass.errors import lookup
 
 
 class Format(Protocol):
@@ -80,16 +80,6 @@ def find_format(name: str, path: Path) -> str:
 def _from_lines(lines: list[str], path: Path) -> str:
     if lines[0].lstrip().startswith("{"):
         return "jsonl"
-    if (
-        any(":" in field.lstrip(":") for line in lines[1:3] for field in line.split()[1:])
-        and len(lines[0].split()) == 3
-    ):
-        raise DataError(
-            "this looks like extreme-classification text (labels, then feature:value)",
-            where=path,
-            wanted=f"one of {', '.join(FORMATS)}",
-            do="name the format if it is one of these: --format NAME",
-        )
     separator = text.find_separator(lines)
     if separator not in (" ", "\t"):
         return "csv"

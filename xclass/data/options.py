@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xclass.config import Config
+from xclass.data.vectoriser import TextOptions
 
 Split = Literal["auto", "given", "random", "leave-last", "time"]
 DEFAULT_VALID_FRACTION = 0.1
@@ -16,7 +17,7 @@ class IngestOptions(Config):
     """Options of :func:`xclass.data.ingest.ingest`; the resolved copy is saved in ``dataset.json``."""
 
     format: str = "auto"
-    """A name of ``FORMATS``; "auto" looks at the file's ending and its first lines."""
+    """A name of ``FORMATS`` or ``DOCUMENT_FORMATS``; "auto" looks at the file's ending and its first lines."""
     query_col: str | None = None
     """Column of the query ids. None: the first of the usual names (query_id, user_id, user, session_id, …)."""
     item_col: str | None = None
@@ -25,6 +26,17 @@ class IngestOptions(Config):
     """Column of the weights, numbers from 0. None: weight or rating if there is one. "" (empty): no weights."""
     time_col: str | None = None
     """Column of the times, numbers. None: timestamp or time if there is one. "" (empty): no times."""
+    text_col: tuple[str, ...] = ()
+    """Columns of the documents' texts, joined by a line break. None named: text, else title, abstract, content, …"""
+    item_text: str | None = None
+    """A file with the labels' texts. None: lbl.json or items.jsonl in the source's directory, if there is one."""
+    text: TextOptions = TextOptions()
+    """How text becomes features."""
+    propensity_a: float = Field(default=0.55, ge=0)
+    """A of the propensities that psp and psndcg of this dataset use, as its card says: 0.55 as a rule, Wikipedia 0.5,
+    Amazon 0.6."""
+    propensity_b: float = Field(default=1.5, ge=0)
+    """B of the propensities: 1.5 as a rule, Wikipedia 0.4, Amazon 2.6."""
     split: Split = "auto"
     """auto: given for a directory with train and test files, time where there is a time column, else random."""
     test_fraction: float = Field(default=0.2, ge=0, lt=1)
@@ -36,6 +48,8 @@ class IngestOptions(Config):
     """Queries with fewer distinct items are dropped, in turn with the items until nothing changes."""
     min_item_count: int = Field(default=0, ge=0)
     """Items with fewer distinct queries are dropped, in turn with the queries until nothing changes."""
+    split_number: int = Field(default=1, ge=1)
+    """Which column of the files of splits (``*_trSplit.txt``, ``*_tstSplit.txt``) that lie beside documents counts."""
     seed: int = 0
     """Seed of the random split, of a valid part cut from a given train part, and of planted data."""
     header: bool | None = None

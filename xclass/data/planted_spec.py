@@ -25,19 +25,30 @@ def parse_planted(source: str) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown or missing key, or a value that is no number from 0, whole where it must be.
     """
-    known, values = SPEC_KEYS | DECIMAL_KEYS, {}
-    for part in source.removeprefix(PREFIX).split(","):
+    return parse_numbers(source, PREFIX, SPEC, SPEC_KEYS, DECIMAL_KEYS, ("items", "queries", "pairs"))
+
+
+def parse_numbers(
+    source: str, prefix: str, spec: str, whole: dict[str, str], decimal: dict[str, str], needed: tuple[str, ...]
+) -> dict[str, Any]:
+    """``prefix`` and then ``key=number`` with commas between; ``whole`` and ``decimal`` give each key its name.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value that is no number from 0, whole where it must be.
+    """
+    known, values = whole | decimal, {}
+    for part in source.removeprefix(prefix).split(","):
         key, _, text = (piece.strip() for piece in part.partition("="))
         if key not in known:
-            raise ConfigError(f'planted data has no "{key}"', where=source, wanted=SPEC, do=nearest(key, known))
-        number = _number(text, whole=key in SPEC_KEYS)
+            raise ConfigError(f'planted data has no "{key}"', where=source, wanted=spec, do=nearest(key, known))
+        number = _number(text, whole=key in whole)
         if number is None:
-            kind = "whole number" if key in SPEC_KEYS else "number"
-            raise ConfigError(f"{key} is not a {kind} from 0", where=source, wanted=SPEC, got=text or "nothing")
+            kind = "whole number" if key in whole else "number"
+            raise ConfigError(f"{key} is not a {kind} from 0", where=source, wanted=spec, got=text or "nothing")
         values[known[key]] = number
-    missing = [key for key in ("items", "queries", "pairs") if SPEC_KEYS[key] not in values]
+    missing = [key for key in needed if whole[key] not in values]
     if missing:
-        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=SPEC)
+        raise ConfigError(f"planted data needs {', '.join(missing)}", where=source, wanted=spec)
     return values
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.batches import take_features
 from xclass.data.lists import Lists
 from xclass.data.lookup import IdMap, Unknown, unknown
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset
-from xclass.errors import DataError
+from xclass.errors import DataError, InputError
 from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged, offsets_of
 
@@ -28,6 +29,8 @@ class Queries:
     ids: external id of each query, as the answer will name it.
     numbers: int64 (Q,), query number in the dataset, −1 for a query the model has never seen.
     histories, rows: query i's history is list ``rows[i]`` of ``histories``, which may be a memory-mapped split.
+    features: name → lists, of which list ``rows[i]`` is query i's; empty where there are none.
+    hidden: lists of items that are never to be shown, list ``rows[i]`` to query i; None for none.
     """
 
     ids: pl.Series
@@ -36,17 +39,25 @@ class Queries:
     rows: Tensor
     unknown_queries: Unknown = field(default=NOBODY)
     unknown_items: Unknown = field(default=NOBODY)
+    features: Mapping[str, Lists] = field(default_factory=dict)
+    hidden: Lists | None = None
 
     def __len__(self) -> int:
         """Number of queries, Q."""
         return len(self.ids)
 
+    def hidden_from(self, positions: Tensor) -> Ragged:
+        """The hidden items of the queries at these positions; only where there are ``hidden`` lists."""
+        assert self.hidden is not None
+        return self.hidden.take(self.rows[positions]).long()
+
     def batches(self, size: int = BATCH_QUERIES) -> Iterator[tuple[Tensor, Batch]]:
-        """(positions 0 … Q−1, batch) one after the other; only a batch's histories are read at a time."""
+        """(positions 0 … Q−1, batch) one after the other; only a batch's lists are read at a time."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
-            history = self.histories.take(self.rows[start:stop]).long()
-            yield torch.arange(start, stop), Batch(self.numbers[start:stop], history)
+            rows = self.rows[start:stop]
+            history, features = self.histories.take(rows).long(), take_features(self.features, rows)
+            yield torch.arange(start, stop), Batch(self.numbers[start:stop], history, features=features)
 
 
 def dataset_queries(
@@ -109,6 +120,38 @@ def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile, n
     return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
 
 
+def queries_with_features(
+    features: Mapping[str, Ragged], ids: pl.Series | None = None, sizes: Mapping[str, int] | None = None
+) -> Queries:
+    """Queries that the model has never seen, given by their features; without ``ids`` they are named 0, 1, …
+
+    Args:
+        sizes: name → features that there can be.
+
+    Raises:
+        InputError: there is no field; two fields are of different length; a number that is none of a feature.
+    """
+    for name, lists in features.items():
+        _check_features(name, lists, (sizes or {}).get(name))
+    lengths = {name: len(lists) for name, lists in features.items()}
+    if len(set(lengths.values())) != 1:
+        raise InputError(
+            "features of all fields must be of the same queries", wanted="a list for each query", got=lengths
+        )
+    number = next(iter(lengths.values()))
+    named = pl.Series("query_id", range(number), dtype=pl.Int64) if ids is None else ids
+    none = Ragged(torch.zeros(number + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    return Queries(named, torch.full((number,), -1), none, torch.arange(number), features=features)
+
+
+def _check_features(name: str, lists: Ragged, size: int | None) -> None:
+    values = lists.values
+    if len(values) and (int(values.min()) < 0 or (size is not None and int(values.max()) >= size)):
+        wanted = "0 or more" if size is None else f"0 to {size - 1:,}"
+        got = f"{int(values.min()):,} to {int(values.max()):,}"
+        raise InputError(f'there is no feature "{name}" of this number', wanted=wanted, got=got)
+
+
 def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
     """Histories from Python lists of external item ids; the queries are named 0, 1, …"""
     lengths = torch.tensor([len(history) for history in lists], dtype=torch.int64)
@@ -118,7 +161,8 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
 
 
 def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Lists, missing: Unknown = NOBODY) -> Queries:
-    return Queries(dataset.queries["query_id"].gather(numbers.numpy()), numbers, seen, numbers, missing)
+    ids = dataset.queries["query_id"].gather(numbers.numpy())
+    return Queries(ids, numbers, seen, numbers, missing, features=dataset.query_features, hidden=dataset.hidden)
 
 
 def check_any_known(numbers: Tensor, missing: Unknown, what: str) -> None:

@@ -144,6 +144,9 @@ class _Apart:
 def _split(file: QueryFile, size: int) -> Iterator[QueryFile]:
     for start in range(0, len(file.query_ids), size):
         ids = file.query_ids.slice(start, size)
+        if file.texts is not None:
+            yield QueryFile(ids, texts=file.texts.slice(start, size))
+            continue
         if file.offsets is None or file.items is None:
             yield QueryFile(ids)
             continue

@@ -1,9 +1,10 @@
-"""Files that say whom to retrieve for: query ids, or histories of people the model may never have seen.
+"""Files that say whom to retrieve for: query ids, or histories or texts that the model may never have seen.
 
     ids         .txt (one id a line, spaces belong to it), .csv .tsv .parquet (a column query_id, or the only column)
     histories   .jsonl ({"history": ["a", "b"], "query_id": "q"}; query_id may be left out),
                 .csv .tsv .parquet (rows of query_id, item_id; a query's rows need not be together),
                 .adj (`query item item …`, separated by spaces)
+    texts       .jsonl ({"text": "…", "query_id": "q"}; query_id may be left out), .csv .tsv .parquet (query_id, text)
 
 Ids are read as text or as integers, never as floats.
 """
@@ -26,18 +27,21 @@ from xclass.types import offsets_of
 
 QUERY_COLUMN = "query_id"
 ITEM_COLUMN = "item_id"
+TEXT_COLUMN = "text"
 
 
 class QueryFile(NamedTuple):
     """What a file holds, in external ids and in the file's order.
 
-    query_ids: one per query; for histories without ids the line number, from 1.
-    offsets, items: query b's history is ``items[offsets[b]:offsets[b+1]]``; None in a file of ids.
+    query_ids: one per query; for histories and texts without ids the line number, from 1.
+    offsets, items: query b's history is ``items[offsets[b]:offsets[b+1]]``; None in a file of ids or texts.
+    texts: query b's text; None in a file of ids or histories.
     """
 
     query_ids: pl.Series
     offsets: Tensor | None = None
     items: pl.Series | None = None
+    texts: pl.Series | None = None
 
 
 def read_query_file(path: Path | str, query_col: str = QUERY_COLUMN, item_col: str = ITEM_COLUMN) -> QueryFile:
@@ -110,11 +114,13 @@ def _read_table(path: Path, query_col: str, item_col: str) -> QueryFile:
 
 
 def table_of(path: Path, table: pl.DataFrame, query_col: str, item_col: str) -> QueryFile:
-    """The queries of a table's rows: ids, or histories where it has a column of items, too."""
-    if query_col not in table.columns and len(table.columns) == 1:
+    """The queries of a table's rows: ids, or histories or texts where it has a column of items or texts, too."""
+    if query_col not in table.columns and len(table.columns) == 1 and table.columns != [TEXT_COLUMN]:
         table = table.rename({table.columns[0]: query_col})
     if query_col not in table.columns:
         raise DataError("a column is missing", where=path, wanted=query_col, got=", ".join(table.columns))
+    if TEXT_COLUMN in table.columns and item_col not in table.columns:
+        return _texts_of(path, table, query_col)
     names = [name for name in (query_col, item_col) if name in table.columns]
     table = table.select(names)
     for name in names:
@@ -141,7 +147,9 @@ def _read_json_lines(path: Path, query_col: str, item_col: str) -> QueryFile:
 
 
 def json_histories(path: Path, lines: list[tuple[int, str]]) -> QueryFile:
-    """One JSON object a line; a query without an id has its line's number."""
+    """One JSON object a line; a query without an id has its line's number. The first says: histories or texts."""
+    if lines and _json_object(*lines[0], path).get(TEXT_COLUMN) is not None:
+        return _json_texts(path, lines)
     ids: list[Any] = []
     histories: list[list[Any]] = []
     for number, line in lines:
@@ -149,6 +157,43 @@ def json_histories(path: Path, lines: list[tuple[int, str]]) -> QueryFile:
         ids.append(str(entry.get(QUERY_COLUMN, number)))
         histories.append([str(item) for item in entry["history"]])
     return _histories(ids, histories)
+
+
+def _json_texts(path: Path, lines: list[tuple[int, str]]) -> QueryFile:
+    ids: list[str] = []
+    texts: list[str] = []
+    for number, line in lines:
+        entry = _json_object(number, line, path)
+        words, name = entry.get(TEXT_COLUMN), entry.get(QUERY_COLUMN, number)
+        if not isinstance(words, str) or isinstance(name, bool) or not isinstance(name, str | int):
+            wanted = '{"text": "…", "query_id": "…"}, as in the first line'
+            raise DataError("this line has no text", where=f"{path}:{number}", wanted=wanted, got=line.strip()[:80])
+        ids.append(str(name))
+        texts.append(words)
+    return QueryFile(
+        pl.Series(QUERY_COLUMN, ids, dtype=pl.String), texts=pl.Series(TEXT_COLUMN, texts, dtype=pl.String)
+    )
+
+
+def _json_object(number: int, line: str, path: Path) -> dict[str, Any]:
+    """The object of a line, or an empty one: what is wrong with it is said later."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _texts_of(path: Path, table: pl.DataFrame, query_col: str) -> QueryFile:
+    """Ids and texts of a table's rows."""
+    texts = table[TEXT_COLUMN]
+    if texts.dtype != pl.String or texts.null_count():
+        got = f"null in row {int(texts.is_null().arg_true()[0]) + 1}" if texts.null_count() else texts.dtype
+        raise DataError("a text is missing", where=f"{path}, column {TEXT_COLUMN}", wanted="a string each", got=got)
+    if query_col not in table.columns:
+        raise DataError("a column is missing", where=path, wanted=query_col, got=", ".join(table.columns))
+    _check_ids(path, table[query_col])
+    return QueryFile(table[query_col], texts=texts)
 
 
 def _json_entry(path: Path, number: int, line: str, query_col: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ def render_report(report: dict[str, Any]) -> str:
     lines += [f"dropped    {line}" for line in _dropped(report["dropped"])]
     lines += _appended(report["appended"]) if "appended" in report else []
     lines.append(f"kept       {report['kept']:,} pairs of {report['queries']:,} queries and {report['items']:,} items")
+    lines += _documents(report) if "documents" in report else []
     for name, part in report["splits"].items():
         lines.append(
             f"{name:<11}{part['pairs']:,} pairs of {part['queries']:,} queries, {part['items']:,} items{_dates(part)}"
@@ -60,6 +61,14 @@ def _dropped(dropped: dict[str, Any]) -> list[str]:
     return lines or ["nothing"]
 
 
+def _documents(report: dict[str, Any]) -> list[str]:
+    counts = report["documents"]
+    total = sum(counts.values())
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    mean = report["feature_values"] / max(total, 1)
+    return [f"documents  {total:,} ({parts}), {mean:.1f} features each"]
+
+
 def _appended(grown: dict[str, Any]) -> list[str]:
     total, parts = (
         sum(grown["pairs"].values()),
@@ -89,7 +98,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
                 f"({cold['pairs']:,} pairs): {_some(cold['samples'])}"
             )
     for name, new in report["queries_without_history"].items():
-        if new["queries"]:
+        if new["queries"] and "documents" not in report:
             notes.append(f"{new['queries']:,} queries of {name} have nothing in train: {_some(new['samples'])}")
     if report["queries_without_pairs"]:
         notes.append(f"{report['queries_without_pairs']:,} queries have no item at all and are kept")

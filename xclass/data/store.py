@@ -4,6 +4,9 @@ dataset.json       format version, counts, split, ingest report, SHA-256 of ever
 items.parquet      row number = item number: item_id, train_count, …; falling train_count, then id
 queries.parquet    row number = query number: query_id; rising id
 train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.npy] [times.npy]
+query_features/<name>/ item_features/<name>/    offsets.npy values.npy weights.npy (float32) vocabulary.parquet:
+                       sparse features, row = query or item number; a vocabulary's row number is the feature's number
+hidden/                offsets.npy values.npy: items that a query is never shown
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.document_blocks import TEXT
 from xclass.data.lists import Joined
-from xclass.errors import ArtefactError, nearest
+from xclass.data.vectoriser import FILE as VECTORISER
+from xclass.data.vectoriser import Vectoriser
+from xclass.errors import ArtefactError, lookup, nearest
 from xclass.manifest import read_manifest, verify_files
 from xclass.types import Ragged
 
@@ -28,6 +34,8 @@ MANIFEST = "dataset.json"
 KIND = "dataset"
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
+SIDES = ("query", "item")
+HIDDEN = "hidden"  # items that a query must never be shown
 COUNTS_PER_BLOCK = 1 << 22
 
 
@@ -65,13 +73,7 @@ class Dataset:
             return self._mapped[name]
         if name not in self.splits:
             raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
-        folder = self.path / name
-        weights = folder / "weights.npy"
-        found = Ragged(
-            _memory_map(folder / "offsets.npy"),
-            _memory_map(folder / "values.npy"),
-            _memory_map(weights) if weights.exists() else None,
-        )
+        found = _ragged(self.path / name)
         self.check_unchanged()
         self._mapped[name] = found
         return found
@@ -81,6 +83,24 @@ class Dataset:
         its numbers of items and queries are others. Arrays that were mapped before stay readable."""
         if _identity(self.path / MANIFEST) != self._opened:
             raise ArtefactError("this dataset was replaced while it was open", where=self.path, do="open it again")
+
+    @property
+    def holds_documents(self) -> bool:
+        """Whether it was made from documents: queries without a history, in one part of the split each."""
+        return "documents" in self.manifest.get("report", {})
+
+    @property
+    def num_train_queries(self) -> int:
+        """Train documents, those without a label too; of other datasets the queries with a train pair."""
+        if self.holds_documents:
+            return int(self.manifest["report"]["documents"].get("train", 0))
+        return int(self.manifest["splits"]["train"]["queries"])
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """A and B of the propensities, as they were given when it was ingested."""
+        options = self.manifest.get("options", {})
+        return options.get("propensity_a", 0.55), options.get("propensity_b", 1.5)
 
     def seen(self, split: str) -> Ragged | Joined:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
@@ -92,6 +112,63 @@ class Dataset:
             parts.append(self.split("valid"))
         plain = [Ragged(part.offsets, part.values) for part in parts]
         return plain[0] if len(plain) == 1 else Joined(*plain)
+
+    @functools.cached_property
+    def query_features(self) -> dict[str, Ragged]:
+        """Name → sparse features of every query, Ragged with float32 weights, memory-mapped; rising within a list."""
+        return self._features("query")
+
+    @functools.cached_property
+    def item_features(self) -> dict[str, Ragged]:
+        """Name → sparse features of every item, as :attr:`query_features`."""
+        return self._features("item")
+
+    @functools.cached_property
+    def hidden(self) -> Ragged | None:
+        """Items that a query must never be shown (a document that is itself a label), Ragged by query; None without."""
+        return _ragged(self.path / HIDDEN) if HIDDEN in self.manifest else None
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """Name → number of different features that there can be, of side "query" or "item"."""
+        return {name: part["size"] for name, part in self._described_features(side).items()}
+
+    def vocabulary(self, side: str, name: str) -> pl.DataFrame:
+        """One row per feature number: ``feature``, its name or its number in the file, and ``count``: the train queries
+        (of side "item": the items) that have it; and what else its making left (``idf``)."""
+        known = self._described_features(side)
+        if name not in known:
+            raise ArtefactError(
+                f'this dataset has no {side} features "{name}"', where=self.path, do=nearest(name, list(known))
+            )
+        return self._read(f"{side}_features/{name}/vocabulary.parquet")
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """int64 (F,): the column ``count`` of the vocabulary; and how many train queries (or items) there are."""
+        counts = torch.from_numpy(self.vocabulary(side, name)["count"].cast(pl.Int64).to_numpy().copy())
+        return counts, self.num_train_queries if side == "query" else self.num_items
+
+    def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
+        """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""
+        folder = self.path / f"{side}_features" / name
+        if name not in self._described_features(side) or not (folder / VECTORISER).is_file():
+            raise ArtefactError(
+                "this dataset was not made from raw text",
+                where=self.path,
+                wanted=f"features of a vectoriser in {side}_features/{name}",
+                do="give features, or ingest the texts: xclass ingest --format text",
+            )
+        return Vectoriser.load(folder)
+
+    def _described_features(self, side: str) -> dict[str, Any]:
+        lookup("side", side, dict.fromkeys(SIDES))
+        found: dict[str, Any] = self.manifest.get("features", {}).get(side, {})
+        return found
+
+    def _features(self, side: str) -> dict[str, Ragged]:
+        folder = self.path / f"{side}_features"
+        found = {name: _ragged(folder / name) for name in self._described_features(side)}
+        self.check_unchanged()
+        return found
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
@@ -163,6 +240,16 @@ def write_ragged(
         np.save(folder / "weights.npy", weights.astype(np.float32))
     if times is not None:
         np.save(folder / "times.npy", times)
+
+
+def _ragged(folder: Path) -> Ragged:
+    """What :func:`write_ragged` wrote, memory-mapped."""
+    weights = folder / "weights.npy"
+    return Ragged(
+        _memory_map(folder / "offsets.npy"),
+        _memory_map(folder / "values.npy"),
+        _memory_map(weights) if weights.exists() else None,
+    )
 
 
 def _memory_map(path: Path) -> Tensor:

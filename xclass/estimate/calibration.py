@@ -26,7 +26,7 @@ from xclass.estimate.sample import Shrunk, random_lists, shrink
 from xclass.model import TwoTower
 from xclass.progress import Progress
 from xclass.sampling import Known, SamplerConfig, build_sampler
-from xclass.spectral import spectral_factors
+from xclass.spectral import feature_factors, spectral_factors
 from xclass.training import Trainer
 from xclass.training.mining import hard_samplers
 from xclass.training.validate import make_validator
@@ -165,14 +165,16 @@ class Trial:
         self.sampler_s = time.perf_counter() - started
         for hard in hard_samplers(sampler):
             hard.replace(lists)
-        self.model.head.sampler = sampler  # type: ignore[attr-defined]
+        if self.config.head.kind == "dot":
+            self.model.head.sampler = sampler  # type: ignore[attr-defined]
 
     def train(self, steps: int, report_every_s: float) -> None:
         """So many steps through the real loop, then a checkpoint; the records are kept."""
         out = self.folder / f"run-{steps}-{report_every_s}"
         out.mkdir()
         changes = {"steps": steps, "report_every_s": report_every_s}
-        batches = TrainBatches(self.data.train, self.config.train.batch, 0, self.model.tower.uses_history)
+        hold_out, features = self.model.tower.uses_history, self.data.query_features
+        batches = TrainBatches(self.data.train, self.config.train.batch, 0, hold_out, features)
         trainer = Trainer(self.model, batches, self.config.train.model_copy(update=changes), out, None)
         started = time.perf_counter()
         try:
@@ -247,11 +249,13 @@ class WatchedMemory:
 
 def _cut(dataset: Dataset, config: RunConfig) -> Shrunk:
     """Rows of all tables in proportion, so that they take 256 MiB at most, and enough items to draw from."""
-    job, tables = Job.of(dataset), layout_of(config).tables
-    size = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in tables.items())
+    job = Job.of(dataset)
+    tables = layout_of(config, job.features).tables
+    size = sum(rows_of(name, job, config.head) * sum(tensors.values()) for name, tensors in tables.items())
     share = min(1.0, TABLE_BYTES / size)
     queries = round(share * job.queries) if "query" in tables else job.queries
-    return shrink(dataset, max(queries, 1), max(round(share * job.items), 4 * _most_sampled(config.sampler), 1))
+    items = max(round(share * job.items), 4 * _most_sampled(config.sampler), 1)
+    return shrink(dataset, max(queries, 1), items, share)
 
 
 def _most_sampled(sampler: SamplerConfig) -> int:
@@ -290,15 +294,26 @@ def _spectral_s(dataset: Dataset, config: RunConfig) -> float:
     width = dim + settings.oversampling
     few = shrink(dataset, max(SPECTRAL_QUERIES, 2 * width), max(SPECTRAL_ITEMS, 2 * width))
     started = time.perf_counter()
-    spectral_factors(few.train, few.num_items, dim, 0, settings.iterations, settings.oversampling)
+    if config.model.query.kind == "history":
+        values, features = 0, 0
+        few_values, few_features = 0, 0
+        spectral_factors(few.train, few.num_items, dim, 0, settings.iterations, settings.oversampling)
+    else:
+        name = max(
+            job.features["query"], key=lambda name: job.features["query"][name]
+        )  # the largest set stands for all
+        (few_features, lists), features = few.features["query"][name], sum(job.features["query"].values())
+        values, few_values = sum(job.feature_values["query"].values()), len(lists.values)
+        sizes = few_features, few.num_items
+        feature_factors(lists, few.train, sizes, dim, 0, settings.iterations, settings.oversampling)
     took_s = time.perf_counter() - started
 
-    def cost(pairs: int, rows: int) -> float:
-        return pairs * width + rows * width**2
+    def cost(values: int, rows: int) -> float:
+        return values * width + rows * width**2
 
-    return (
-        took_s * cost(job.pairs, job.queries + job.items) / cost(len(few.train.values), few.num_queries + few.num_items)
-    )
+    whole = cost(job.pairs + values, job.queries + job.items + features)
+    small = cost(len(few.train.values) + few_values, few.num_queries + few.num_items + few_features)
+    return took_s * whole / small
 
 
 def _reserved(device: torch.device) -> int:

@@ -13,19 +13,48 @@ import torch
 from torch import Tensor
 
 from xclass.build import RunConfig, build_model
+from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.sampling import SamplerConfig
+from xclass.tables import Table
 from xclass.training.state import ModelState
+from xclass.types import Ragged
 
+Features = Mapping[str, Mapping[str, int]]
 ROWS = 512  # and twice as many: what differs between the two grows with the catalogue
 
 
 class Few:
-    """A catalogue of a few rows, which notes whether anybody asked for train counts."""
+    """A catalogue of a few rows, which notes whether anybody asked for train counts.
 
-    def __init__(self, items: int, queries: int) -> None:
+    Args:
+        items, queries: how many.
+        features: side → the names of its sets, of as many features each as the smallest of these catalogues has items.
+    """
+
+    def __init__(self, items: int, queries: int, features: Features | None = None) -> None:
         self.num_items, self.num_queries = items, queries
         self.counted = False
+        self._features = features or {}
+        self.query_features, self.item_features = dict[str, Ragged](), dict[str, Ragged]()
+
+    @property
+    def num_train_queries(self) -> int:
+        """All of them."""
+        return max(self.num_queries, 3)
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """As a rule."""
+        return DEFAULT_A, DEFAULT_B
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """As many of each set."""
+        return dict.fromkeys(self._features.get(side, {}), ROWS)
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """Nobody has any."""
+        return torch.zeros(ROWS, dtype=torch.int64), ROWS
 
     @property
     def item_counts(self) -> Tensor:
@@ -54,6 +83,7 @@ class Layout(NamedTuple):
     sampler: what it is built from; what it learns comes on top.
     counts: bytes an item of the train counts, which are read at the start; 0 where nothing asks for them.
     dense: parameters of the towers; trained: parameters and what Adam keeps of them.
+    head: what an output layer of its own knows of items beside its tables, such as a tree.
     """
 
     tables: dict[str, dict[str, int]]
@@ -62,17 +92,16 @@ class Layout(NamedTuple):
     counts: int
     dense: int
     trained: int
+    head: Grows
 
 
-def layout_of(config: RunConfig) -> Layout:
-    """Cost: three models of 512 and 1024 rows."""
-    plain, items, queries = _built(config, ROWS, ROWS), _built(config, 2 * ROWS, ROWS), _built(config, ROWS, 2 * ROWS)
+def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
+    """Cost: three models of 512 and 1024 rows. ``features``: side → name → number of features of the dataset."""
+    sizes = (ROWS, ROWS), (2 * ROWS, ROWS), (ROWS, 2 * ROWS)
+    plain, items, queries = (_built(config, *size, features) for size in sizes)
     model = plain[1]
     state = ModelState(model, config.train.dense_learning_rate)
-    tables = {
-        name: {key: tensor.nbytes // table.num_rows for key, tensor in table.tensors().items() if _is_rows(tensor)}
-        for name, table in model.tables.items()
-    }
+    tables = {name: _row_bytes(table) for name, table in model.tables.items()}
     return Layout(
         tables,
         Grows(*_growth([held(model.tower.sources) for _, model in (plain, items, queries)])),
@@ -80,11 +109,13 @@ def layout_of(config: RunConfig) -> Layout:
         plain[0].item_counts.element_size() if plain[0].counted else 0,
         sum(parameter.nbytes for parameter in model.parameters()),
         sum(tensor.nbytes for name, tensor in state.tensors().items() if name.startswith(("dense.", "adam."))),
+        Grows(*_growth([_head_bytes(model) for _, model in (plain, items, queries)])),
     )
 
 
-def _is_rows(tensor: Tensor) -> bool:
-    return tensor.dim() > 0 and len(tensor) == ROWS
+def _row_bytes(table: Table) -> dict[str, int]:
+    stored = {key: tensor for key, tensor in table.tensors().items() if tensor.dim() and len(tensor) == table.num_rows}
+    return {key: tensor.nbytes // table.num_rows for key, tensor in stored.items()}
 
 
 def _growth(measured: list[int]) -> tuple[float, float, float]:
@@ -94,8 +125,8 @@ def _growth(measured: list[int]) -> tuple[float, float, float]:
     return plain - ROWS * (per_item + per_query), per_item, per_query
 
 
-def _built(config: RunConfig, items: int, queries: int) -> tuple[Few, TwoTower]:
-    few = Few(items, queries)
+def _built(config: RunConfig, items: int, queries: int, features: Features | None) -> tuple[Few, TwoTower]:
+    few = Few(items, queries, features)
     changes: dict[str, Any] = {
         "model": config.model.model_copy(update={"init": "random"}),
         "sampler": _small(config.sampler),
@@ -119,6 +150,14 @@ def _small(config: SamplerConfig) -> SamplerConfig:
 
 def _sampler(model: TwoTower) -> object:
     return getattr(model.head, "sampler", None)
+
+
+def _head_bytes(model: TwoTower) -> int:
+    """Of an output layer of its own, without its dense layers."""
+    if model.head.searched_by == "vectors":
+        return 0
+    dense = [parameter for name, parameter in model.named_parameters() if name.startswith("head.")]
+    return held(model.head) - held(dense)
 
 
 def held(owner: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -11,13 +12,16 @@ import torch
 from xclass.build import RunConfig
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
-from xclass.estimate.layout import Layout, layout_of
+from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
+from xclass.estimate.scorers import scorer_parts
+from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
+from xclass.scorers.config import DocumentsConfig
 from xclass.training.snapshot import SPARE_BYTES
 from xclass.training.validate import SHOWN
 
@@ -30,24 +34,34 @@ FLOAT, INT = 4, 8
 
 
 class Job(NamedTuple):
-    """The sizes of a dataset that memory and time depend on."""
+    """The sizes of a dataset that memory and time depend on.
+
+    features: side → name → number of different features. feature_values: the same → values of all lists.
+    """
 
     queries: int
     items: int
     pairs: int
     valid_pairs: int
     files: dict[str, int]
+    features: Features = MappingProxyType({})
+    feature_values: Features = MappingProxyType({})
 
     @classmethod
     def of(cls, dataset: Dataset) -> Job:
         """Read off the manifest: nothing else is opened."""
         splits, files = dataset.manifest["splits"], dataset.manifest["files"]
+        features = dataset.manifest.get("features", {})
         return cls(
             dataset.num_queries,
             dataset.num_items,
             splits["train"]["pairs"],
             splits["valid"]["pairs"] if "valid" in splits else 0,
             {name: entry["bytes"] for name, entry in files.items()},
+            *(
+                {side: {name: part[key] for name, part in sets.items()} for side, sets in features.items()}
+                for key in ("size", "values")
+            ),
         )
 
     def bytes_of(self, prefix: str) -> int:
@@ -66,9 +80,13 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
 
     Cost: models of a few hundred rows are built; nothing is as long as the catalogue.
     """
-    layout = layout_of(config)
+    of_scorers = _scorers(config.documents, job) if config.documents.sparse else []
+    if not config.documents.towers:
+        return [Part(BASE, "memory", base_bytes), *of_scorers]
+    layout = layout_of(config, job.features)
     return [
         Part(BASE, "memory", base_bytes),
+        *of_scorers,
         *_tables(config, job, device, layout),
         *_beside_tables(config, job, device, layout),
         *_samplers(config.sampler, config, job),
@@ -77,13 +95,26 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
     ]
 
 
+def _scorers(config: DocumentsConfig, job: Job) -> list[Part]:
+    """Of the features that they read; the largest where none is named."""
+    sizes, values = job.features.get("query", {}), job.feature_values.get("query", {})
+    name = config.features or max(values, key=lambda each: values[each], default="")
+    return scorer_parts(config, job.queries, job.items, job.pairs, sizes.get(name, 0), values.get(name, 0))
+
+
 def storage_of(config: RunConfig) -> str:
     """Where rows lie: device, host or mapped."""
     return config.tables.storage
 
 
-def rows_of(name: str, job: Job) -> int:
+def rows_of(name: str, job: Job, head: HeadConfig) -> int:
     """Rows of a table."""
+    own = table_shapes(head, job.items, 1)
+    if name in own:
+        return own[name][0]
+    kind, _, field = name.partition(".")
+    if field:
+        return job.features["query" if kind == "feature" else "item"][field]
     return job.queries if name == "query" else job.items
 
 
@@ -93,7 +124,7 @@ def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -
     mapped = storage == "mapped"
     for table, tensors in layout.tables.items():
         for key, row_bytes in tensors.items():
-            component, size = f"table {table}: {key}", rows_of(table, job) * row_bytes
+            component, size = f"table {table}: {key}", rows_of(table, job, config.head) * row_bytes
             yield Part(component, place, size, certain=not mapped, cache=mapped)
             if mapped:
                 yield Part(component, "disk", size)
@@ -105,6 +136,8 @@ def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: La
     yield Part("train counts of the items", "memory", layout.counts * job.items, "start", certain=False)
     yield Part("history weights of the items", place, layout.tower.at(job.items, job.queries))
     yield Part("sampler", "memory", layout.sampler.at(job.items, job.queries))
+    if config.head.kind != "dot":
+        yield Part("output layer: what it knows of items", place, layout.head.at(job.items, job.queries))
 
 
 def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[Part]:
@@ -139,7 +172,8 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
     """The data that flows through: mapped files, batches, validation; and what the start needs for itself."""
     place: Place = "accelerator" if device.type == "cuda" else "memory"
     dim = config.model.embedding_dim
-    yield Part("dataset, mapped files", "memory", job.bytes_of("train/"), certain=False, cache=True)
+    mapped = job.bytes_of("train/") + job.bytes_of("query_features/") + job.bytes_of("item_features/")
+    yield Part("dataset, mapped files", "memory", mapped, certain=False, cache=True)
     rows = job.queries if config.train.batch.by == "query" else job.pairs
     yield Part(LOADER, "memory", min(rows, 2 * WINDOW_ROWS) * WINDOW_ROW_BYTES, "training", certain=False)
     yield Part(BATCH, place, _batch_bytes(config, job, device, layout), "training", certain=False)
@@ -153,8 +187,13 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
         yield Part("validation", place, blocks + found, "training", certain=False)
     if config.model.init == "spectral":
         width = dim + config.model.spectral.oversampling
-        size = 3 * (job.queries + job.items) * width * FLOAT + 2 * job.pairs * (2 * INT + FLOAT)
+        values = job.pairs + sum(sum(sets.values()) for sets in job.feature_values.values())
+        fields = [name for name in layout.tables if "feature." in name]
+        rows = job.queries + job.items + sum(rows_of(name, job, config.head) for name in fields)
+        size = 3 * rows * width * FLOAT + 2 * values * (2 * INT + FLOAT)
         yield Part("spectral start", "memory", size, "start", certain=False)
+    if config.model.init == "documents":
+        yield Part("start from documents", "memory", 2 * job.items * dim * FLOAT, "start", certain=False)
 
 
 def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> int:
@@ -165,11 +204,29 @@ def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layo
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
+    if config.head.kind != "dot":
+        drawn = 0
+        asked |= rows_asked(config.head, job.items, positives)
+    asked |= _features_asked(config, job, layout, queries, positions=positives + drawn)
     row_bytes = config.model.embedding_dim * FLOAT
-    distinct = sum(min(asked[table], rows_of(table, job)) for table in layout.tables)
+    distinct = sum(min(asked[table], rows_of(table, job, config.head)) for table in layout.tables)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
     return 4 * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+
+
+def _features_asked(config: RunConfig, job: Job, layout: Layout, queries: int, positions: int) -> dict[str, int]:
+    """Feature table → values of a batch: of its queries, and of its distinct items where they have features."""
+    asked: dict[str, int] = {}
+    for name in layout.tables:
+        kind, _, field = name.partition(".")
+        if kind == "feature":
+            asked[name] = round(queries * job.feature_values["query"][field] / max(job.queries, 1))
+        shared = kind == "feature" and config.model.item.share_feature_table
+        if (kind == "item_feature" or shared) and field in job.feature_values.get("item", {}):
+            items = min(positions, job.items)
+            asked[name] = asked.get(name, 0) + round(items * job.feature_values["item"][field] / max(job.items, 1))
+    return asked
 
 
 def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) -> int:
@@ -191,7 +248,7 @@ def _positives(config: RunConfig, job: Job) -> int:
     if batch.by == "pair":
         return _queries(config, job)
     mean = job.pairs / max(min(job.queries, job.pairs), 1)
-    each = mean if config.model.query.kind == "id" else max(mean / 2, 1)
+    each = max(mean / 2, 1) if "history" in config.model.query.parts else mean
     return round(_queries(config, job) * min(each, batch.positives_per_query or math.inf))
 
 
@@ -208,8 +265,9 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     The model, which is no larger than a checkpoint, comes when all but the newest and the best have gone: it takes the
     place of one of the others.
     """
-    weights = layout.dense + sum(rows_of(name, job) * tensors["weight"] for name, tensors in layout.tables.items())
-    tables = sum(rows_of(name, job) * sum(tensors.values()) for name, tensors in layout.tables.items())
+    rows = {name: rows_of(name, job, config.head) for name in layout.tables}
+    weights = layout.dense + sum(rows[name] * tensors["weight"] for name, tensors in layout.tables.items())
+    tables = sum(rows[name] * sum(tensors.values()) for name, tensors in layout.tables.items())
     checkpoint = layout.trained + tables
     trains = config.train.epochs > 0 and config.train.steps != 0
     yield Part("checkpoint", "disk", checkpoint, certain=trains)
@@ -221,6 +279,10 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     if config.train.validation.keep_best and job.valid_pairs:
         yield Part("best weights", "disk", checkpoint, certain=False)
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)
+    if "features" in config.model.item.parts:  # their vectors are stored whole, instead of their own tables
+        own = [name for name in layout.tables if name.startswith("item_feature.") or name == "item"]
+        weights -= sum(rows[name] * layout.tables[name]["weight"] for name in own)
+        weights += job.items * next(iter(layout.tables.values()))["weight"]
     yield Part("model", "disk", weights)
     yield Part(
         "ids and small files", "disk", job.bytes_of("items.parquet") + job.bytes_of("queries.parquet") + SMALL_FILES

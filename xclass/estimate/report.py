@@ -91,6 +91,7 @@ def estimate(
     opening_s = time.perf_counter() - started
     whole = config.train.epochs * len(batches)
     steps = whole if config.train.steps is None else min(whole, config.train.steps)
+    steps = steps if config.documents.towers else 0
     positives = _positives(config, batches, steps)
     parts = parts_of(config, job, device, base)
     parts.append(Part("libraries, mapped files", "memory", resident_bytes() - base, certain=False, cache=True))

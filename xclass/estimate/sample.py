@@ -6,24 +6,28 @@ finds about as many different rows as it does in the whole catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xclass.data.store import Dataset
+from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.rng import torch_generator
 from xclass.types import Ragged, offsets_of
 
 PARTS = 64
 MOST_PAIRS = 1 << 22
 MOST_VALID = 256
+LEAST_FEATURES = 1024
 
 
 class Shrunk(NamedTuple):
     """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
 
-    train, valid: Ragged by query, in memory.
+    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists).
     """
 
     num_queries: int
@@ -31,6 +35,40 @@ class Shrunk(NamedTuple):
     item_counts: Tensor
     train: Ragged
     valid: Ragged | None
+    features: Mapping[str, Mapping[str, tuple[int, Ragged]]] = MappingProxyType({})
+
+    @property
+    def hidden(self) -> None:
+        """None: what is left out of lists beside the history costs no more than the history."""
+
+    @property
+    def num_train_queries(self) -> int:
+        """Queries with a train pair."""
+        return int((self.train.lengths() > 0).sum())
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """As a rule: they do not change what a step costs."""
+        return DEFAULT_A, DEFAULT_B
+
+    @property
+    def query_features(self) -> dict[str, Ragged]:
+        """Name → lists of the queries."""
+        return {name: lists for name, (_, lists) in self.features.get("query", {}).items()}
+
+    @property
+    def item_features(self) -> dict[str, Ragged]:
+        """Name → lists of the items."""
+        return {name: lists for name, (_, lists) in self.features.get("item", {}).items()}
+
+    def feature_sizes(self, side: str) -> dict[str, int]:
+        """Name → number of different features."""
+        return {name: size for name, (size, _) in self.features.get(side, {}).items()}
+
+    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
+        """How many lists have each feature, about: values are counted."""
+        size, lists = self.features[side][name]
+        return torch.bincount(lists.values, minlength=size), len(lists)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -46,10 +84,11 @@ class Shrunk(NamedTuple):
         return Ragged(self.train.offsets, self.train.values)
 
 
-def shrink(dataset: Dataset, most_queries: int, most_items: int) -> Shrunk:
-    """At most so many queries, in runs of neighbours spread evenly over the split, and so many items.
+def shrink(dataset: Dataset, most_queries: int, most_items: int, feature_share: float = 1.0) -> Shrunk:
+    """At most so many queries, in runs of neighbours spread evenly over the split, so many items, and that share of
+    the features, folded likewise.
 
-    Reads the pairs of these queries only, 4 Mi at most.
+    Reads the pairs and features of these queries only, 4 Mi pairs at most.
     """
     train, items = dataset.split("train"), min(dataset.num_items, most_items)
     per_query = max(len(train.values) / max(len(train), 1), 1.0)
@@ -65,7 +104,21 @@ def shrink(dataset: Dataset, most_queries: int, most_items: int) -> Shrunk:
         some = _folded(all_valid.take(kept), items) if len(kept) else Ragged(offsets_of(lengths[:0]), few.values[:0])
         valid = Ragged(offsets_of(lengths), some.values) if len(kept) else None
     counts = torch.bincount(few.values.long(), minlength=items).sort(descending=True).values
-    return Shrunk(len(taken), items, counts, few, valid)
+    rows = {"query": taken, "item": torch.arange(items)}
+    lists = {"query": dataset.query_features, "item": dataset.item_features}
+    features = {
+        side: {
+            name: _fewer_features(lists[side][name].take(rows[side]), size, feature_share)
+            for name, size in dataset.feature_sizes(side).items()
+        }
+        for side in rows
+    }
+    return Shrunk(len(taken), items, counts, few, valid, features)
+
+
+def _fewer_features(lists: Ragged, size: int, share: float) -> tuple[int, Ragged]:
+    fewer = min(size, max(round(share * size), LEAST_FEATURES))
+    return fewer, _folded(lists.long(), fewer)
 
 
 def _runs(lists: int, number: int) -> Tensor:

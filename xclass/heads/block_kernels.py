@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.losses.kernels import FAST, exp_of, log1p_of, read, written
+from xclass.cells import FAST, F
+from xclass.losses.kernels import exp_of, log1p_of, read, written
 
-F, I = np.float32, np.int32  # noqa: E741
+I = np.int32  # noqa: E741
 LOWEST, HIGHEST = np.finfo(np.float32).min, np.finfo(np.float32).max
 SOFTMAX, LOGISTIC = 0, 1
 
 
-@njit(**FAST)
+@njit(inline="always")
 def softmax_row(cells: Any, b: Any, log_q: Any, own: Any, x: Any) -> tuple[Any, Any]:
     """(log Σ e^x, Σ e^{x − top}) with x = cells_b − log_q_own; the cells become e^{x − top}.
 
@@ -36,7 +37,7 @@ def softmax_row(cells: Any, b: Any, log_q: Any, own: Any, x: Any) -> tuple[Any, 
     return F(np.log(np.float64(total))) + top, total
 
 
-@njit(**FAST)
+@njit(inline="always")
 def logistic_row(cells: Any, b: Any, log_q: Any, own: Any) -> Any:
     """Σ softplus(x) with x = cells_b − log_q_own; the cells become σ(x)."""
     soft = F(0.0)
@@ -61,7 +62,7 @@ def softplus(x: Any) -> Any:
     return (x if x > F(0.0) else F(0.0)) + log1p_of(exp_of(-abs(x)))
 
 
-@njit(**FAST)
+@njit(inline="always")
 def score(query: Any, r: Any, items: Any, row: Any) -> Any:
     """⟨query_r, item_row⟩."""
     total = F(0.0)
@@ -70,14 +71,14 @@ def score(query: Any, r: Any, items: Any, row: Any) -> Any:
     return total
 
 
-@njit(**FAST)
+@njit(inline="always")
 def add_to(out: Any, r: Any, items: Any, row: Any, factor: Any) -> None:
     """out_r += factor · item_row."""
     for d in range(out.shape[1]):
         out[r, d] += factor * items[row, d]
 
 
-@njit(**FAST)
+@njit(inline="always")
 def positive(kind: Any, switches: Any, gap: Any, share: Any, is_alive: Any) -> tuple[Any, Any, Any]:
     """(loss, −gradient, part of the scale) of one positive.
 

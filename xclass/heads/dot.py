@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,31 +10,61 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
+from xclass.heads.normaliser import log_normaliser, scores_of_pairs
+from xclass.heads.seam import SearchedBy
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
+from xclass.index.exact import ExactIndex
+from xclass.index.filtering import Allowed
+from xclass.index.rows import exact_among
 from xclass.losses import Loss
+from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
-from xclass.tables.working_set import Table
+from xclass.tables.working_set import RowPlan, Table, plan_rows
+from xclass.towers.features import ItemFeatures
 from xclass.towers.projection import Projection
-from xclass.types import Batch, Negatives, Ragged, Rows, Selection
+from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
 
+class ItemPlan(NamedTuple):
+    """The distinct items of a step with their features, where items have features.
+
+    items: where targets and negatives stand among the distinct items. features: field → Ragged (U), after dropout.
+    """
+
+    items: RowPlan
+    features: dict[str, Ragged]
+
+
 class DotPlan(NamedTuple):
-    """The candidates of a batch and the cells to mask."""
+    """The candidates of a batch and the cells to mask; the items' features, where they are read; weights of the
+    targets, where items have weights; the queries that are normalised, where not all are."""
 
     negatives: Negatives
     hits: Hits
+    items: ItemPlan | None = None
+    weights: Tensor | None = None
+    normalised: Tensor | None = None
 
     def to(self, device: torch.device) -> DotPlan:
         """The same plan on another device."""
         negatives = Negatives(*(tensor.to(device) for tensor in self.negatives))
-        return DotPlan(negatives, Hits(self.hits.rows.to(device), self.hits.columns.to(device)))
+        hits, items = Hits(self.hits.rows.to(device), self.hits.columns.to(device)), self.items
+        if items is not None:
+            features = {name: lists.to(device) for name, lists in items.features.items()}
+            items = ItemPlan(items.items.to(device), features)
+        others = (None if each is None else each.to(device) for each in (self.weights, self.normalised))
+        return DotPlan(negatives, hits, items, *others)
 
 
 class DotHead(nn.Module):
-    """Item table → projection → inner product; sampler and loss belong to it.
+    """Item vectors → projection → inner product; sampler and loss belong to it.
+
+    An item's vector before the projection is its row of the table "item", the bags of its features, or both added.
 
     Args:
         sampler, loss: how the catalogue is stood in for, and what is minimised.
@@ -46,7 +77,14 @@ class DotHead(nn.Module):
         per_pair: every (query, target) is a row of its own, and only its own target is masked for it.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
         top_weights: weigh each target by its place among the items.
+        features: of the items; None when they have their rows alone.
+        item_rows: whether items have rows of their own beside their features.
+        normalised_share: of the queries for which the sum over candidates is made at all; below 1 with a loss that
+            needs it for a penalty only.
+        item_weights: (N,) weight of a target by its item; with a loss that takes weights as they are. None for 1.
     """
+
+    searched_by: SearchedBy = "vectors"
 
     def __init__(
         self,
@@ -62,8 +100,18 @@ class DotHead(nn.Module):
         per_pair: bool = False,
         product_dtype: torch.dtype = torch.float32,
         top_weights: TopWeights | None = None,
+        features: ItemFeatures | None = None,
+        item_rows: bool = True,
+        item_weights: Tensor | None = None,
+        normalised_share: float = 1.0,
     ) -> None:
         super().__init__()
+        if item_weights is not None and loss.normalise:
+            raise InputError("this loss divides weights by their sum", wanted="one built with item_weights")
+        self.item_weights, self.normalised_share = item_weights, normalised_share
+        if not (item_rows or features):
+            raise InputError("items have neither rows nor features", wanted="one of them, or both")
+        self.features, self.item_rows = features, item_rows
         if not temperature > 0:
             raise InputError("temperature is out of range", wanted="a number > 0", got=temperature)
         self.sampler, self.loss_kind, self.projection = sampler, loss, projection
@@ -79,9 +127,30 @@ class DotHead(nn.Module):
     def plan(self, batch: Batch, generator: torch.Generator) -> DotPlan:
         """Sample, and find the candidates that are no negatives."""
         with short_operations():
-            positives = _targets(batch)
+            positives = targets_of(batch)
             negatives = self.sampler.sample(positives, generator, batch.query_ids)
-            return DotPlan(negatives, self._hits(batch, positives, negatives.ids))
+            hits = self._hits(batch, positives, negatives.ids)
+            items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
+            share = self.normalised_share
+            normalised = None if share == 1 else chosen_queries(len(positives), share, generator)
+            return DotPlan(negatives, hits, items, self._weights(positives), normalised)
+
+    def _weights(self, positives: Ragged) -> Tensor | None:
+        """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
+        items'; None without weights of items."""
+        if self.item_weights is None:
+            return None
+        own, rows = positives.weights, positives.rows()
+        own = torch.ones(len(rows)) if own is None else own.float()
+        if self.loss_kind.mean_weights:
+            own = normalised_weights(rows, len(positives), own, own)
+        return own * self.item_weights[positives.values]
+
+    def _item_plan(
+        self, features: ItemFeatures, positives: Ragged, negatives: Negatives, generator: torch.Generator
+    ) -> ItemPlan:
+        items = plan_rows({"positives": positives.values, "negatives": negatives.ids.flatten().clamp(min=0)})
+        return ItemPlan(items, features.drop(features.take(items.unique), generator))
 
     def _hits(self, batch: Batch, positives: Ragged, ids: Tensor) -> Hits:
         """Cells of (B, K), or of (P, K) when rows are pairs."""
@@ -99,15 +168,32 @@ class DotHead(nn.Module):
         return find_hits(excluded, ids)
 
     def requests(self, batch: Batch, plan: DotPlan) -> dict[str, dict[str, Tensor]]:
-        """The item rows of targets and candidates."""
-        negatives = plan.negatives.ids.flatten().clamp(min=0)
-        return {"item": {"positives": _targets(batch).values, "negatives": negatives}}
+        """The item rows of targets and candidates, and the rows of their features."""
+        if self.features is None or plan.items is None:
+            negatives = plan.negatives.ids.flatten().clamp(min=0)
+            return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
+        wanted = self.features.requests(plan.items.features)
+        if self.item_rows:
+            wanted.setdefault("item", {})["items"] = plan.items.items.unique
+        return wanted
+
+    def _items(self, plan: DotPlan, rows: dict[str, Rows]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(U, D) vectors of the distinct items, and where targets and negatives stand among them."""
+        if self.features is None or plan.items is None:
+            return self.projection(rows["item"].values), rows["item"].positions
+        vectors = self.features(plan.items.features, rows)
+        if self.item_rows:
+            vectors = vectors + rows["item"].of("items")
+        return self.projection(vectors), plan.items.items.positions
 
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
-        items = rows["item"]
+        items, positions = self._items(plan, rows)
+        targets = targets_of(batch)
+        if plan.weights is not None:
+            targets = Ragged(targets.offsets, targets.values, plan.weights)
         scoring = Scoring(
-            _targets(batch),
+            targets,
             plan.negatives,
             plan.hits,
             self.loss_kind,
@@ -118,15 +204,57 @@ class DotHead(nn.Module):
             self.per_pair,
             self.top_weights,
         )
-        negatives = items.positions["negatives"].view(plan.negatives.ids.shape)
-        return blocked_loss(query_BD, self.projection(items.values), items.positions["positives"], negatives, scoring)
+        negatives = positions["negatives"].view(plan.negatives.ids.shape)
+        if plan.normalised is not None:
+            return infrequent_loss(query_BD, items, positions["positives"], negatives, scoring, plan.normalised)
+        return blocked_loss(query_BD, items, positions["positives"], negatives, scoring)
 
     def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
-        """(N, D) item vectors, projected when they are read."""
-        return ItemVectors(tables["item"], self.projection)
+        """(N, D) item vectors, made from rows and features and projected when they are read."""
+        return ItemVectors(self.item_rows_of(tables) or tables["item"], self.projection)
+
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items with features are before the projection; None when the table "item" has it."""
+        if self.features is None:
+            return None
+        return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
+
+    def topk(
+        self,
+        query_BD: Tensor,
+        k: int,
+        tables: dict[str, Table],
+        exclude: Ragged | None = None,
+        allowed: Tensor | None = None,
+        exact: bool = False,
+    ) -> TopK:
+        """By inner product, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+        vectors = self.item_vectors(tables)
+        if allowed is not None:
+            return exact_among(vectors, Allowed(allowed, len(vectors))).search(query_BD, k, exclude)
+        index = ExactIndex()
+        index.build(vectors)
+        return index.search(query_BD, k, exclude)
+
+    def unnormalised_log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
+        """(M,) score / temperature − log N: what a self-normalised loss makes near to :meth:`log_probability`.
+
+        Cost O(M·D): there is no sum over the catalogue.
+        """
+        vectors = self.item_vectors(tables)
+        scores = scores_of_pairs(query_BD, vectors, items.rows(), items.values.long())
+        return (scores / self.temperature - math.log(len(vectors))).cpu()
+
+    def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
+        """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
+        scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
+        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
+        return (scores - normaliser).float().cpu()
 
 
-def _targets(batch: Batch) -> Ragged:
+def targets_of(batch: Batch) -> Ragged:
+    """What a training batch is to learn; InputError for an inference batch."""
     if batch.positives is None:
         raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
     return batch.positives

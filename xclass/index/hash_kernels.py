@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import LINE_BYTES, OPTIONS, F, fetch, fetch_row
+from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, fetch, fetch_row
 from xclass.index.kernels import best_first, product, take_in
 
 WAITING = 512
@@ -62,7 +62,7 @@ def cheapest_codes(values: Any, costs: Any, row: Any, base: Any, codes: Any, sum
     return size
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _score_waiting(
     queries: Any, b: Any, vectors: Any, waiting: Any, count: Any, scores: Any, items: Any, size: Any
 ) -> Any:
@@ -114,7 +114,7 @@ def _elected(seen: Any, item: Any, zero: Any, votes: Any) -> Any:
     return vote == zero + votes
 
 
-@njit(**OPTIONS)
+@njit(**FAST)
 def search(
     queries: Any, norms: Any, values: Any, costs: Any, base: Any, probes: Any, votes: Any, order: Any, starts: Any,
     caps: Any, vectors: Any, low: Any, high: Any, seen: Any, items: Any, scores: Any, scored: Any,

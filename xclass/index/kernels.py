@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import LINE_BYTES, OPTIONS, F, fetch_row, read
+from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, fetch_row, read
 
-FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc"}, **OPTIONS}
 AHEAD = 12
 
 
-@njit(**FAST)
+@njit(inline="always")
 def product(queries: Any, b: Any, vectors: Any, row: Any) -> Any:
     """Σ_d queries[b, d] · vectors[row, d], float32."""
     total = F(0.0)
@@ -124,7 +123,7 @@ def _is_hidden(room: Any, last: Any, item: Any) -> Any:
     return False
 
 
-@njit(**OPTIONS)
+@njit(**FAST)
 def rescore(
     queries: Any, ids: Any, vectors: Any, offsets: Any, hidden: Any, low: Any, high: Any, items: Any, scores: Any,
     lengths: Any, hits: Any,

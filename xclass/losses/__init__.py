@@ -10,6 +10,7 @@ negatives of a block of queries and what comes after it, which give loss and gra
 """
 
 from xclass.losses.config import LOSSES, LossConfig, build_loss
+from xclass.losses.item_weights import item_weights
 from xclass.losses.logistic import (
     bpr_loss,
     full_sigmoid_loss,
@@ -31,6 +32,7 @@ __all__ = [
     "full_sigmoid_loss",
     "full_softmax_loss",
     "gbce_power",
+    "item_weights",
     "mask_value",
     "nce_loss",
     "negative_sampling_loss",

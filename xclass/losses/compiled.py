@@ -52,7 +52,7 @@ def row_switches(loss: Loss) -> RowSwitches | None:
     if finish is finish_sampled_softmax:
         switches = float(given.get("positive_in_denominator", True)), float(given.get("corrected", False)), 1.0
         return RowSwitches(0, float(given.get("denominator_power", 1.0)), switches)
-    if finish is finish_logistic:
+    if finish is finish_logistic and given.get("normalise", True):
         return RowSwitches(1, 1.0, (1.0, 0.0, float(given.get("positive_power", 1.0))))
     return None
 

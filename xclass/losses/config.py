@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal
 
 import pydantic
+from torch import Tensor
 
 from xclass.config import Config
+from xclass.losses.item_weights import ItemWeights, item_weights
 from xclass.losses.logistic import (
     bpr_loss,
     finish_bpr,
@@ -64,6 +67,11 @@ class LossConfig(Config):
     """sampled-softmax: false leaves the positive out of the sum it is set against."""
     denominator_power: float = pydantic.Field(1.0, gt=0)
     """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
+    normaliser_weight: float = pydantic.Field(0.0, ge=0)
+    """full-softmax: α of the penalty α (log Z − log N)² that makes scores log-probabilities without a sum over
+    items."""
+    normalised_share: float = pydantic.Field(1.0, gt=0, le=1)
+    """full-softmax: γ below 1 computes log Z for a random share of the queries of a batch, for the penalty alone."""
     subtract_log_q: bool | None = None
     """Logits are score − log_q, for negatives and positives. Unset: as the loss wants it, which is true but for
     negative-sampling, bpr and the full losses."""
@@ -80,6 +88,18 @@ class LossConfig(Config):
     """Weigh a target by its place among the items: much inside the top k, little below. 0: all targets alike."""
     top_k_temperature: float = pydantic.Field(0.1, gt=0)
     """How soft the edge of top_k is, in units of the score."""
+    item_weights: ItemWeights = "none"
+    """Weights of targets by their item. For labels that are missing: propensity (1/p of Jain et al. 2016),
+    propensity-bound (2/p − 1), propensity-unbiased (the unbiased loss; of nce, sampled-logistic, negative-sampling and
+    full-sigmoid). For tail items: count-power ((mean count / count)^item_weight_power), effective-number."""
+    propensity_a: float | None = pydantic.Field(None, gt=0)
+    """A of the propensities. Unset: as the dataset was ingested with; .55 as a rule."""
+    propensity_b: float | None = pydantic.Field(None, ge=0)
+    """B of the propensities. Unset: as the dataset was ingested with; 1.5 as a rule."""
+    item_weight_power: float = pydantic.Field(0.5, ge=0)
+    """The power in item_weights = "count-power"."""
+    effective_beta: float = pydantic.Field(0.999, ge=0, lt=1)
+    """β in item_weights = "effective-number": weights are as 1/(1 − β^count)."""
 
     @pydantic.model_validator(mode="after")
     def _switches_fit_the_loss(self) -> LossConfig:
@@ -89,6 +109,8 @@ class LossConfig(Config):
             "denominator_power": self.denominator_power != 1 and not softmax,
             "corrected_log_q": self.corrected_log_q and not softmax,
             "calibration": self.calibration > 0 and not logistic,
+            "normaliser_weight": self.normaliser_weight > 0 and self.kind != "full-softmax",
+            "normalised_share": self.normalised_share < 1 and self.kind != "full-softmax",
             "positives": self.positives != "decoupled" and not (softmax or logistic),
             "top_k": self.top_k > 0 and self.kind in ("full-softmax", "full-sigmoid"),
             "subtract_log_q": self.subtract_log_q is True and self.kind in ("bpr", "full-softmax", "full-sigmoid"),
@@ -104,11 +126,39 @@ class LossConfig(Config):
             not self.positive_in_denominator or self.positives == "joint" or self.subtract_log_q is False
         ):
             raise ValueError("corrected_log_q needs log-Q, the positive in the denominator, and positives not joint")
+        if self.normalised_share < 1 and not self.normaliser_weight:
+            raise ValueError("normalised_share below 1 needs normaliser_weight: nothing else holds log Z")
         if self.positives == "joint" and (self.calibration > 0 or self.top_k > 0):
             raise ValueError('positives = "joint" goes neither with calibration nor with top_k')
+        if self.item_weights != "none" and self.positives == "joint":
+            raise ValueError('item_weights goes with positives = "decoupled" or "per-positive"')
+        if self.item_weights == "propensity-unbiased" and self.kind not in (*SAMPLED_LOGISTIC, "full-sigmoid"):
+            raise ValueError(f'item_weights = "propensity-unbiased" is not for kind = "{self.kind}"')
+        if self.item_weights == "propensity-unbiased" and (self.calibration > 0 or self.top_k > 0):
+            raise ValueError('item_weights = "propensity-unbiased" goes neither with calibration nor with top_k')
         if self.positives == "per-positive" and self.remove_known_positives:
             raise ValueError('remove_known_positives would leave nothing of positives = "per-positive"')
         return self
+
+    def weights_of_items(self, item_counts: Tensor, num_queries: int, propensity: tuple[float, float]) -> Tensor | None:
+        """(N,) of :func:`xclass.losses.item_weights`, or None for 1.
+
+        Args:
+            item_counts: (N,), train pairs.
+            num_queries: those with a train pair.
+            propensity: the dataset's A and B, for what is unset here.
+        """
+        if self.item_weights == "none":
+            return None
+        return item_weights(
+            self.item_weights,
+            item_counts,
+            num_queries,
+            a=propensity[0] if self.propensity_a is None else self.propensity_a,
+            b=propensity[1] if self.propensity_b is None else self.propensity_b,
+            power=self.item_weight_power,
+            beta=self.effective_beta,
+        )
 
     @property
     def masks_known_positives(self) -> bool:
@@ -122,14 +172,27 @@ def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:
     """The registered loss with the switches of the configuration; the sizes decide gBCE's β."""
     loss = LOSSES[config.kind]
     switches: dict[str, Any] = {}
+    weighed = config.item_weights != "none"
     if config.kind in ("sampled-softmax", *SAMPLED_LOGISTIC):
         switches["positives"] = "joint" if config.positives == "joint" else "separate"
     if config.kind == "sampled-softmax":
         switches["positive_in_denominator"] = config.positive_in_denominator
         switches["denominator_power"] = config.denominator_power
         switches["corrected"] = config.corrected_log_q
+    elif config.kind == "full-softmax" and config.normaliser_weight:
+        switches["normaliser_weight"] = config.normaliser_weight / config.normalised_share
+        switches["unnormalised"] = unnormalised = config.normalised_share < 1
+        # −score + α (log Z − c)² has its minimum over a common shift of the scores at log Z = c + 1 / (2 α).
+        switches["log_constant"] = math.log(num_items) - (0.5 / config.normaliser_weight if unnormalised else 0.0)
     elif config.kind in SAMPLED_LOGISTIC:
         switches["positive_power"] = gbce_power(num_sampled, num_items, config.calibration)
+    if config.item_weights == "propensity-unbiased":
+        switches["positives"] = "joint"
+    of_function = {"normalise": False} if weighed and loss.normalise else {}
+    of_finish = of_function if config.kind in SAMPLED_LOGISTIC else {}
     return loss._replace(
-        function=functools.partial(loss.function, **switches), finish=functools.partial(loss.finish, **switches)
+        function=functools.partial(loss.function, **switches, **of_function),
+        finish=functools.partial(loss.finish, **switches, **of_finish),
+        normalise=loss.normalise and not weighed,
+        mean_weights=loss.normalise and config.item_weights != "propensity-unbiased",
     )

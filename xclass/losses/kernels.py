@@ -11,9 +11,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-F, I, U = np.float32, np.int32, np.uint32  # noqa: E741
-OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc"}, **OPTIONS}
+from xclass.cells import FAST, F, U
+
+I = np.int32  # noqa: E741
 
 
 def read(cell):  # type: ignore[no-untyped-def]  # numba compares signatures with those of the overloads

@@ -20,8 +20,8 @@ from xclass.losses.seam import (
     RowSums,
     check_logits,
     mask_value,
-    normalised_weights,
     positive_rows,
+    shares_of,
     sum_by_row,
     widened,
 )
@@ -35,6 +35,7 @@ def nce_loss(
     *,
     positives: Positives = "separate",
     positive_power: float = 1.0,
+    normalise: bool = True,
 ) -> Tensor:
     """Noise-contrastive estimation: binary cross-entropy of true pairs against noise.
 
@@ -52,6 +53,10 @@ def nce_loss(
         weights: (P,) ≥ 0, or None for 1.
         positives: "separate" or "joint".
         positive_power: gBCE's β, the positive's probability to this power (:func:`gbce_power`).
+        normalise: false takes the weights as they are, and negatives count once whatever they sum to. With weights
+            1/propensity that is the propensity-weighted loss of Jain et al. 2016, eq. 3, and joint the unbiased one:
+            softplus(x) − x/propensity = (1/propensity)·softplus(−x) + (1 − 1/propensity)·softplus(x), whose expectation
+            over missing labels is the loss of all labels (Natarajan et al. 2013, lemma 1). It has no lower bound.
 
     Returns:
         (B,), float32 for half-precision logits; 0 for a query without positives (or with weights of 0 only).
@@ -60,7 +65,7 @@ def nce_loss(
 
     Source: Gutmann & Hyvärinen 2010; Mnih et al. 2012 ("A fast and simple algorithm…"), eq. 8 to 10.
     """
-    return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power)
+    return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power, normalise)
 
 
 def sampled_logistic_loss(
@@ -71,6 +76,7 @@ def sampled_logistic_loss(
     *,
     positives: Positives = "separate",
     positive_power: float = 1.0,
+    normalise: bool = True,
 ) -> Tensor:
     """The one-vs-all sigmoid loss, its sum over non-positives estimated from the sample.
 
@@ -78,7 +84,7 @@ def sampled_logistic_loss(
     E[loss] ≈ softplus(−score) of the positives plus Σ_i P(i drawn) · softplus(score_i − log_q_i) over the others.
     Source: Jean et al. 2015, and TensorFlow's ``nce_loss(remove_accidental_hits=True)``.
     """
-    return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power)
+    return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power, normalise)
 
 
 def negative_sampling_loss(
@@ -89,6 +95,7 @@ def negative_sampling_loss(
     *,
     positives: Positives = "separate",
     positive_power: float = 1.0,
+    normalise: bool = True,
 ) -> Tensor:
     """Skip-gram's negative sampling: the formula of :func:`nce_loss` on scores without log-Q.
 
@@ -96,7 +103,7 @@ def negative_sampling_loss(
     Source: Mikolov et al. 2013, eq. 4; Levy & Goldberg 2014, eq. 10. ``positive_power``: Petrov & Macdonald 2023
     ("gSASRec", eq. 14).
     """
-    return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power)
+    return _logistic(pos_logits, neg_logits, offsets, weights, positives, positive_power, normalise)
 
 
 def gbce_power(num_sampled: int, num_items: int, calibration: float) -> float:
@@ -112,7 +119,12 @@ def gbce_power(num_sampled: int, num_items: int, calibration: float) -> float:
 
 
 def full_sigmoid_loss(
-    pos_logits: Tensor, other_logits: Tensor, offsets: Tensor, weights: Tensor | None = None
+    pos_logits: Tensor,
+    other_logits: Tensor,
+    offsets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    positives: Positives = "separate",
 ) -> Tensor:
     """One-vs-all: an independent sigmoid for every item of the catalogue.
 
@@ -124,24 +136,27 @@ def full_sigmoid_loss(
         other_logits: (B, N), every item; the query's positives hold ``mask_value(dtype)``.
         offsets: int64 (B+1,).
         weights: (P,) ≥ 0, or None for 1.
+        positives: "joint" makes them Σ_p [softplus(pos_p) − w_p · pos_p], unbiased for w_p = 1/propensity.
     """
-    check_logits(pos_logits, other_logits, offsets, weights)
-    rows, pos = positive_rows(offsets, len(pos_logits)), widened(pos_logits)
-    share = torch.ones_like(pos) if weights is None else weights.to(pos.dtype)
-    some = sum_by_row(share, rows, len(other_logits)) > 0
-    value = softplus(widened(other_logits)).sum(1)
-    return sum_by_row(share * softplus(-pos), rows, len(other_logits)) + torch.where(some, value, value * 0)
+    return _logistic(pos_logits, other_logits, offsets, weights, positives, 1.0, False)
 
 
-def bpr_loss(pos_logits: Tensor, neg_logits: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+def bpr_loss(
+    pos_logits: Tensor,
+    neg_logits: Tensor,
+    offsets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    normalise: bool = True,
+) -> Tensor:
     """Bayesian personalised ranking: the mean over negatives of −log σ(positive − negative).
 
     loss_b = Σ_p w_p · (1/K_b) Σ_j softplus(neg_bj − pos_p), w summing to 1 over the positives of b, K_b the negatives
-    of b that are not masked. Source: Rendle et al. 2009, eq. 4. Cost O(P·K).
+    of b that are not masked. ``normalise`` false: w as it is. Source: Rendle et al. 2009, eq. 4. Cost O(P·K).
     """
     check_logits(pos_logits, neg_logits, offsets, weights)
     rows, pos = positive_rows(offsets, len(pos_logits)), widened(pos_logits)
-    share = normalised_weights(rows, len(neg_logits), weights, pos)
+    share = shares_of(rows, len(neg_logits), weights, pos, normalise)
     keep = (neg_logits != mask_value(neg_logits.dtype))[rows]
     gaps = torch.where(keep, widened(neg_logits)[rows] - pos.unsqueeze(1), 0.0)
     each = torch.where(keep, softplus(gaps), 0.0).sum(1) / keep.sum(1).clamp(min=1)
@@ -156,6 +171,7 @@ def finish_logistic(
     *,
     positives: Positives = "separate",
     positive_power: float = 1.0,
+    normalise: bool = True,
 ) -> Finished:
     """:func:`nce_loss` and its gradient.
 
@@ -168,14 +184,15 @@ def finish_logistic(
         losses = share * positive_power * softplus(-pos_logits)
         pos_grad = -share * positive_power * torch.sigmoid(-pos_logits)
     scale = sum_by_row(share, rows, num_rows)
+    scale = scale if normalise else (scale > 0).to(scale.dtype)
     return Finished(sum_by_row(losses, rows, num_rows) + scale * sums.value, pos_grad, scale)
 
 
-def finish_full_sigmoid(pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums) -> Finished:
+def finish_full_sigmoid(
+    pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums, *, positives: Positives = "separate"
+) -> Finished:
     """:func:`full_sigmoid_loss` and its gradient: the other items count once, whatever the positives weigh."""
-    done = finish_logistic(pos_logits, offsets, share, sums)
-    once = (done.scale > 0).to(done.scale.dtype)
-    return Finished(done.loss + (once - done.scale) * sums.value, done.pos_grad, once)
+    return finish_logistic(pos_logits, offsets, share, sums, positives=positives, normalise=False)
 
 
 def finish_bpr(pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums) -> Finished:
@@ -196,11 +213,12 @@ def _logistic(
     weights: Tensor | None,
     positives: Positives,
     positive_power: float,
+    normalise: bool,
 ) -> Tensor:
     check_logits(pos_logits, neg_logits, offsets, weights)
     _check_switches(positives, positive_power)
     rows, pos = positive_rows(offsets, len(pos_logits)), widened(pos_logits)
-    share = normalised_weights(rows, len(neg_logits), weights, pos)
+    share = shares_of(rows, len(neg_logits), weights, pos, normalise)
     joint = positives == "joint"
     losses = _soft_target(pos, share) if joint else share * positive_power * softplus(-pos)
     some = sum_by_row(share, rows, len(neg_logits)) > 0
@@ -209,7 +227,7 @@ def _logistic(
 
 
 def _soft_target(x: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of σ(x) against a target in (0, 1]; 0 for target 0."""
+    """Cross-entropy of σ(x) against a target, softplus(x) − target · x for targets of any size; 0 for target 0."""
     value = target * softplus(-x) + (1 - target) * softplus(x)
     return torch.where(target > 0, value, value * 0)
 

@@ -68,6 +68,7 @@ class Loss(NamedTuple):
     per_pair: every positive is a row of its own, and its logit is subtracted from the row's negatives.
     full: the positives are among the negatives' logits.
     all_items: the negatives are every item but the positives (or every item, when ``full``).
+    mean_weights: weights of items multiply what sums to 1 within a query; when false, 1 for each positive.
     subtract_log_q, remove_accidental_hits: what the logits should be made with, unless a configuration says otherwise.
     """
 
@@ -80,6 +81,7 @@ class Loss(NamedTuple):
     all_items: bool = False
     subtract_log_q: bool = True
     remove_accidental_hits: bool = True
+    mean_weights: bool = True
 
 
 def mask_value(dtype: torch.dtype) -> float:
@@ -156,8 +158,13 @@ def normalised_weights(rows: Tensor, num_queries: int, weights: Tensor | None, l
     return flat / torch.where(total > 0, total, 1.0)[rows]
 
 
+def shares_of(rows: Tensor, num_queries: int, weights: Tensor | None, like: Tensor, normalise: bool) -> Tensor:
+    """(P,): normalised within each query, or as they are (1 unless given)."""
+    if normalise:
+        return normalised_weights(rows, num_queries, weights, like)
+    return torch.ones_like(like) if weights is None else weights.to(like.dtype)
+
+
 def final_weights(loss: Loss, offsets: Tensor, weights: Tensor | None, like: Tensor) -> Tensor:
     """(P,) what ``finish`` takes as ``share``."""
-    if loss.normalise:
-        return normalised_weights(positive_rows(offsets, len(like)), len(offsets) - 1, weights, like)
-    return torch.ones_like(like) if weights is None else weights.to(like.dtype)
+    return shares_of(positive_rows(offsets, len(like)), len(offsets) - 1, weights, like, loss.normalise)

@@ -16,8 +16,8 @@ from xclass.losses.seam import (
     RowSums,
     check_logits,
     mask_value,
-    normalised_weights,
     positive_rows,
+    shares_of,
     sum_by_row,
     widened,
 )
@@ -33,6 +33,7 @@ def sampled_softmax_loss(
     positive_in_denominator: bool = True,
     denominator_power: float = 1.0,
     corrected: bool = False,
+    normalise: bool = True,
 ) -> Tensor:
     """Cross-entropy of a query's positives against its sampled negatives.
 
@@ -55,6 +56,7 @@ def sampled_softmax_loss(
             "BSL", eq. 8).
         corrected: the positive has probability 1 of being there, so its logit is taken without log-Q (Khrylchenko et
             al. 2025, "Correcting the LogQ correction", eq. 9). Give log-Q to the negatives only.
+        normalise: false takes the weights as they are, so that a query of heavier positives counts more; not for joint.
 
     Returns:
         (B,), float32 for half-precision logits; 0 for a query without positives (or with weights of 0 only).
@@ -63,10 +65,10 @@ def sampled_softmax_loss(
     Cost O(P + B·K).
     """
     check_logits(pos_logits, neg_logits, offsets, weights)
-    _check_switches(positives, positive_in_denominator, denominator_power, corrected)
+    _check_switches(positives, positive_in_denominator, denominator_power, corrected, normalise)
     rows = positive_rows(offsets, len(pos_logits))
     pos, alive = widened(pos_logits), _alive(neg_logits)
-    share = normalised_weights(rows, len(neg_logits), weights, pos)
+    share = shares_of(rows, len(neg_logits), weights, pos, normalise)
     log_s = (_log_sum(neg_logits) * denominator_power).clamp(min=mask_value(pos.dtype))
     if positives == "joint" and positive_in_denominator:
         return _joint(pos, log_s, rows, share)
@@ -136,23 +138,67 @@ def _top_by_row(pos: Tensor, log_s: Tensor, rows: Tensor) -> Tensor:
     return log_s.scatter_reduce(0, rows, pos, "amax")
 
 
-def full_softmax_loss(pos_logits: Tensor, all_logits: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+def full_softmax_loss(
+    pos_logits: Tensor,
+    all_logits: Tensor,
+    offsets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    normalise: bool = True,
+    normaliser_weight: float = 0.0,
+    log_constant: float = 0.0,
+    unnormalised: bool = False,
+) -> Tensor:
     """Cross-entropy over the whole catalogue, mean over a query's positives: the reference for every sampled loss.
 
-    loss_b = Σ_p w_p · (log Σ_i e^{all_bi} − pos_p) / Σ_p w_p, where ``all_logits`` (B, N) holds every item, the
-    positives among them. Cost O(P + B·N).
+    loss_b = Σ_p w_p · (log Z_b − pos_p) / Σ_p w_p, log Z_b = log Σ_i e^{all_bi}, where ``all_logits`` (B, N) holds
+    every item, the positives among them; self-normalised: + α (log Z_b − c)². Cost O(P + B·N).
+
+    Args:
+        pos_logits, all_logits, offsets, weights: (P,), (B, N), (B+1,), (P,) ≥ 0 or None for 1.
+        normalise: false: without the division by Σ_p w_p.
+        normaliser_weight: α. Scores less c are then log-probabilities, about, without a sum over items.
+        log_constant: c.
+        unnormalised: log Z_b is left out of the likelihood, so that only the penalty holds it: then most queries need
+            no Z_b at all, and those that have one are weighted up (α/γ).
+
+    Source: Devlin et al. 2014, "Fast and robust neural network joint models", eq. 3; unnormalised: Andreas & Klein
+    2015, "When and why are log-linear models self-normalizing?", eq. 8.
     """
     check_logits(pos_logits, all_logits, offsets, weights)
     rows, pos = positive_rows(offsets, len(pos_logits)), widened(pos_logits)
-    share = normalised_weights(rows, len(all_logits), weights, pos)
-    return sum_by_row(share * _finite(_log_sum(all_logits)[rows] - pos), rows, len(all_logits))
+    share = shares_of(rows, len(all_logits), weights, pos, normalise)
+    log_z = _log_sum(all_logits)
+    each = -pos if unnormalised else _finite(log_z[rows] - pos)
+    loss = sum_by_row(share * each, rows, len(all_logits))
+    if not normaliser_weight:
+        return loss
+    has_positives = sum_by_row(share, rows, len(all_logits)) > 0
+    return loss + torch.where(has_positives, normaliser_weight * (log_z - log_constant).square(), 0.0)
 
 
-def finish_full_softmax(pos_logits: Tensor, offsets: Tensor, share: Tensor, sums: RowSums) -> Finished:
-    """:func:`full_softmax_loss` and its gradient: −w_p and softmax · Σ_p w_p."""
+def finish_full_softmax(
+    pos_logits: Tensor,
+    offsets: Tensor,
+    share: Tensor,
+    sums: RowSums,
+    *,
+    normaliser_weight: float = 0.0,
+    log_constant: float = 0.0,
+    unnormalised: bool = False,
+) -> Finished:
+    """:func:`full_softmax_loss` and its gradient: −w_p, and softmax · (Σ_p w_p + 2 α (log Z − c)).
+
+    Unnormalised, Σ_p w_p is not in it.
+    """
     rows, num_rows = positive_rows(offsets, len(pos_logits)), len(offsets) - 1
-    loss = sum_by_row(share * _finite(sums.value[rows] - pos_logits), rows, num_rows)
-    return Finished(loss, -share, sum_by_row(share, rows, num_rows) / torch.where(sums.total > 0, sums.total, 1.0))
+    each = -pos_logits if unnormalised else _finite(sums.value[rows] - pos_logits)
+    loss, pull = sum_by_row(share * each, rows, num_rows), sum_by_row(share, rows, num_rows)
+    scale = torch.zeros_like(pull) if unnormalised else pull
+    if normaliser_weight:
+        gap = torch.where(pull > 0, sums.value - log_constant, 0.0)
+        loss, scale = loss + normaliser_weight * gap.square(), scale + 2 * normaliser_weight * gap
+    return Finished(loss, -share, scale / torch.where(sums.total > 0, sums.total, 1.0))
 
 
 def _log_sum(logits: Tensor) -> Tensor:
@@ -172,11 +218,15 @@ def _finite(gap: Tensor) -> Tensor:
     return gap.clamp(torch.finfo(gap.dtype).min, torch.finfo(gap.dtype).max)
 
 
-def _check_switches(positives: str, positive_in_denominator: bool, denominator_power: float, corrected: bool) -> None:
+def _check_switches(
+    positives: str, positive_in_denominator: bool, denominator_power: float, corrected: bool, normalise: bool
+) -> None:
     if positives not in ("separate", "joint"):
         raise InputError("positives is unknown", wanted='"separate" or "joint"', got=repr(positives))
     if not denominator_power > 0:
         raise InputError("denominator_power is out of range", wanted="a number > 0", got=denominator_power)
+    if positives == "joint" and not normalise:
+        raise InputError("joint positives share one target", wanted="normalise=True", got="normalise=False")
     if corrected and (positives == "joint" or not positive_in_denominator):
         raise InputError(
             "corrected does not go with the other switches",

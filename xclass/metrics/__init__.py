@@ -17,7 +17,7 @@ from xclass.metrics.names import (
     values_of,
 )
 from xclass.metrics.popularity import Band, check_falling, popular_topk, popularity_bands
-from xclass.metrics.propensity import inverse_propensities
+from xclass.metrics.propensity import Propensities, inverse_propensities
 from xclass.metrics.significance import holm, intervals, randomisation_p
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Metric",
     "MetricName",
     "PerQuery",
+    "Propensities",
     "Values",
     "average",
     "check_falling",

@@ -14,6 +14,7 @@ lists would gain. Each function here returns one of the two, float64 (B,), NaN f
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,30 @@ DEFAULT_A = 0.55
 DEFAULT_B = 1.5
 
 
+class Propensities(NamedTuple):
+    """1/p of every item, and what it was made with.
+
+    weights_N: float64 (N,). num_queries: train documents. a, b: the constants.
+    """
+
+    weights_N: Tensor
+    num_queries: int
+    a: float = DEFAULT_A
+    b: float = DEFAULT_B
+
+    @classmethod
+    def of(cls, item_counts: Tensor, num_queries: int, a: float = DEFAULT_A, b: float = DEFAULT_B) -> Propensities:
+        """As :func:`inverse_propensities`."""
+        return cls(inverse_propensities(item_counts, num_queries, a, b), num_queries, a, b)
+
+    def definition(self) -> str:
+        """The formula with its constants."""
+        return (
+            f"p(item) = 1 / (1 + C·(n + B)^−A) with n the item's train pairs, A = {self.a:g}, B = {self.b:g}, "
+            f"C = (ln({self.num_queries}) − 1)·(B + 1)^A, {self.num_queries} train queries (Jain et al. 2016)"
+        )
+
+
 def inverse_propensities(item_counts: Tensor, num_queries: int, a: float = DEFAULT_A, b: float = DEFAULT_B) -> Tensor:
     """float64 (N,): 1/p of every item.
 
@@ -35,10 +60,12 @@ def inverse_propensities(item_counts: Tensor, num_queries: int, a: float = DEFAU
         a, b: the data set's constants. (.55, 1.5) as a rule; Wikipedia (.5, .4); Amazon (.6, 2.6).
 
     Raises:
-        InputError: num_queries < 3: C would not be positive.
+        InputError: num_queries < 3: C would not be positive; a or b is not a finite number from 0.
     """
     if num_queries < 3:
         raise InputError("propensities need train queries", wanted="num_queries of 3 or more", got=num_queries)
+    if not all(math.isfinite(value) and value >= 0 for value in (a, b)):
+        raise InputError("the constants of propensities can't be right", wanted="A and B from 0", got=f"{a}, {b}")
     c = (math.log(num_queries) - 1.0) * (b + 1.0) ** a
     weights = item_counts.to(torch.float64, copy=True)  # in place from here on: the one float64 number an item
     return weights.add_(b).pow_(-a).mul_(c).add_(1.0)

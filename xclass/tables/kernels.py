@@ -13,10 +13,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from xclass.cells import LINE_BYTES, OPTIONS, F, U, fetch, fetch_row, read
+from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, U, fetch, fetch_row, read
 
 GOLDEN = np.uint32(0x9E3779B9)
-FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc"}, **OPTIONS}
 AHEAD = 8
 SGD, ADAGRAD, RMSPROP, ADAM = 0, 1, 2, 3
 KINDS = {"sgd": SGD, "adagrad": ADAGRAD, "rmsprop": RMSPROP, "adam": ADAM}
@@ -57,7 +56,7 @@ def row_noise(row: Any, keys: Any) -> Any:
     return mixed(U(mixed(U(U(row) ^ keys[0])) ^ U(U(row >> 32) + keys[1])))
 
 
-@njit(**FAST)
+@njit(inline="always")
 def sum_of_squares(grads: Any, u: Any) -> Any:
     """Σ_d grads[u, d]², float32. No view of the row: making one counts references, which costs as much as the sum."""
     total = F(0.0)

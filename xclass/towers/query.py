@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xclass.errors import InputError
+from xclass.towers.features import FeatureSource
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Rows
 
@@ -79,6 +80,10 @@ QUERY_TOWERS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "history": ("history",),
     "id+history": ("id", "history"),
+    "features": ("features",),
+    "id+features": ("id", "features"),
+    "history+features": ("history", "features"),
+    "id+history+features": ("id", "history", "features"),
 }
 
 
@@ -88,12 +93,30 @@ class QueryTower(nn.Module):
     def __init__(self, sources: Sequence[Source], projection: Projection) -> None:
         super().__init__()
         self.sources = tuple(sources)
+        self.fields = nn.ModuleList([source for source in sources if isinstance(source, FeatureSource)])
         self.projection = projection
+
+    @property
+    def tables(self) -> set[str]:
+        """The tables that are read."""
+        return {source.table for source in self.sources}
 
     @property
     def uses_history(self) -> bool:
         """Whether a history changes the vector."""
         return any(source.request == HistorySource.request for source in self.sources)
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether a query's sparse features change the vector."""
+        return any(isinstance(source, FeatureSource) for source in self.sources)
+
+    def drop(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch of a training step with the features that dropout leaves; the same batch without dropout."""
+        for source in self.sources:
+            if isinstance(source, FeatureSource):
+                batch = source.drop(batch, generator)
+        return batch
 
     def requests(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
         """Table → request → ids of the rows that this batch reads."""
@@ -109,9 +132,9 @@ class QueryTower(nn.Module):
 
     def check_new_queries(self) -> None:
         """InputError when this tower can't embed a query that it was not trained on."""
-        if not self.uses_history:
+        if not (self.uses_history or self.uses_features):
             raise InputError(
                 "this model knows queries by id only and can't embed a new history",
-                wanted='a query tower of kind "history" or "id+history"',
+                wanted='a query tower of kind "history", "features", or one that has them among others',
                 do="train with model.query.kind set to one of them, or retrieve by query id",
             )

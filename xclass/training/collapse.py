@@ -145,11 +145,19 @@ class CollapseWatch:
         within = torch.rand(len(bounds) - 1, generator=torch_generator(seed, "collapse"), dtype=torch.float64)
         self.items = bounds[:-1] + (within * bounds.diff()).long()
 
-    def __call__(self, metrics: dict[str, float], query_vectors: Tensor, vectors: Vectors, found: TopK) -> Validated:
-        """What a validation that found ``found`` for these queries has to say. Reads the sample's vectors only."""
-        items = vectors.take(self.items)
+    def __call__(
+        self, metrics: dict[str, float], query_vectors: Tensor, vectors: Vectors | None, found: TopK
+    ) -> Validated:
+        """What a validation that found ``found`` for these queries has to say. Reads the sample's vectors only.
+
+        ``vectors``: None where items have none; then the figures are of the queries and the lists.
+        """
+        items = query_vectors[:0] if vectors is None else vectors.take(self.items)
         figures = collapse_figures(query_vectors, items, found)
-        return Validated(metrics, figures, warnings_of(figures, items.shape[1], len(found), len(items)))
+        warnings = warnings_of(figures, items.shape[1], len(found), len(items))
+        if vectors is None:
+            figures = {name: value for name, value in figures.items() if not name.startswith("item_")}
+        return Validated(metrics, figures, warnings)
 
 
 def _evenly(rows: Tensor, most: int) -> Tensor:

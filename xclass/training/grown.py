@@ -23,7 +23,7 @@ from xclass.tables.places import blocks
 from xclass.tables.start import write_normal
 from xclass.training.state import SAMPLER, ModelState
 
-# The ids that a table has a row of.
+# The ids that a table has a row of; the rows of any other table are features, numbered for that table alone.
 SPACES = {"item": "item", "history": "item", "query": "query"}
 BLOCK_ROWS = 1 << 16
 SCALE_ROWS = 1 << 16
@@ -60,6 +60,11 @@ class Numbers(NamedTuple):
         old_of_new[new_of_old] = torch.arange(len(old))
         return cls(new_of_old, old_of_new)
 
+    @classmethod
+    def longer(cls, old: int, new: int) -> Numbers:
+        """Rows that keep their numbers, and new ones after them."""
+        return cls(torch.arange(old), torch.cat([torch.arange(old), torch.full((new - old,), -1)]))
+
     @property
     def added(self) -> int:
         """How many are new."""
@@ -77,6 +82,20 @@ class NewRows(NamedTuple):
     number: int
 
 
+def space_of(table: str) -> str:
+    """What the rows of a table are rows of: "item", "query", or the table itself."""
+    return SPACES.get(table, table)
+
+
+def table_of(name: str) -> str:
+    """The table of a tensor by its name in a checkpoint.
+
+    >>> table_of("table.feature.text.weight")
+    'feature.text'
+    """
+    return name.removeprefix("table.").rpartition(".")[0]
+
+
 def grow_tensors(
     path: Path, model: TwoTower, state: ModelState, maps: dict[str, Numbers], new_rows: NewRows
 ) -> dict[str, float]:
@@ -89,7 +108,7 @@ def grow_tensors(
         path: tensors of the checkpoint, over the old catalogue.
         model: of the grown one; its tables hold zeros.
         state: of ``model``.
-        maps: "item" and "query".
+        maps: "item" and "query", and each table of features.
         new_rows: how they are drawn.
 
     Returns:
@@ -108,11 +127,11 @@ def grow_tensors(
             tensor.copy_(stored)
     spreads = {}
     for name, table in model.tables.items():
-        numbers = maps[SPACES[name]]
+        numbers = maps[space_of(name)]
         spreads[name] = _spread(path, f"table.{name}.weight") if new_rows.std is None else new_rows.std
         seed = derive_seed(new_rows.seed, f"grown.{name}", new_rows.number)
         _draw_new(table, numbers.old_of_new, spreads[name], seed)
-        for key in [key for key in rows if key.startswith(f"table.{name}.")]:
+        for key in [key for key in rows if table_of(key) == name]:
             _move_rows(path, key, rows[key], numbers.old_of_new)
     return spreads
 
@@ -160,7 +179,7 @@ def _check_tensors(
         shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys() if not name.startswith(SAMPLER)}  # noqa: SIM118
     wanted = {name: list(tensor.shape) for name, tensor in small.items()}
     for name, tensor in rows.items():
-        wanted[name] = [len(maps[SPACES[name.split(".")[1]]].new_of_old), *tensor.shape[1:]]
+        wanted[name] = [len(maps[space_of(table_of(name))].new_of_old), *tensor.shape[1:]]
     if shapes != wanted:
         odd = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
         raise ArtefactError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from xclass.data.batches import inference_batches
+from xclass.data.lists import Lists
 from xclass.index import ExactIndex, FaissIndex
 from xclass.model import TwoTower
 from xclass.progress import Progress
@@ -17,12 +18,15 @@ from xclass.types import Ragged, offsets_of
 BATCH = 1024
 
 
-def make_miner(config: SamplerConfig, train: Ragged) -> Callable[[TwoTower, int], None] | None:
+def make_miner(
+    config: SamplerConfig, train: Ragged, features: Mapping[str, Lists] | None = None
+) -> Callable[[TwoTower, int], None] | None:
     """A function of (model, epoch) that mines when an epoch asks for it; None when the sampler has no hard negatives.
 
     Args:
         config: of the sampler; its parts are looked through.
         train: the train split: every known positive is left out of a query's list.
+        features: the queries' features by name, where the model reads them.
 
     One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations and a sweep over
     the items for every 4096 queries, or through a Faiss index that is built from the item vectors first.
@@ -34,7 +38,7 @@ def make_miner(config: SamplerConfig, train: Ragged) -> Callable[[TwoTower, int]
     def mine(model: TwoTower, epoch: int) -> None:
         for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
             if epoch % part.refresh_epochs == 0:
-                sampler.mined(search_all(model, train, part.depth, part.factory), train.long())
+                sampler.mined(search_all(model, train, part.depth, part.factory, features), train.long())
 
     return mine
 
@@ -56,7 +60,13 @@ def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
             yield from hard_samplers(part)
 
 
-def search_all(model: TwoTower, train: Ragged, depth: int, factory: str | None) -> Ragged:
+def search_all(
+    model: TwoTower,
+    train: Ragged,
+    depth: int,
+    factory: str | None,
+    features: Mapping[str, Lists] | None = None,
+) -> Ragged:
     """Ragged by query number: the ``depth`` best items of each query with a train pair, those pairs left out."""
     vectors = model.item_vectors()
     assert vectors is not None
@@ -66,7 +76,8 @@ def search_all(model: TwoTower, train: Ragged, depth: int, factory: str | None) 
     lengths, values = torch.zeros(len(train), dtype=torch.int64), list[Tensor]()
     with Progress("hard negatives", len(queries), "queries") as progress:
         for part in queries.split(index.queries_at_once):
-            query_BD = torch.cat([model.query_vectors(batch) for batch in inference_batches(train, part, BATCH)])
+            batches = inference_batches(train, part, BATCH, features)
+            query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
             found = index.search(query_BD, depth, exclude=Ragged(train.offsets, train.values).take(part))
             lengths[part] = found.lengths()
             values.append(found.ids)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.model import TwoTower
+from xclass.tensorfile import Blocks, as_bytes, blocks_of
 
+ITEMS = "table.item.weight"
 SAMPLER = "sampler."  # what the sampler has learned: tensors of any size, by this prefix
 
 
@@ -19,6 +24,7 @@ class ModelState:
     def __init__(self, model: TwoTower, dense_learning_rate: float) -> None:
         self.model = model
         self._named = dict(model.named_parameters())
+        self._item_rows = model.head.item_rows_of(model.tables)
         self._adam = torch.optim.Adam(self._named.values(), lr=dense_learning_rate) if self._named else None
         self._start_adam()
 
@@ -31,9 +37,27 @@ class ModelState:
         self._adam.zero_grad()
 
     def model_tensors(self) -> dict[str, Tensor]:
-        """What a finished run holds: no optimiser state."""
+        """What a finished run holds: no optimiser state; of items with features their whole vectors, as rows of the
+        table "item", of which here is type and size only (:meth:`model_blocks` has the bytes)."""
         weights = {f"table.{name}.weight": table.weight for name, table in self.model.tables.items()}
-        return weights | {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
+        if self._item_rows is not None:
+            for name in [name for name in self._item_rows.tables if name not in self.model.tower.tables]:
+                del weights[f"table.{name}.weight"]
+            rows, like = self._item_rows, next(iter(weights.values()), next(iter(self.model.tables.values())).weight)
+            weights[ITEMS] = torch.empty(rows.num_rows, rows.dim, dtype=like.dtype, device="meta")
+        dense = {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
+        towers = {f"dense.{name}": buffer for name, buffer in self.model.tower.named_buffers("tower")}
+        return weights | dense | towers | self._head_buffers()
+
+    def model_blocks(self, tensors: dict[str, Tensor]) -> Blocks:
+        """The bytes of :meth:`model_tensors`, block by block."""
+
+        def blocks(name: str) -> Iterable[np.ndarray]:
+            if self._item_rows is None or name != ITEMS:
+                return blocks_of(tensors[name])
+            return (as_bytes(part.to(tensors[ITEMS].dtype).cpu()) for part in self._item_rows.blocks())
+
+        return blocks
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds; the tensors themselves, so loading copies into them."""
@@ -43,11 +67,16 @@ class ModelState:
             for key, tensor in table.tensors().items()
         }
         found |= {f"dense.{name}": parameter.detach() for name, parameter in self._named.items()}
+        found |= self._head_buffers()
         if self._adam is not None:
             for name, parameter in self._named.items():
                 for key, value in self._adam.state[parameter].items():
                     found[f"adam.{name}.{key}"] = value
         return found
+
+    def _head_buffers(self) -> dict[str, Tensor]:
+        """What an output layer was built from and cannot be built from again, such as the order of a tree's leaves."""
+        return {f"dense.{name}": buffer for name, buffer in self.model.head.named_buffers("head")}  # type: ignore[attr-defined]
 
     def row_names(self) -> dict[str, list[str]]:
         """Table → the names of the tensors that hold its rows: a push changes them at its ids only."""

@@ -16,6 +16,8 @@ from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
+from xclass.types import concat_ragged
+from xclass.vectors import Vectors
 
 BATCH = 1024
 SHOWN = ("recall@20", "ndcg@20")
@@ -26,7 +28,8 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
     """A function that measures a model on a fixed sample of the valid split; None when there is no such split.
 
     The sample depends on the seed only. A query's history is its train items, which are left out of its top-k.
-    Cost of one validation: 2 · queries · N · D operations in one sweep over the items. Memory: the queries' vectors and
+    Cost of one validation: 2 · queries · N · D operations in one sweep over the items; of a head with its own
+    search, what that costs. Memory: the queries' vectors and
     histories, 36 · k bytes for each of them, and the blocks of the exact search; nothing of the catalogue's size.
 
     Raises:
@@ -44,15 +47,24 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
 
     def validate(model: TwoTower) -> Validated:
         vectors = model.item_vectors()
-        assert vectors is not None
-        index = ExactIndex()
-        index.build(vectors)
-        seen = dataset.seen("valid")
-        query_BD = torch.cat([model.query_vectors(batch) for batch in inference_batches(seen, queries, BATCH)])
-        found = index.search(query_BD, k, seen.take(queries))
+        index = _exact(vectors) if vectors is not None else model.own_search(exact=True)
+        assert index is not None
+        seen, hidden = dataset.seen("valid"), dataset.hidden
+        batches = inference_batches(seen, queries, BATCH, dataset.query_features)
+        query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
+        left_out = seen.take(queries).long()
+        if hidden is not None:
+            left_out = concat_ragged(left_out, hidden.take(queries).long())
+        found = index.search(query_BD, k, left_out)
         return watch(average(compute(found, positives, metrics)), query_BD, vectors, found)
 
     return validate
+
+
+def _exact(vectors: Vectors) -> ExactIndex:
+    index = ExactIndex()
+    index.build(vectors)
+    return index
 
 
 def _metric(text: str) -> MetricName:

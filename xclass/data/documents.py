@@ -1,0 +1,134 @@
+"""Documents → a dataset directory: labels become pairs, features arrays that are written as they are read."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from xclass.data.document_reading import ReadDocuments, read_documents, read_texts, text_blocks
+from xclass.data.document_sources import DocumentSource, read_filters, read_split_files
+from xclass.data.document_writing import PART_OF_CODE, DocumentJob, write_documents
+from xclass.data.feature_files import FeatureSpool
+from xclass.data.label_texts import LabelTexts, read_names
+from xclass.data.options import IngestOptions
+from xclass.data.pairs import PART_CODES, TEST, TRAIN, VALID
+from xclass.data.store import Dataset
+from xclass.data.vectoriser import Vectoriser
+from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.rng import numpy_generator
+
+REFUSED = ("weight_col", "time_col", "header", "separator", "min_query_count", "min_item_count")
+COLUMNS = ("query_col", "item_col", "text_col", "item_text")
+
+
+def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) -> Dataset:
+    """Read documents and write the dataset directory ``out``; see :func:`xclass.data.ingest.ingest`.
+
+    Documents are queries. Those without ids of their own are numbered from 1 in the order of the files, train before
+    valid before test. Labels are items, with the file's numbers or names as their ids: all that a header counts or a
+    file of label texts names, those without a document too. A split is by document: a test document is not in train.
+    Raw text becomes features by a vectoriser that is fitted on train documents.
+
+    Memory: about 20 bytes a pair of document and label, ids, the vocabulary; features go to the disk block by block.
+
+    Raises:
+        DataError: the first line that is wrong. ConfigError: an option that is not for documents.
+    """
+    split, raw = _checked_split(source, options), source.form == "text"
+    with scratch_directory(out) as folder, FeatureSpool(folder) as spool:
+        labels = LabelTexts.find(source, options)
+        read = read_texts(source, options, labels.ids) if raw else read_documents(source, options, spool)
+        if not read.lengths.sum():
+            raise DataError("no document has a label", where=source.folder, do="check that this is the right file")
+        parts = document_parts(read, split, options, source)
+        job = DocumentJob(str(source.place), source.form, options, split, read, parts, spool)
+        job.titles = labels.titles(read.item_ids)
+        job.hidden = read_filters(source, read.counts, read.item_ids)
+        if raw:
+            job.vectoriser = _vectorise(source, parts, options, spool)
+        elif source.form != "svmlight":
+            job.feature_names = read_names(source.folder, "feature", read.layout.features)
+        spool.close()
+        return write_documents(job, out)
+
+
+def _checked_split(source: DocumentSource, options: IngestOptions) -> str:
+    refused = REFUSED if source.form == "text" else (*REFUSED, *COLUMNS)
+    for option in refused:
+        if getattr(options, option) not in (None, 0, ()):
+            flag = "--" + option.replace("_", "-")
+            raise ConfigError(f"this option is not for the format {source.form}", where=flag, do=f"leave {flag} out")
+    allowed = ("auto", "given") if source.given else ("auto", "random")
+    if options.split not in allowed:
+        what = "are divided already" if source.given else "have no times and no given split"
+        raise ConfigError(
+            f"these documents {what}",
+            where="--split",
+            wanted=" or ".join(allowed),
+            got=options.split,
+            do="leave it out",
+        )
+    return "given" if source.given else "random"
+
+
+@contextmanager
+def scratch_directory(out: Path) -> Iterator[Path]:
+    """A hidden directory beside ``out``, on its disk, removed at the end."""
+    if out.exists():
+        raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as folder:
+        yield Path(folder)
+
+
+def document_parts(
+    read: ReadDocuments, split: str, options: IngestOptions, source: DocumentSource | None = None
+) -> np.ndarray:
+    """int8 (D,), the part of each document."""
+    share, seed = options.valid_share(split), options.seed
+    if split == "random":
+        codes = np.full(len(read.lengths), TRAIN, dtype=np.int8)
+        _cut(codes, TEST, options.test_fraction, seed)
+        _cut(codes, VALID, share / (1 - options.test_fraction), seed)
+        return codes
+    assert source is not None
+    if share and "valid" in source.parts:
+        raise ConfigError("there is a valid part already", where="--valid-fraction", got=share, do="leave it out")
+    if source.splits is not None:
+        codes = read_split_files(source.splits, options.split_number, len(read.lengths))
+        if (codes < 0).any():
+            raise DataError(
+                "there are documents in neither part of the split",
+                where=source.splits[0],
+                got=f"{int((codes < 0).sum()):,}, the first is number {int((codes < 0).argmax()) + 1:,}",
+            )
+    else:
+        names = np.array([PART_CODES[part] for part in read.counts], dtype=np.int8)
+        codes = np.repeat(names, list(read.counts.values()))
+    _cut(codes, VALID, share, seed)
+    return codes
+
+
+def _cut(codes: np.ndarray, part: int, share: float, seed: int) -> None:
+    """Give a share of the train documents to another part, at random."""
+    train = np.flatnonzero(codes == TRAIN)
+    chosen = numpy_generator(seed, f"documents of {PART_OF_CODE[part]}").permutation(len(train))
+    codes[train[chosen[: round(share * len(train))]]] = part
+
+
+def _vectorise(source: DocumentSource, parts: np.ndarray, options: IngestOptions, spool: FeatureSpool) -> Vectoriser:
+    """Fit on the train documents, then write every document's features to ``spool``."""
+
+    def train_texts() -> Iterator[pl.Series]:
+        for first, texts in text_blocks(source, options, "count words"):
+            yield texts.filter(pl.Series(parts[first : first + len(texts)] == TRAIN))
+
+    vectoriser = Vectoriser.fit(train_texts(), options.text)
+    for _, texts in text_blocks(source, options, "weigh words"):
+        spool.append(vectoriser.transform(texts))
+    return vectoriser

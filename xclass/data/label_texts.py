@@ -1,0 +1,98 @@
+"""The texts of labels, and the names of features, that lie beside files of documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from xclass.data import text
+from xclass.data.document_sources import DocumentSource
+from xclass.data.format_text import read_rows, text_columns
+from xclass.data.options import IngestOptions
+from xclass.errors import DataError
+
+ITEM_FILES = ("lbl.json", "lbl.json.gz", "items.jsonl", "items.parquet", "labels.jsonl", "labels.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTexts:
+    """Texts of labels. ids: of the labels, None where a text's number is its label's. texts: None if there are none."""
+
+    ids: pl.Series | None = None
+    texts: pl.Series | None = None
+
+    @classmethod
+    def find(cls, source: DocumentSource, options: IngestOptions) -> LabelTexts:
+        """What ``label_names.txt`` says, of numbered labels; of raw text the file that is named, or a usual one.
+
+        A file of label texts is JSON lines or Parquet with a text column and an id. Where the documents' labels are
+        integers and the file's ids are not, a label's number is its row, from 0.
+        """
+        if source.form == "svmlight":
+            return cls()
+        if source.form != "text":
+            return cls(None, read_names(source.folder, "label", None))
+        named = Path(options.item_text) if options.item_text else None
+        usual = (source.folder / name for name in ITEM_FILES)
+        path = named or next((path for path in usual if source.place.is_dir() and path.is_file()), None)
+        if path is None:
+            return cls()
+        if not path.is_file():
+            raise DataError("there is no such file", where=path, do="check --item-text")
+        whole = text_columns(next(iter(source.parts.values()))[0], options).labels_whole
+        return _label_file(path, whole)
+
+    def titles(self, item_ids: pl.Series) -> pl.Series | None:
+        """The text of each of these labels, null for one without; None when there are no texts."""
+        if self.texts is None:
+            return None
+        if self.ids is None:
+            if len(self.texts) != len(item_ids):
+                raise DataError(
+                    "the file of label names does not name every label",
+                    wanted=f"{len(item_ids):,} lines, one for each label",
+                    got=f"{len(self.texts):,}",
+                    do="mend it, or take it out of the directory",
+                )
+            return self.texts
+        table = pl.DataFrame({"id": self.ids.cast(item_ids.dtype), "title": self.texts})
+        return item_ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["title"]
+
+
+def read_names(folder: Path, what: str, size: int | None) -> pl.Series | None:
+    """Line n of ``<what>_names.txt[.gz]`` is the name of number n, from 0; None when there is no such file.
+
+    Raises:
+        DataError: another number of lines than ``size``.
+    """
+    paths = (folder / f"{what}_names.txt", folder / f"{what}_names.txt.gz")
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    names = [line for _, line in text.numbered_lines(path)]
+    if size is not None and len(names) != size:
+        raise DataError(
+            f"this file does not name every {what}",
+            where=path,
+            wanted=f"{size:,} lines, one for each {what}",
+            got=f"{len(names):,}",
+            do="mend it, or take it out of the directory",
+        )
+    return pl.Series(names, dtype=pl.String)
+
+
+def _label_file(path: Path, whole: bool) -> LabelTexts:
+    columns = text_columns(path, IngestOptions(), with_labels=False)
+    by_row = whole and not columns.ids_whole
+    if columns.id is None and not by_row:
+        raise DataError("the labels of this file have no ids", where=path, wanted="a column id")
+    blocks = list(read_rows(path, columns, ["text"] if by_row else ["text", "id"]))
+    table = pl.concat(blocks)
+    ids = pl.Series("id", np.arange(len(table))).cast(pl.String) if by_row else table["id"]
+    if ids.n_unique() != len(ids):
+        twice = ids.filter(ids.is_duplicated())[0]
+        raise DataError("two labels of this file have the same id", where=path, got=twice)
+    return LabelTexts(ids, table["text"])

@@ -1,0 +1,81 @@
+"""What a configuration can say about the output layer."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import pydantic
+
+from xclass.config import Config
+from xclass.heads.bands import band_edges
+
+BANDED = ("differentiated", "adaptive")
+
+
+class HeadConfig(Config):
+    """The output layer."""
+
+    kind: Literal["dot", "hierarchical", "differentiated", "adaptive"] = "dot"
+    """dot: item vectors, with the sampler and the loss of their sections; hierarchical: a softmax over a tree, without
+    item vectors, sampler or index; differentiated: a softmax over all items, rare ones with shorter vectors; adaptive:
+    frequent items and clusters of rare ones in one softmax, and one softmax for each cluster."""
+    tree: Literal["balanced", "huffman", "clustered"] = "huffman"
+    """hierarchical: even in depth; frequent items near the root; or items that are alike together."""
+    arity: int = pydantic.Field(2, ge=2)
+    """hierarchical: the most children of a node."""
+    beam: int = pydantic.Field(64, ge=1)
+    """hierarchical: how many nodes of a level a search keeps; at least the length of the lists that are asked for."""
+    cluster_by: str = "pairs"
+    """hierarchical, clustered: pairs, which items have the same queries; or the name of the items' features."""
+    cuts: tuple[float, ...] = ()
+    """differentiated, adaptive: where each band after the first begins, as a share of the items, which are in the
+    order of their train counts: (0.05, 0.25) makes bands of 5%, 20% and 75%."""
+    dims: tuple[int, ...] = ()
+    """differentiated: dimensions of each band, model.embedding_dim together; adaptive: of each band but the first."""
+
+    @pydantic.model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> HeadConfig:
+        allowed = {
+            **dict.fromkeys(("tree", "arity", "beam", "cluster_by"), ("hierarchical",)),
+            **dict.fromkeys(("cuts", "dims"), BANDED),
+        }
+        for name, kinds in allowed.items():
+            if self.kind not in kinds and getattr(self, name) != HeadConfig.model_fields[name].default:
+                raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
+        if self.cluster_by != "pairs" and self.tree != "clustered":
+            raise ValueError('cluster_by goes with tree = "clustered"')
+        self._check_bands()
+        return self
+
+    def _check_bands(self) -> None:
+        if self.kind not in BANDED:
+            return
+        if not self.cuts or any(low >= high for low, high in pairwise((0.0, *self.cuts, 1.0))):
+            raise ValueError("cuts are rising shares between 0 and 1, one at least")
+        wanted = len(self.cuts) + (self.kind == "differentiated")
+        if len(self.dims) != wanted or min(self.dims) < 1:
+            raise ValueError(f"dims has {wanted} numbers of at least 1 here")
+
+
+def table_shapes(config: HeadConfig, num_items: int, dim: int) -> dict[str, tuple[int, int]]:
+    """Name → (rows, dimensions) of the tables that the head reads."""
+    if config.kind == "hierarchical":
+        return {"node": (max(num_items - 1, 1), dim)}
+    if config.kind in BANDED:
+        sizes = [high - low for low, high in pairwise(band_edges(num_items, config.cuts))]
+        if config.kind == "differentiated":
+            return {f"band{number}": shape for number, shape in enumerate(zip(sizes, config.dims, strict=True))}
+        tails = {f"tail{number}": shape for number, shape in enumerate(zip(sizes[1:], config.dims, strict=True))}
+        return {"shortlist": (sizes[0] + len(config.dims), dim), **tails}
+    return {"item": (num_items, dim)}
+
+
+def rows_asked(config: HeadConfig, num_items: int, positives: int) -> dict[str, int]:
+    """Table → rows that a step with so many targets asks for, about; repeats counted."""
+    if config.kind == "hierarchical":
+        return {"node": round(positives * math.log(max(num_items, 2), config.arity) * (config.arity - 1))}
+    if config.kind in BANDED:
+        return {name: rows for name, (rows, _) in table_shapes(config, num_items, 1).items()}
+    return {}
