@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.progress import Progress
 from xclass.rng import torch_generator
 from xclass.scorers.config import LinearConfig
 from xclass.scorers.dual import Weights, against_all, against_lists
@@ -120,10 +121,12 @@ def mined_negatives(
 
     Drawn ones that have the item by chance are left out, so there may be fewer.
     """
-    parts = [
-        _suggested(config, documents, items, neighbours, low, min(low + MINED_AT_ONCE, len(documents)))
-        for low in range(0, len(documents), MINED_AT_ONCE)
-    ]
+    parts = []
+    with Progress("mine negatives", len(documents), "documents") as progress:
+        for low in range(0, len(documents), MINED_AT_ONCE):
+            high = min(low + MINED_AT_ONCE, len(documents))
+            parts.append(_suggested(config, documents, items, neighbours, low, high))
+            progress.advance(high - low)
     found = [torch.cat(column) for column in zip(*parts, strict=True)]
     order = torch.argsort(found[2], descending=True, stable=True)
     order = order[torch.argsort(found[0][order], stable=True)]
