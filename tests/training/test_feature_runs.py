@@ -189,9 +189,8 @@ def test_new_documents_get_what_known_ones_get(run, dataset):
     with pytest.raises(InputError, match='no features "features"'):
         recommender.retrieve(histories=[[3]], k=5)
     for number in (WORDS, -1):
-        with pytest.raises(InputError, match='a number of the features "features" does not exist') as error:
+        with pytest.raises(InputError, match='there is no feature "features" of this number'):
             recommender.retrieve(features={"features": Ragged.from_lists([[0, number]], [[1.0, 1.0]])}, k=5)
-        assert error.value.got == number
 
 
 def test_texts_of_documents_and_labels_share_their_rows(text_run, texts):
