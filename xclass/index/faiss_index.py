@@ -30,7 +30,7 @@ from xclass.index.rescoring import Found, best_of, best_scored
 from xclass.index.selecting import parameters_among
 from xclass.types import Ragged
 from xclass.vectors import Vectors
-from xclass.workers import in_parts
+from xclass.workers import in_parts, num_threads
 
 EF_CONSTRUCTION = 40
 START_PARAMETER = {"efSearch": 64, "nprobe": 16}
@@ -170,12 +170,13 @@ class FaissIndex(ApproximateIndex):
         deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
         if not self._inexact:
-            scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
+            with threads(num_threads()):  # a search's short operations run on one, and Faiss would too
+                scores, ids = self.faiss.search(asked.numpy(), deep, params=parameters)
             return best_scored(torch.from_numpy(ids), torch.from_numpy(scores), k, hidden)
 
         def part(low: int, high: int) -> Found:
             gone = None if hidden is None else hidden.slice(low, high)
-            with threads(None if high - low == len(query_BD) else 1):
+            with threads(num_threads() if high - low == len(query_BD) else 1):
                 found = self.faiss.search(asked[low:high].numpy(), deep, params=parameters)[1]
             return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), k, gone, threads=1)
 
