@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.dot_plan import DotPlan, ItemPlan, no_candidates, targets_of
+from xclass.heads.dot_plan import DotPlan, ItemPlan, no_candidates
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.growing import Growth, growing_loss
 from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.normaliser import log_normaliser, scores_of_pairs
-from xclass.heads.seam import SearchedBy
+from xclass.heads.seam import Asked, Head, SearchedBy, targets_of
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
@@ -31,10 +31,10 @@ from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
-__all__ = ["DotHead", "DotPlan", "targets_of"]
+__all__ = ["DotHead", "DotPlan"]
 
 
-class DotHead(nn.Module):
+class DotHead(Head):
     """Item vectors → projection → inner product; sampler and loss belong to it.
 
     An item's vector before the projection is its row of the table "item", the bags of its features, or both added.
@@ -64,6 +64,7 @@ class DotHead(nn.Module):
     """
 
     searched_by: SearchedBy = "vectors"
+    sampler: Sampler
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class DotHead(nn.Module):
         if item_weights is not None and loss.normalise:
             raise InputError("this loss divides weights by their sum", wanted="one built with item_weights")
         self.item_weights, self.normalised_share = item_weights, normalised_share
-        self.whole_batches, self.growth, self.num_items = whole_batches, growth, sampler.num_items
+        self.whole_batches, self.growth = whole_batches, growth
         self.fixed_log_z = log_z
         self.log_z = nn.Parameter(torch.tensor(log_z or 0.0)) if learn_log_z else None
         if not (item_rows or features):
@@ -102,6 +103,7 @@ class DotHead(nn.Module):
             raise InputError("temperature is out of range", wanted="a number > 0", got=temperature)
         self.sampler, self.loss_kind, self.projection = sampler, loss, projection
         self.temperature, self.product_dtype, self.top_weights = temperature, product_dtype, top_weights
+        self.num_items, self.dim, self.score_scale = sampler.num_items, projection.dim, 1.0 / temperature
         subtract = loss.subtract_log_q if subtract_log_q is None else subtract_log_q
         self.log_q_of: Literal["both", "negatives", "none"] = (
             "none" if not subtract else "negatives" if corrected_log_q or not loss.positive_log_q else "both"
@@ -231,22 +233,14 @@ class DotHead(nn.Module):
             return None
         return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
-    def topk(
-        self,
-        query_BD: Tensor,
-        k: int,
-        tables: dict[str, Table],
-        exclude: Ragged | None = None,
-        allowed: Tensor | None = None,
-        exact: bool = False,
-    ) -> TopK:
-        """By inner product, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+    def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
+        """By inner product, exactly."""
         vectors = self.item_vectors(tables)
-        if allowed is not None:
-            return exact_among(vectors, Allowed(allowed, len(vectors))).search(query_BD, k, exclude)
+        if asked.allowed is not None:
+            return exact_among(vectors, Allowed(asked.allowed, len(vectors))).search(query_BD, asked.k, asked.exclude)
         index = ExactIndex()
         index.build(vectors)
-        return index.search(query_BD, k, exclude)
+        return index.search(query_BD, asked.k, asked.exclude)
 
     def unnormalised_log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) score / temperature − c: what a self-normalised loss makes near to :meth:`log_probability`.

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.errors import InputError
 from xclass.heads.masks import Hits
 from xclass.tables.working_set import RowPlan
-from xclass.types import Batch, Negatives, Ragged
+from xclass.types import Negatives, Ragged
 
 
 class ItemPlan(NamedTuple):
@@ -48,10 +47,3 @@ def no_candidates(positives: Ragged) -> Negatives:
     """Of a batch of which no sum is made."""
     zeros = torch.zeros(len(positives.values))
     return Negatives(positives.values[:0], zeros[:0], zeros)
-
-
-def targets_of(batch: Batch) -> Ragged:
-    """What a training batch is to learn; InputError for an inference batch."""
-    if batch.positives is None:
-        raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
-    return batch.positives
