@@ -126,7 +126,7 @@ class RunConfig(Config):
     @pydantic.model_validator(mode="after")
     def _bigrams_need_histories(self) -> RunConfig:
         by_context = self.sampler.kind == "adaptive" and self.sampler.proposal != "unigram"
-        if by_context and "history" not in QUERY_TOWERS[self.model.query.kind]:
+        if by_context and not self.model.query.reads_history:
             raise ValueError(f'sampler.proposal = "{self.sampler.proposal}" needs a query tower with a history')
         return self
 
