@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,6 +72,26 @@ class Head(Protocol):
 
     def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
         """What items are before the last layers, where several tables make it; None where the table "item" has it."""
+        ...
+
+
+class LogParts(NamedTuple):
+    """Of the items of each query's list: log P, on the CPU.
+
+    log_probability: (M,). log_z: (B,) log Σ_i e^{x_i} where log P = x − log Z with a score x of every item; None for a
+    head whose probabilities are made otherwise.
+    """
+
+    log_probability: Tensor
+    log_z: Tensor | None = None
+
+
+@runtime_checkable
+class ScoringHead(Protocol):
+    """A head with a score x of every item and query: P(i) = e^{x_i} / Z."""
+
+    def log_parts(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> LogParts:
+        """Of each item of each query's list log P, and of each query log Z."""
         ...
 
 
