@@ -28,8 +28,8 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss", "uniform_candidate_sampler",
     },
     "xclass.losses": {
-        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
-        "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
+        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "effective_size", "full_sigmoid_loss", "full_softmax_loss",
+        "gbce_power", "importance_loss", "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
         "sampled_softmax_loss",
     },
     "xclass.sampling": {

@@ -16,11 +16,14 @@ from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.clustering import feature_vectors
 from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.growing import Growth
 from xclass.losses import LOSSES, LossConfig, build_loss
+from xclass.losses.config import ESTIMATING_Z
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.sampling.config import DRAWN
 from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
@@ -115,6 +118,16 @@ class RunConfig(Config):
             raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
         if self.train.learning_rate * self.tables.weight_decay >= 1:
             raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _growing_samples_are_drawn(self) -> RunConfig:
+        if not self.loss.effective_size:
+            return self
+        if self.sampler.kind not in DRAWN or not self.sampler.replacement:
+            raise ValueError("loss.effective_size needs independent draws: sampler.kind one of " + ", ".join(DRAWN))
+        if self.loss.exact_when_short and self.model.item.kind != "id":
+            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
         return self
 
     @pydantic.model_validator(mode="after")
@@ -440,6 +453,10 @@ def _head(
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         normalised_share=loss.normalised_share,
+        whole_batches=loss.normalised_by == "batch",
+        growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
+        log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
+        learn_log_z=loss.learn_log_z,
         features=features,
         item_rows=item_rows,
         item_weights=item_weights,
