@@ -98,7 +98,7 @@ class _Recipe(NamedTuple):
 def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Dataset:
     parts = find_parts(source)
     recipe = _recipe(old, given, parts, source)
-    table = read_table(parts, recipe.options)
+    table = read_table(parts, recipe.options, source)
     check_values(old, table, source)
     duplicates = merge_rows(table, str(source))
     queries = Union.of(old.queries["query_id"], as_type_of(old, table, "query", source))

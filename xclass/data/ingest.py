@@ -61,7 +61,7 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         return ingest_documents(documents, out, options)
     parts = find_parts(Path(source))
     split = _choose_split(options, parts, Path(source))
-    table = read_table(parts, options)
+    table = read_table(parts, options, Path(source))
     split = split or ("time" if table.pairs.time is not None else "random")
     return _build(table, str(source), out, split, options)
 
