@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from xclass.data.hive import FolderKeys
 from xclass.data.ids import IdEncoder, recode
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
+from xclass.data.sorted_ids import Ids
 from xclass.data.sources import WHOLE
 from xclass.data.text import READ_ERRORS
 from xclass.errors import DataError
@@ -36,8 +37,8 @@ class Table:
     """
 
     pairs: Pairs
-    query_ids: pl.Series
-    item_ids: pl.Series
+    query_ids: Ids
+    item_ids: Ids
     counts: dict[str, int]
     lonely: np.ndarray
     formats: list[str]
@@ -76,6 +77,10 @@ class Reader(ABC):
     @abstractmethod
     def met_empty_ids(self) -> bool:
         """Whether one of the ids so far was empty."""
+
+    def begin_part(self, part: str) -> None:
+        """The pairs to come are of this part of a split."""
+        return
 
     def read(self, path: Path, form: Format, columns: Columns, progress: Progress) -> None:
         """Take the pairs of one file."""
@@ -153,23 +158,28 @@ class MemoryReader(Reader):
         return np.concatenate(batches) if batches else None
 
 
-def read_table(parts: dict[str, list[Path]], options: IngestOptions, root: Path) -> Table:
-    """Read every file of every part into memory.
-
-    Args:
-        parts: the files (:func:`find_parts`).
-        root: the source; folders ``key=value`` below it are columns of Parquet files.
+def read_table(files: list[File]) -> Table:
+    """Read every file into memory.
 
     Raises:
         DataError: the first thing that is wrong with a file, and where.
     """
-    files, reader = describe_files(parts, options, root), MemoryReader()
+    reader = MemoryReader()
     counts = read_parts(files, reader)
     return _finish(reader, counts, files)
 
 
 def describe_files(parts: dict[str, list[Path]], options: IngestOptions, root: Path) -> list[File]:
-    """Format and columns of every file. Parquet files without a row, as Spark leaves them, are passed over."""
+    """Format and columns of every file. Parquet files without a row, as Spark leaves them, are passed over.
+
+    Args:
+        parts: the files (:func:`find_parts`).
+        options: which columns mean what.
+        root: the source; folders ``key=value`` below it are columns of Parquet files.
+
+    Raises:
+        DataError: a file can't be read or lacks a column, and which.
+    """
     keys = FolderKeys.of(root, [path for paths in parts.values() for path in paths])
     files: list[File] = []
     for part, paths in parts.items():
@@ -185,12 +195,13 @@ def describe_files(parts: dict[str, list[Path]], options: IngestOptions, root: P
     return files
 
 
-def read_parts(files: list[File], reader: Reader) -> dict[str, int]:
+def read_parts(files: list[File], reader: Reader, verb: str = "read") -> dict[str, int]:
     """Every file in its order; returns the pairs of each part."""
     counts: dict[str, int] = {}
     for part, group in itertools.groupby(files, key=lambda file: file.part):
         members, before = list(group), reader.pairs_read
-        with Progress(f"read {members[0].path.name if len(members) == 1 else part}", None, "rows") as progress:
+        reader.begin_part(part)
+        with Progress(f"{verb} {members[0].path.name if len(members) == 1 else part}", None, "rows") as progress:
             for file in members:
                 reader.read(file.path, file.form, file.columns, progress)
         counts[part] = reader.pairs_read - before
@@ -212,7 +223,7 @@ def kinds_of(files: list[File], role: str) -> set[IdKind]:
 
 
 def table_of(
-    pairs: Pairs, ids: dict[str, pl.Series], counts: dict[str, int], lonely: np.ndarray, files: list[File]
+    pairs: Pairs, ids: Mapping[str, Ids], counts: dict[str, int], lonely: np.ndarray, files: list[File]
 ) -> Table:
     """What was read, with what the files say of themselves."""
     integers = frozenset(role for role in ("query", "item") if "int64" in kinds_of(files, role))
@@ -282,9 +293,13 @@ def _numbers(values: pl.Series, role: str) -> pl.Series | None:
 
 
 def plain_times(times: np.ndarray | None) -> np.ndarray | None:
-    """Floating-point times as int64 when all are whole numbers that float64 holds exactly."""
+    """Floating-point times as int64, in their place, when all are whole numbers that float64 holds exactly."""
     if times is None or times.dtype == np.int64:
         return times
     blocks = (times[low : low + ROWS_PER_BATCH] for low in range(0, len(times), ROWS_PER_BATCH))
-    whole = all(((block == np.floor(block)) & (np.abs(block) < 2**53)).all() for block in blocks)
-    return times.astype(np.int64) if whole else times
+    if not all(((block == np.floor(block)) & (np.abs(block) < 2**53)).all() for block in blocks):
+        return times
+    whole = times.view(np.int64)
+    for low in range(0, len(times), ROWS_PER_BATCH):
+        whole[low : low + ROWS_PER_BATCH] = times[low : low + ROWS_PER_BATCH].astype(np.int64)
+    return whole
