@@ -39,6 +39,14 @@ SplitName = Annotated[
         metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]"
     ),
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GIB",
+        help="What pairs and ids may take; a source that may need more is sorted on disk, beside --out, into the same "
+        "dataset. [default: half of what can be had]",
+    ),
+]
 Separator = Annotated[str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')]
 SplitNumber = Annotated[
     int | None, typer.Option(min=1, help="Which column of *_trSplit.txt and *_tstSplit.txt counts. [default: 1]")
@@ -93,8 +101,8 @@ def ingest(
     source: Annotated[
         str,
         typer.Argument(
-            help="A file; a directory with train.*, test.* (and valid.*); or planted:items=…,queries=…,pairs=…"
-            "[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+            help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
+            "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
         ),
     ],
     out: Annotated[
@@ -127,6 +135,7 @@ def ingest(
     context: Context = None,
     borders: BordersOption = None,
     propensity: Propensity = None,
+    memory: Memory = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -144,6 +153,7 @@ def ingest(
         "split": split,
         "header": header,
         "separator": separator,
+        "memory": memory,
         "text_col": tuple(text_col) if text_col else None,
         "item_text": item_text,
         "text": {name: value for name, value in text.items() if value is not None} or None,
