@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from engine.launching import launch
+
 from xclass.engine import Group, launched, share_of
 from xclass.errors import ConfigError
 
@@ -61,7 +61,7 @@ with Group(5) as group:
         os.kill(os.getpid(), signal.SIGKILL)
     if group.rank == 3:
         group.at("step 2")
-        time.sleep(20)
+        time.sleep(7)
     group.sum(torch.ones(1), "adding up")
 """
 

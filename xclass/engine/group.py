@@ -247,7 +247,7 @@ def share_of(total: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def _outlive_the_launcher() -> None:
-    """torchrun ends the others at once when a process fails; the message is to be out before that."""
+    """When a process fails the launcher ends the others at once; the message is to be out before that."""
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -1,8 +1,8 @@
 """Signs of life between the ranks of a launch, so that a failed exchange can be told with names.
 
 Every rank writes into the launch's key-value store, twice a second, a number that rises and where it is. When an
-exchange fails, the store is read twice: a rank whose number stands still was killed or cut off, one that has left a last
-word says why it ended, and one that lives but is at another place than the rest is slow.
+exchange fails, the store is read twice: a rank whose number stands still was killed or cut off, one that has left a
+last word says why it ended, and one that lives but is at another place than the rest is slow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOST = "it could not reach the others"
 
 
 class Watch:
-    """This rank's signs of life, written by a thread, and the reading of the others'."""
+    """Signs of life of this rank, written by a thread, and the reading of the others'."""
 
     def __init__(self, rank: int, size: int) -> None:
         from torch.distributed.distributed_c10d import _get_default_store
