@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import pydantic
 import torch
 from torch import Tensor
 
+from xclass.catalogue import Catalogue
 from xclass.config import Config, describe_toml
-from xclass.data.windows import SequenceFacts, follow_counts
+from xclass.data.windows import follow_counts
 from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.clustering import feature_vectors
 from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.growing import Growth
 from xclass.losses import LOSSES, LossConfig, build_loss
+from xclass.losses.config import ESTIMATING_Z
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.sampling.config import DRAWN
 from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
@@ -121,6 +125,16 @@ class RunConfig(Config):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _growing_samples_are_drawn(self) -> RunConfig:
+        if not self.loss.effective_size:
+            return self
+        if self.sampler.kind not in DRAWN or not self.sampler.replacement:
+            raise ValueError("loss.effective_size needs independent draws: sampler.kind one of " + ", ".join(DRAWN))
+        if self.loss.exact_when_short and self.model.item.kind != "id":
+            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _only_the_dot_head_samples(self) -> RunConfig:
         """A key that would do nothing is refused."""
         if self.head.kind == "dot":
@@ -149,58 +163,6 @@ class RunConfig(Config):
             if value != plain[key]:
                 raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
         return self
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def sequence(self) -> SequenceFacts | None:
-        """How positions of a text are read; None where queries are none."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -458,6 +420,10 @@ def _head(
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         normalised_share=loss.normalised_share,
+        whole_batches=loss.normalised_by == "batch",
+        growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
+        log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
+        learn_log_z=loss.learn_log_z,
         features=features,
         item_rows=item_rows,
         item_weights=item_weights,

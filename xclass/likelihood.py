@@ -72,4 +72,4 @@ def likelihood_of(model: TwoTower, query_BD: Tensor, truth: Ragged) -> Likelihoo
     if bool(loss.isnan().any()):
         raise InputError("a probability is not a number", wanted="finite weights of the model")
     log_z = None if found.log_z is None else found.log_z.double().masked_fill(weight == 0, torch.nan)
-    return Likelihood(loss, weight, log_z)
+    return Likelihood(loss, weight, log_z, found.log_constant)

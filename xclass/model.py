@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.seam import Head, LogParts, OwnSearching, ScoringHead
+from xclass.heads.seam import Head, LogParts
 from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
@@ -98,7 +98,7 @@ class TwoTower(nn.Module):
         """The head's own search over the tables of the moment; None for a head whose items are ranked by vectors."""
         if self.head.searched_by == "vectors":
             return None
-        return OwnSearch(cast(OwnSearching, self.head), self.tables, exact)
+        return OwnSearch(self.head, self.tables, exact)
 
     def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
         """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""
@@ -106,9 +106,7 @@ class TwoTower(nn.Module):
 
     def log_parts(self, query_BD: Tensor, items: Ragged) -> LogParts:
         """The same, with log Z of each query where the head's probabilities are made from scores of all items."""
-        if isinstance(self.head, ScoringHead):
-            return self.head.log_parts(query_BD, items, self.tables)
-        return LogParts(self.log_probability(query_BD, items))
+        return self.head.log_parts(query_BD, items, self.tables)
 
 
 def _check_rows(table: str, unique: Tensor, num_rows: int) -> None:

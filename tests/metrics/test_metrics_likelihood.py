@@ -202,7 +202,10 @@ def test_the_command_line_needs_no_options(tmp_path, runs, dataset):
     run = runs["dot"].run.path
     found = call("evaluate", run, "--json")
     assert list(found["metrics"])[:3] == ["perplexity", "log_loss", "recall@1"]
-    assert set(found["calibration"]) == {"log_z_mean", "log_z_std"} and "perplexity" in found["popularity"]
+    assert (
+        set(found["calibration"]) == {"log_z_mean", "log_z_std", "log_z_constant"}
+        and "perplexity" in found["popularity"]
+    )
     only = call("evaluate", run, "--metric", "perplexity", "--max-queries", 20, "--json")
     assert set(only["metrics"]) == {"perplexity", "log_loss"} and only["num_queries"] == 20
     ranking = call("evaluate", run, "--metric", "recall", "-k", 3, "--json")

@@ -24,6 +24,7 @@ from xclass.manifest import write_json
 
 if TYPE_CHECKING:
     from xclass.metrics import Evaluation, MetricName
+    from xclass.recommender import Recommender
 
 RUN_ONLY = "does not go with --predictions"
 
@@ -80,10 +81,8 @@ def evaluate(
 
         recommender = Recommender.load(run, dataset)
         how: dict[str, Any] = {"by_popularity": by_popularity, "max_queries": max_queries, "propensity": constants}
-        named, how["likelihood"] = _likelihoods(metric)
-        kind = "text" if recommender.may_repeat else "documents" if recommender.dataset.holds_documents else "pairs"
-        metrics = _wanted(named, k, kind) if named != [] else []
-        result = recommender.measure(metrics, split, exact=exact, **how)
+        metrics, likelihood = _of_run(recommender, metric, k)
+        result = recommender.measure(metrics, split, exact=exact, likelihood=likelihood, **how)
     else:
         chosen = {"--split": None if split == "test" else split, "--exact": exact or None, "--max-queries": max_queries}
         _refuse({"RUN": run, **chosen, "--dataset": dataset}, RUN_ONLY)
@@ -96,14 +95,17 @@ def evaluate(
     _tell(result.with_intervals(bootstrap) if bootstrap else result, per_query, out, as_json)
 
 
-def _likelihoods(names: list[str] | None) -> tuple[list[str] | None, bool | None]:
-    """The names of ranking metrics, and whether a metric of probabilities is among the others."""
+def _of_run(
+    recommender: Recommender, names: list[str] | None, cut_offs: list[int] | None
+) -> tuple[list[MetricName], bool | None]:
+    """Ranking metrics, and whether one of probabilities was asked for; None: as the data wants it."""
     from xclass.metrics import LIKELIHOODS
 
+    kind = "text" if recommender.may_repeat else "documents" if recommender.dataset.holds_documents else "pairs"
     if names is None:
-        return None, None
+        return _wanted(None, cut_offs, kind), None
     ranking = [name for name in names if name not in LIKELIHOODS]
-    return ranking, len(ranking) < len(names)
+    return _wanted(ranking, cut_offs, kind) if ranking else [], len(ranking) < len(names)
 
 
 def _wanted(names: list[str] | None, cut_offs: list[int] | None, kind: str = "pairs") -> list[MetricName]:

@@ -240,6 +240,8 @@ def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) ->
     """How many candidates a batch has, at most; those of each query's own counted for all queries."""
     if sampler.kind == "mixture":
         return sum(sampled(part, positives, queries, items) for part in sampler.parts)
+    if sampler.per_query:
+        return queries * sampler.num_sampled
     if sampler.kind in ("given", "hard"):
         return queries * (sampler.num_sampled or sampler.depth)
     return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)

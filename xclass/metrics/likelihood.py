@@ -23,6 +23,7 @@ LIKELIHOOD_DEFINITIONS = {
 CALIBRATION_DEFINITIONS = {
     "log_z_mean": "mean over queries with a positive of log Z, Z = Σ over all N items of e^(score / temperature)",
     "log_z_std": "standard deviation over the same queries of log Z: how far scores are from log P and a constant",
+    "log_z_constant": "what log Z is taken for where no sum is made: NCE's own, else log N; right near the mean",
 }
 UNIGRAM = "of perplexity: P(item) = (train pairs + 1) / (all train pairs + N)"
 
@@ -35,11 +36,13 @@ class Likelihood:
     weight: float64 (Q,), Σ_p w_p; 0 for a query without a positive.
     log_z: float64 (Q,), log of what the scores were divided by, NaN without a positive; None for a head whose
         probabilities are not made from scores of all items.
+    log_constant: what log Z is taken for where no sum is made; None for a head that never does without.
     """
 
     loss: Tensor
     weight: Tensor
     log_z: Tensor | None = None
+    log_constant: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Perplexity and log_loss; NaN without a pair."""
@@ -48,13 +51,14 @@ class Likelihood:
         return {PERPLEXITY: math.inf if mean > 700 else math.exp(mean), LOG_LOSS: mean}
 
     def calibration(self) -> dict[str, float]:
-        """The values log_z_mean and log_z_std (of the whole, not of a sample); empty for a head without log Z."""
+        """Mean and standard deviation (of the whole, not of a sample) of log Z; its constant. Empty without log Z."""
         if self.log_z is None:
             return {}
         values = self.log_z[self.weight > 0]
         if not len(values):
             return {}
-        return {"log_z_mean": float(values.mean()), "log_z_std": float(values.std(correction=0))}
+        found = {"log_z_mean": float(values.mean()), "log_z_std": float(values.std(correction=0))}
+        return found if self.log_constant is None else found | {"log_z_constant": self.log_constant}
 
 
 def pair_weights(truth: Ragged) -> Tensor:
@@ -78,8 +82,5 @@ def joined(parts: list[Likelihood]) -> Likelihood:
     found = [part.log_z for part in parts if part.log_z is not None]
     log_z = torch.cat(found) if parts and len(found) == len(parts) else None
     empty = torch.zeros(0, dtype=torch.float64)
-    return Likelihood(
-        torch.cat([part.loss for part in parts] or [empty]),
-        torch.cat([part.weight for part in parts] or [empty]),
-        log_z,
-    )
+    loss, weight = (torch.cat([getattr(part, name) for part in parts] or [empty]) for name in ("loss", "weight"))
+    return Likelihood(loss, weight, log_z, parts[0].log_constant if parts else None)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from xclass.heads import Head
-from xclass.heads.seam import ScoringHead
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
@@ -100,11 +99,9 @@ def check_probabilities_sum_to_one(case: _Case) -> None:
 def check_log_z_is_of_the_scores(case: _Case) -> None:
     """Where a head has a score of every item: log P + log Z is ⟨query, item vector⟩ times one number."""
     head, tables = case.make(), case.tables()
-    vectors = head.item_vectors(tables)
-    if not isinstance(head, ScoringHead) or vectors is None:
+    vectors, found = head.item_vectors(tables), head.log_parts(case.queries(), case.every_item(), tables)
+    if found.log_z is None or vectors is None:
         return
-    found = head.log_parts(case.queries(), case.every_item(), tables)
-    assert found.log_z is not None
     scores = found.log_probability.view(QUERIES, -1) + found.log_z.unsqueeze(1)
     products = case.queries() @ vectors.read(0, len(vectors)).T
     constant = (scores * products).sum() / products.square().sum()
