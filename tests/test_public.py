@@ -44,7 +44,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
         "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
-        "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--json",
+        "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--memory", "--json",
     },
     "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
     "train": {

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import pydantic
 import torch
 from torch import Tensor
 
+from xclass.catalogue import Catalogue
 from xclass.config import Config, describe_toml
-from xclass.data.windows import SequenceFacts, follow_counts
+from xclass.data.windows import follow_counts
 from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.clustering import feature_vectors
@@ -170,58 +171,6 @@ class RunConfig(Config):
             if value != plain[key]:
                 raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
         return self
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def sequence(self) -> SequenceFacts | None:
-        """How positions of a text are read; None where queries are none."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:

@@ -15,7 +15,13 @@ WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
 BORDER_NAMES = ("stop", "cross", "ignore")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
-
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
+        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+    ),
+]
 Append = Annotated[
     bool,
     typer.Option(
@@ -37,6 +43,14 @@ SplitName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]"
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GIB",
+        help="What pairs and ids may take; a source that may need more is sorted on disk, beside --out, into the same "
+        "dataset. [default: half of what can be had]",
     ),
 ]
 Separator = Annotated[str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')]
@@ -90,13 +104,7 @@ Propensity = Annotated[
 
 
 def ingest(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A file; a directory with train.*, test.* (and valid.*); or planted:items=…,queries=…,pairs=…"
-            "[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
-        ),
-    ],
+    source: Source,
     out: Annotated[
         Path, typer.Option(help="The dataset directory to write; it must not exist. With --append: the one to add to.")
     ],
@@ -127,6 +135,7 @@ def ingest(
     context: Context = None,
     borders: BordersOption = None,
     propensity: Propensity = None,
+    memory: Memory = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -144,6 +153,7 @@ def ingest(
         "split": split,
         "header": header,
         "separator": separator,
+        "memory": memory,
         "text_col": tuple(text_col) if text_col else None,
         "item_text": item_text,
         "text": {name: value for name, value in text.items() if value is not None} or None,

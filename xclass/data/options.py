@@ -59,6 +59,9 @@ class IngestOptions(Config):
     item like a word, in histories too; ignore: nothing, a part is one sequence. None: stop."""
     split_number: int = Field(default=1, ge=1)
     """Which column of the files of splits (``*_trSplit.txt``, ``*_tstSplit.txt``) that lie beside documents counts."""
+    memory: float | None = Field(default=None, ge=0, exclude=True)
+    """GiB that pairs and ids may take; a source that may need more is sorted on disk. None: half of what can be had.
+    It is not recorded: the dataset is the same."""
     seed: int = 0
     """Seed of the random split, of a valid part cut from a given train part, and of planted data."""
     header: bool | None = None

@@ -40,7 +40,8 @@ def make_miner(
         return None
 
     def mine(model: TwoTower, epoch: int) -> None:
-        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
+        assert model.head.sampler is not None
+        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):
             if epoch % part.refresh_epochs == 0:
                 sampler.mined(search_all(model, train, part.depth, part.factory, features, windows), train.long())
 
