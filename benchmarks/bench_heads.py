@@ -38,11 +38,15 @@ TOPK, SEARCHED = 20, 64
 
 
 class Way(NamedTuple):
-    """A layer, its tables, and how many queries one of its steps takes."""
+    """A layer, its tables, and how many queries one of its steps takes.
+
+    seeds: of as many steps, timed together: steps of a layer that are not alike.
+    """
 
     head: Head
     tables: dict[str, Table]
     batch: int
+    seeds: tuple[int, ...] = (0,)
 
 
 def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
@@ -62,6 +66,7 @@ def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
             items,
             batch,
         ),
+        "infrequent, a tenth of the batches": _by_batch(num_items, dim, items, batch),
         "sampled softmax, 1024": Way(
             _dot(num_items, dim, LogUniform(num_items, 1024), "sampled-softmax"), items, batch
         ),
@@ -76,6 +81,18 @@ def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
     return found
 
 
+def _by_batch(num_items: int, dim: int, tables: dict[str, Table], batch: int) -> Way:
+    """Ten steps of which one is normalised."""
+    head = _dot(
+        num_items, dim, AllItems(num_items), "full-softmax",
+        normaliser_weight=0.1, normalised_share=0.1, normalised_by="batch",
+    )  # fmt: skip
+    few = batch_of(num_items, 1, 0)
+    summed = {seed: bool(len(head.plan(few, torch_generator(seed, "bench")).negatives.ids)) for seed in range(60)}
+    with_sum = [seed for seed, made in summed.items() if made][:1]
+    return Way(head, tables, batch, tuple(with_sum + [seed for seed, made in summed.items() if not made][:9]))
+
+
 def zipf(num_items: int) -> Tensor:
     """int64 train counts: 10⁸ / rank."""
     return (1e8 / torch.arange(1, num_items + 1)).long()
@@ -86,11 +103,18 @@ def _thirds(dim: int) -> list[int]:
     return [dim // 2, dim // 4, rest] if rest <= dim // 4 else [dim - 2 * (dim // 4), dim // 4, dim // 4]
 
 
-def _dot(num_items: int, dim: int, sampler: Sampler, loss: str, **switches: float) -> DotHead:
+def _dot(num_items: int, dim: int, sampler: Sampler, loss: str, **switches: Any) -> DotHead:
     projection = Projection(dim, (), False, torch_generator(0, "bench"))
     config = LossConfig.model_validate({"kind": loss, **switches})
     built, share = build_loss(config, 1, num_items), config.normalised_share
-    return DotHead(sampler, built, projection, remove_known_positives=False, normalised_share=share)
+    return DotHead(
+        sampler,
+        built,
+        projection,
+        remove_known_positives=False,
+        normalised_share=share,
+        whole_batches=config.normalised_by == "batch",
+    )
 
 
 def _tables(shapes: dict[str, tuple[int, int]]) -> dict[str, Table]:
@@ -109,9 +133,15 @@ def batch_of(num_items: int, size: int, number: int) -> Batch:
     return Batch(torch.arange(size), empty, positives, positives)
 
 
-def step(way: Way, batch: Batch, query: Tensor) -> None:
+def steps(way: Way, batch: Batch, query: Tensor) -> None:
+    """The training steps of a way, one for each of its seeds."""
+    for seed in way.seeds:
+        step(way, batch, query, seed)
+
+
+def step(way: Way, batch: Batch, query: Tensor, seed: int) -> None:
     """One training step of the output layer alone."""
-    plan = way.head.plan(batch, torch_generator(0, "bench"))
+    plan = way.head.plan(batch, torch_generator(seed, "bench"))
     plans = {name: plan_rows(requests) for name, requests in way.head.requests(batch, plan).items()}
     rows = {
         name: Rows(way.tables[name].pull(each.unique).requires_grad_(True), each.positions)
@@ -153,7 +183,7 @@ def measure(num_items: int, dim: int, batch: int, runs: int) -> list[dict[str, A
         for name, way in found.items():
             query = torch.randn(way.batch, dim, generator=torch_generator(2, "bench", number))
             for key, call in _calls(way, query, num_items, number).items():
-                took = timed(call) / (way.batch if key == "train_us" else SEARCHED) * 1e6
+                took = timed(call) / (way.batch * len(way.seeds) if key == "train_us" else SEARCHED) * 1e6
                 if number:  # the first turn compiles and fills caches
                     times.setdefault(name, {}).setdefault(key, []).append(took)
     records = []
@@ -169,7 +199,7 @@ def _calls(way: Way, query: Tensor, num_items: int, number: int) -> dict[str, Ca
     asked = torch.randn(SEARCHED, query.shape[1], generator=torch_generator(3, "bench", number))
     one = Ragged(torch.arange(SEARCHED + 1), torch.arange(SEARCHED) * (num_items // SEARCHED))
     return {
-        "train_us": lambda: step(way, batch_of(num_items, way.batch, number), query),
+        "train_us": lambda: steps(way, batch_of(num_items, way.batch, number), query),
         "probability_us": lambda: way.head.log_probability(asked, one, way.tables),
         "topk_us": lambda: way.head.topk(asked, TOPK, way.tables),
     }
