@@ -6,10 +6,11 @@ finds about as many different rows as it does in the whole catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -27,7 +28,8 @@ LEAST_FEATURES = 1024
 class Shrunk(NamedTuple):
     """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
 
-    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists).
+    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists). read_texts:
+    gives the texts of all items.
     """
 
     num_queries: int
@@ -36,6 +38,12 @@ class Shrunk(NamedTuple):
     train: Ragged
     valid: Ragged | None
     features: Mapping[str, Mapping[str, tuple[int, Ragged]]] = MappingProxyType({})
+    read_texts: Callable[[], pl.Series] = pl.Series
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """(N,) of the most popular items."""
+        return self.read_texts().head(self.num_items)
 
     @property
     def hidden(self) -> None:
@@ -113,7 +121,7 @@ def shrink(dataset: Dataset, most_queries: int, most_items: int, feature_share: 
         }
         for side in rows
     }
-    return Shrunk(len(taken), items, counts, few, valid, features)
+    return Shrunk(len(taken), items, counts, few, valid, features, lambda: dataset.item_texts)
 
 
 def _fewer_features(lists: Ragged, size: int, share: float) -> tuple[int, Ragged]:

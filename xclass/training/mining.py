@@ -36,7 +36,7 @@ def make_miner(
         return None
 
     def mine(model: TwoTower, epoch: int) -> None:
-        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
+        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):
             if epoch % part.refresh_epochs == 0:
                 sampler.mined(search_all(model, train, part.depth, part.factory, features), train.long())
 
@@ -51,7 +51,7 @@ def hard_parts(config: SamplerConfig) -> Iterator[SamplerConfig]:
         yield from hard_parts(part)
 
 
-def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
+def hard_samplers(sampler: Sampler | None) -> Iterator[HardNegatives]:
     """The samplers of hard negatives that a sampler is made of, in the order of its configuration."""
     if isinstance(sampler, HardNegatives):
         yield sampler
