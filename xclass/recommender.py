@@ -34,7 +34,7 @@ from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
-from xclass.heads import OwnSearch
+from xclass.heads import CnnHead, OwnSearch
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
@@ -45,6 +45,7 @@ from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.scorers import Fusion
 from xclass.topk_files import topk_frame
+from xclass.towers.characters import text_bytes
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
@@ -289,6 +290,20 @@ class Recommender:
     def text_features(self, texts: pl.Series) -> dict[str, Ragged]:
         """Features of new texts, as the dataset's are."""
         return {TEXT: ragged_of(self.vectoriser.blocks(texts))}
+
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) vectors of items that are called so, whether the run has them or not: of head.kind = "cnn".
+
+        Their inner product with a query's vector is the score, as with :attr:`item_vectors`. An item of the run may
+        have a correction beside its text, which a text alone has not.
+
+        Raises:
+            InputError: the item vectors of this run are not made of texts.
+        """
+        head = self.model.head if isinstance(self.model, TwoTower) else None
+        if not isinstance(head, CnnHead):
+            raise InputError("this run makes no vectors of texts", where=self.run.path, wanted='head.kind = "cnn"')
+        return head.text_vectors(text_bytes(_texts(texts), self.run.config.head.text_bytes))
 
     def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
         """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
