@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from xclass.build import RunConfig, build_model, choose_device
+from xclass.build import build_model, choose_device
 from xclass.config import build_config, read_toml, to_toml
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset
@@ -38,6 +38,7 @@ from xclass.run import (
     vocabularies,
     vocabulary_hash,
 )
+from xclass.run_config import RunConfig
 from xclass.tensorfile import read_tensors
 from xclass.training import Position
 from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, read_state

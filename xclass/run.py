@@ -32,7 +32,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model, choose_device
+from xclass.build import build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
@@ -54,6 +54,7 @@ from xclass.manifest import (
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.progress import say
+from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset
 from xclass.errors import Interrupted
@@ -26,6 +26,7 @@ from xclass.estimate.sample import Shrunk, random_lists, shrink
 from xclass.heads.config import SCORED
 from xclass.model import TwoTower
 from xclass.progress import Progress
+from xclass.run_config import RunConfig
 from xclass.sampling import Known, SamplerConfig, build_sampler
 from xclass.spectral import feature_factors, spectral_factors
 from xclass.training import Trainer

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.build import RunConfig
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.data.windows import SequenceFacts
@@ -20,6 +19,7 @@ from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.heads.config import SCORED
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
+from xclass.run_config import RunConfig
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import RunConfig
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset
 from xclass.estimate.calibration import Rates, calibrate
@@ -18,6 +17,7 @@ from xclass.estimate.memory import BATCH, LOADER, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
+from xclass.run_config import RunConfig
 
 COPY = 0.5  # of what is saved: writing that takes as much memory or more makes a copy
 
