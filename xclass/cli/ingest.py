@@ -150,19 +150,16 @@ def ingest(
     plain = {"vocabulary": vocabulary, "context": context, "borders": _checked("--borders", borders, BORDER_NAMES)}
     columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
     shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
+    form = {"header": header, "separator": separator, "memory": memory, "item_text": item_text}
     least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
     choices = {
         "format": _checked("--format", file_format, FORMAT_NAMES),
         "split": split,
-        "header": header,
-        "separator": separator,
-        "memory": memory,
         "text_col": tuple(text_col) if text_col else None,
-        "item_text": item_text,
         "text": text or None,
         **_propensity(propensity),
     }
-    _run(source, out, _added_to(append, base, out), columns | shares | least | plain | choices, as_json)
+    _run(source, out, _added_to(append, base, out), columns | shares | form | least | plain | choices, as_json)
 
 
 def _added_to(append: bool, base: Path | None, out: Path) -> Path | None:
