@@ -33,7 +33,7 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss",
     },
     "xclass.sampling": {
-        "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
+        "SAMPLERS", "AdaptiveProposal", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
         "LearnedUnigram", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "StreamingFrequency", "TargetSampling",
         "Uniform", "build_sampler",
     },

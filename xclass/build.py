@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.windows import SequenceFacts, follow_counts
+from xclass.catalogue import Catalogue
+from xclass.data.windows import follow_counts
 from xclass.errors import ConfigError, nearest
 from xclass.heads import CnnHead, DotHead, Head, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.building import build_encoder
@@ -51,63 +50,6 @@ from xclass.types import Ragged
 CLUSTER_DIM = 64
 DEVICES = ("auto", "cpu", "cuda")
 TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def sequence(self) -> SequenceFacts | None:
-        """How positions of a text are read; None where queries are none."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    @property
-    def item_texts(self) -> pl.Series:
-        """(N,) the text of each item; asked for by an output layer that reads characters, where it is trained."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:

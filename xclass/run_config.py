@@ -10,7 +10,7 @@ from xclass.config import Config, describe_toml
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
 from xclass.sampling import SamplerConfig
-from xclass.sampling.config import DRAWN
+from xclass.sampling.config import INDEPENDENT
 from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig
 from xclass.tables import TableConfig
@@ -90,11 +90,19 @@ class RunConfig(Config):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _bigrams_need_histories(self) -> RunConfig:
+        by_context = self.sampler.kind == "adaptive" and self.sampler.proposal != "unigram"
+        if by_context and not self.model.query.reads_history:
+            raise ValueError(f'sampler.proposal = "{self.sampler.proposal}" needs a query tower with a history')
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _growing_samples_are_drawn(self) -> RunConfig:
         if not self.loss.effective_size:
             return self
-        if self.sampler.kind not in DRAWN or not self.sampler.replacement:
-            raise ValueError("loss.effective_size needs independent draws: sampler.kind one of " + ", ".join(DRAWN))
+        if self.sampler.kind not in INDEPENDENT or not self.sampler.replacement:
+            names = ", ".join(INDEPENDENT)
+            raise ValueError(f"loss.effective_size needs independent draws: sampler.kind one of {names}")
         if self.loss.exact_when_short and self.model.item.kind != "id":
             raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
         return self

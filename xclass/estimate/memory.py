@@ -161,6 +161,10 @@ def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[P
         learned = min(labels, longest) * id_bytes
         if not sampler.window and labels > longest:
             learned += 3 * INT * job.items
+    elif sampler.kind == "adaptive":
+        learned = min(_positives_per_epoch(config, job), job.pairs) * (
+            4 * INT if sampler.proposal != "unigram" else INT
+        )
     elif sampler.kind == "hard":
         learned = 2 * min(job.queries, job.pairs) * sampler.depth * INT
     elif sampler.kind == "given":
@@ -251,7 +255,7 @@ def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) ->
     """How many candidates a batch has, at most; those of each query's own counted for all queries."""
     if sampler.kind == "mixture":
         return sum(sampled(part, positives, queries, items) for part in sampler.parts)
-    if sampler.per_query:
+    if sampler.per_query or (sampler.kind == "adaptive" and sampler.proposal != "unigram"):
         return queries * sampler.num_sampled
     if sampler.kind in ("given", "hard"):
         return queries * (sampler.num_sampled or sampler.depth)

@@ -47,3 +47,15 @@ def no_candidates(positives: Ragged) -> Negatives:
     """Of a batch of which no sum is made."""
     zeros = torch.zeros(len(positives.values))
     return Negatives(positives.values[:0], zeros[:0], zeros)
+
+
+def last_items(history: Ragged) -> Tensor:
+    """int64 (B,): the last item of each history, −1 for an empty one.
+
+    >>> last_items(Ragged.from_lists([[4, 7], [], [2]])).tolist()
+    [7, -1, 2]
+    """
+    if not len(history.values):
+        return torch.full((len(history),), -1)
+    last = history.values.long()[(history.offsets[1:] - 1).clamp(min=0)]
+    return torch.where(history.lengths() > 0, last, -1)
