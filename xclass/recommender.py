@@ -157,6 +157,8 @@ class Recommender:
         candidates: Items | Sequence[Items] | None = None,
         exclude: Items | Sequence[Items] | None = None,
         short: str = "keep",
+        probabilities: str | None = None,
+        over: int | None = None,
     ) -> pl.DataFrame:
         """The k best items of each query: query_id, rank (from 1), item_id, score (falling; see docs/output-layers.md).
 
@@ -172,6 +174,8 @@ class Recommender:
             candidates: nothing but these items; or a list of such lists, one for each query: then exact, among them.
             exclude: none of these items; or a list of such lists, one for each query.
             short: keep lists with fewer than k items; or fill them with popular items, which have no score.
+            probabilities: a column of them: "exact" over all items, or over those that were "retrieved".
+            over: how many items to retrieve at least, and normalise over; k when None.
 
         Raises:
             InputError: not exactly one of ``query_ids``, ``histories``, ``features`` and ``texts``; k < 1; a string
@@ -204,11 +208,13 @@ class Recommender:
             self._item_filter(candidates, rows, "candidates"),
             self._item_filter(exclude, rows, "excluded items"),
             short,
+            probabilities,
+            over,
         )
         index = self.exact_index if exact or self.index is None else self.index
         search = FilteredSearch(self.model, index, wanted, lambda: self.run.item_counts)
         found = search.lists(queries)
-        return pl.concat([topk_frame(positions, lists, queries.ids, self.run.item_ids) for positions, lists in found])
+        return pl.concat([topk_frame(at, lists, queries.ids, self.run.item_ids, given) for at, lists, given in found])
 
     def evaluate(
         self, k: Sequence[int] = (10, 20), split: str = "test", max_queries: int | None = None
