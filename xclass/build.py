@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-import polars as pl
 import pydantic
 import torch
 from torch import Tensor
 
+from xclass.catalogue import Catalogue as Catalogue
 from xclass.config import Config, describe_toml
+from xclass.data.windows import follow_counts
 from xclass.errors import ConfigError, nearest
 from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.building import build_encoder
 from xclass.heads.clustering import feature_vectors
 from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.growing import Growth
 from xclass.losses import LOSSES, LossConfig, build_loss
+from xclass.losses.config import ESTIMATING_Z
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.sampling.config import DRAWN
 from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
@@ -38,6 +42,8 @@ from xclass.towers import (
     Projection,
     QueryTower,
     Source,
+    check_positions,
+    context_source,
     inverse_frequencies,
 )
 from xclass.towers.characters import text_bytes
@@ -123,6 +129,16 @@ class RunConfig(Config):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _growing_samples_are_drawn(self) -> RunConfig:
+        if not self.loss.effective_size:
+            return self
+        if self.sampler.kind not in DRAWN or not self.sampler.replacement:
+            raise ValueError("loss.effective_size needs independent draws: sampler.kind one of " + ", ".join(DRAWN))
+        if self.loss.exact_when_short and self.model.item.kind != "id":
+            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _only_the_dot_head_samples(self) -> RunConfig:
         """A key that would do nothing is refused."""
         if self.head.kind == "dot":
@@ -156,58 +172,6 @@ class RunConfig(Config):
                 has = "makes item vectors of texts" if self.head.kind == "cnn" else "has no item vectors"
                 raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head {has}')
         return self
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    @property
-    def item_texts(self) -> pl.Series:
-        """(N,) the text of each item; asked for by an output layer that reads characters, where it is trained."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -247,6 +211,8 @@ def build_model(
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
     """
+    if catalogue.sequence is not None:
+        check_positions(config.model.query, config.model.init)
     items = config.model.item if untrained else ItemTowerConfig(hidden=config.model.item.hidden)
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
     sizes = _table_sizes(config, items, catalogue, fields, untrained)
@@ -255,9 +221,8 @@ def build_model(
     else:
         tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(
-        _sources(config, catalogue, device, fields[0]), _projection(config, config.model.query.hidden, generator)
-    )
+    sources = _sources(config, catalogue, device, fields[0], generator)
+    tower = QueryTower(sources, _projection(config, config.model.query.hidden, generator))
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
@@ -342,7 +307,7 @@ def _table_sizes(
         sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
-    if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
+    if config.model.query.reads_history and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
     for side, part in zip(("query", "item"), fields, strict=True):
         known = catalogue.feature_sizes(side) if part else {}
@@ -373,6 +338,9 @@ def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) 
                 f'this dataset has no item features "{name}"', where="head.cluster_by", do=nearest(name, known)
             )
         return feature_vectors(catalogue.item_features[name], known[name], dim, seed)
+    if catalogue.sequence is not None:
+        stop = catalogue.sequence.border_item if catalogue.sequence.borders == "stop" else None
+        train = follow_counts(train.values, catalogue.num_items, stop)
     factors = spectral_factors(train, catalogue.num_items, min(dim, len(train), catalogue.num_items), seed)
     return factors.vectors * factors.values
 
@@ -416,14 +384,20 @@ def _dim(config: RunConfig, name: str) -> int:
     return table_shapes(config.head, few, config.model.embedding_dim).get(name, (0, config.model.embedding_dim))[1]
 
 
-def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields) -> list[Source]:
+def _sources(
+    config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields, generator: torch.Generator
+) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
         weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power).to(device)
+    table = "item" if query.share_item_table else "history"
+    if query.kind == "context":
+        given = None if catalogue.sequence is None else catalogue.sequence.context
+        return [context_source(query.context, given, table, config.model.embedding_dim, generator)]
     sources: dict[str, list[Source]] = {
         "id": [IdSource()],
-        "history": [HistorySource("item" if query.share_item_table else "history", weights)],
+        "history": [HistorySource(table, weights)],
         "features": [FeatureSource(field) for field in fields],
     }
     return [source for name in QUERY_TOWERS[query.kind] for source in sources[name]]
@@ -461,6 +435,10 @@ def _head(
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         normalised_share=loss.normalised_share,
+        whole_batches=loss.normalised_by == "batch",
+        growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
+        log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
+        learn_log_z=loss.learn_log_z,
         item_weights=item_weights,
     )
 

@@ -16,13 +16,21 @@ SHORT = ("keep", "popular", "error")
 FORMATS = ("parquet", "jsonl", "trec")
 ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
 
+AsShort = Annotated[
+    str,
+    typer.Option(
+        "--short",
+        metavar="WAY",
+        help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
+    ),
+]
 AsProbabilities = Annotated[
     str | None,
     typer.Option(
         "--probabilities",
         metavar="WAY",
-        help="Add a column of probabilities: exact (over all items), or retrieved (over the items that the search found: "
-        "cheap, and too large by what the others hold, which is measured and said).",
+        help="Add a column of probabilities: exact (over all items), or retrieved (over the items that the search "
+        "found: cheap, and too large by what the others hold, which is measured and said).",
     ),
 ]
 Over = Annotated[
@@ -54,13 +62,7 @@ def retrieve(
         Path | None, typer.Option(metavar="FILE", help=f"Retrieve nothing but these items {ITEMS}")
     ] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve none of these items {ITEMS}")] = None,
-    short: Annotated[
-        str,
-        typer.Option(
-            metavar="WAY",
-            help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
-        ),
-    ] = "keep",
+    short: AsShort = "keep",
     format_name: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="parquet, jsonl or trec; by the name of --out if left out."),

@@ -12,6 +12,7 @@ import torch
 from xclass.build import RunConfig
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
+from xclass.data.windows import SequenceFacts
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
@@ -38,7 +39,8 @@ FLOAT, INT = 4, 8
 class Job(NamedTuple):
     """The sizes of a dataset that memory and time depend on.
 
-    features: side → name → number of different features. feature_values: the same → values of all lists.
+    features: side → name → number of different features. feature_values: the same → values of all lists. sequence:
+    how positions of a text are read, where it is one.
     """
 
     queries: int
@@ -48,6 +50,7 @@ class Job(NamedTuple):
     files: dict[str, int]
     features: Features = MappingProxyType({})
     feature_values: Features = MappingProxyType({})
+    sequence: SequenceFacts | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Job:
@@ -60,15 +63,18 @@ class Job(NamedTuple):
             splits["train"]["pairs"],
             splits["valid"]["pairs"] if "valid" in splits else 0,
             {name: entry["bytes"] for name, entry in files.items()},
-            *(
-                {side: {name: part[key] for name, part in sets.items()} for side, sets in features.items()}
-                for key in ("size", "values")
-            ),
+            _of_sets(features, "size"),
+            _of_sets(features, "values"),
+            dataset.sequence,
         )
 
     def bytes_of(self, prefix: str) -> int:
         """Bytes of the files whose names begin so."""
         return sum(count for name, count in self.files.items() if name.startswith(prefix))
+
+
+def _of_sets(features: dict[str, dict[str, dict[str, int]]], key: str) -> Features:
+    return {side: {name: part[key] for name, part in sets.items()} for side, sets in features.items()}
 
 
 def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int) -> list[Part]:
@@ -85,7 +91,7 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
     of_scorers = _scorers(config.documents, job) if config.documents.sparse else []
     if not config.documents.towers:
         return [Part(BASE, "memory", base_bytes), *of_scorers]
-    layout = layout_of(config, job.features)
+    layout = layout_of(config, job.features, job.sequence)
     return [
         Part(BASE, "memory", base_bytes),
         *of_scorers,
@@ -201,7 +207,8 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
 def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> int:
     """Rows that a step pulls, their gradients and what is computed from them; measured where there is a calibration."""
     queries, positives = _queries(config, job), _positives(config, job)
-    history = round(queries * job.pairs / max(job.queries, 1))
+    length = job.pairs / max(job.queries, 1) if job.sequence is None else job.sequence.context
+    history = round(queries * length)
     drawn = sampled(config.sampler, positives, queries, job.items)
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
@@ -244,6 +251,8 @@ def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) ->
     """How many candidates a batch has, at most; those of each query's own counted for all queries."""
     if sampler.kind == "mixture":
         return sum(sampled(part, positives, queries, items) for part in sampler.parts)
+    if sampler.per_query:
+        return queries * sampler.num_sampled
     if sampler.kind in ("given", "hard"):
         return queries * (sampler.num_sampled or sampler.depth)
     return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xclass.data.store import Dataset
+from xclass.data.windows import SequenceFacts
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.rng import torch_generator
 from xclass.types import Ragged, offsets_of
@@ -28,8 +29,8 @@ LEAST_FEATURES = 1024
 class Shrunk(NamedTuple):
     """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
 
-    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists). read_texts:
-    gives the texts of all items.
+    train, valid: Ragged by query, in memory. features: side → name → (number of features, lists). sequence,
+    windows: how positions of a text are read, and their histories; None elsewhere. read_texts: of all items.
     """
 
     num_queries: int
@@ -38,6 +39,8 @@ class Shrunk(NamedTuple):
     train: Ragged
     valid: Ragged | None
     features: Mapping[str, Mapping[str, tuple[int, Ragged]]] = MappingProxyType({})
+    sequence: SequenceFacts | None = None
+    windows: Ragged | None = None
     read_texts: Callable[[], pl.Series] = pl.Series
 
     @property
@@ -87,8 +90,12 @@ class Shrunk(NamedTuple):
         """The pairs of a split."""
         return self.train if name == "train" or self.valid is None else self.valid
 
-    def seen(self, split: str) -> Ragged:
+    def history(self, split: str) -> Ragged:
         """The history before a split."""
+        return self.windows or self.seen(split)
+
+    def seen(self, split: str) -> Ragged:
+        """What is left out of lists."""
         return Ragged(self.train.offsets, self.train.values)
 
 
@@ -121,7 +128,10 @@ def shrink(dataset: Dataset, most_queries: int, most_items: int, feature_share: 
         }
         for side in rows
     }
-    return Shrunk(len(taken), items, counts, few, valid, features, lambda: dataset.item_texts)
+    windows = None if dataset.windows is None else _folded(dataset.windows.take(taken), items)
+    return Shrunk(
+        len(taken), items, counts, few, valid, features, dataset.sequence, windows, lambda: dataset.item_texts
+    )
 
 
 def _fewer_features(lists: Ragged, size: int, share: float) -> tuple[int, Ragged]:
