@@ -55,9 +55,9 @@ OPTIONS: dict[str, set[str]] = {
     },
     "retrieve": {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
-        "--unknown", "--resume", "--dataset", "--json",
+        "--unknown", "--resume", "--dataset", "--json", "--probabilities", "--over",
     },
-    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
+    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
     "compare": {"--config", "--out", "--set", "--target", "--device", "--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import pydantic
 import torch
 from torch import Tensor
 
+from xclass.catalogue import Catalogue as Catalogue
 from xclass.config import Config, describe_toml
-from xclass.data.windows import SequenceFacts, follow_counts
+from xclass.data.windows import follow_counts
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads.building import build_encoder
 from xclass.heads.clustering import feature_vectors
+from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.growing import Growth
 from xclass.losses import LOSSES, LossConfig, build_loss
@@ -43,7 +46,9 @@ from xclass.towers import (
     context_source,
     inverse_frequencies,
 )
+from xclass.towers.characters import text_bytes
 from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfig
+from xclass.towers.item_texts import CORRECTION, ItemTexts, TextEncoder
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
@@ -158,62 +163,15 @@ class RunConfig(Config):
             "product_dtype": "float32",
             "documents": DocumentsConfig(),
         }
+        if self.head.kind == "cnn":
+            keys["model.item"] = self.model.item.model_copy(update={"hidden": ()})
+        for key in set(keys) & {"sampler", "loss", "product_dtype"} if self.head.kind == "cnn" else ():
+            del keys[key]
         for key, value in keys.items():
             if value != plain[key]:
-                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
+                has = "makes item vectors of texts" if self.head.kind == "cnn" else "has no item vectors"
+                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head {has}')
         return self
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def sequence(self) -> SequenceFacts | None:
-        """How positions of a text are read; None where queries are none."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -257,7 +215,7 @@ def build_model(
         check_positions(config.model.query, config.model.init)
     items = config.model.item if untrained else ItemTowerConfig(hidden=config.model.item.hidden)
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
-    sizes = _table_sizes(config, items, catalogue, fields)
+    sizes = _table_sizes(config, items, catalogue, fields, untrained)
     if untrained:
         tables = _tables(config, sizes, Place(device, folder), start)
     else:
@@ -273,11 +231,10 @@ def build_model(
     if weigh:
         constants = catalogue.item_counts, catalogue.num_train_queries, catalogue.propensity
         weights = config.loss.weights_of_items(*constants)
-    head: Head = (
-        _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
-        if config.head.kind == "dot"
-        else _own_head(config, catalogue, train if start else None)
-    )
+    if config.head.kind in SCORED:
+        head: Head = _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights, untrained)
+    else:
+        head = _own_head(config, catalogue, train if start else None)
     if start and train is not None and config.model.init != "random":
         _closed_form(config, catalogue, train, tables, fields[0], text)
     return TwoTower(tower, head, tables).to(device)
@@ -343,10 +300,10 @@ def _check_shared(config: RunConfig, catalogue: Catalogue, names: Sequence[str])
 
 
 def _table_sizes(
-    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields]
+    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields], untrained: bool
 ) -> dict[str, int]:
     sizes = {"item": catalogue.num_items} if "id" in items.parts else {}
-    if config.head.kind != "dot":
+    if config.head.kind not in SCORED or (config.head.kind == "cnn" and untrained):
         sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
@@ -393,7 +350,9 @@ def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool)
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
-    """Whether a table starts with random rows: a closed form writes the others."""
+    """Whether a table starts with random rows: a closed form writes the others, and corrections start at 0."""
+    if name == CORRECTION:
+        return False
     written = {"random": (), "spectral": ("item", "history", "feature"), "documents": ("item",)}
     return name.partition(".")[0] not in written[config.model.init]
 
@@ -456,9 +415,14 @@ def _head(
     features: ItemFeatures | None,
     item_rows: bool,
     item_weights: Tensor | None,
+    untrained: bool,
 ) -> DotHead:
     loss = config.loss
-    return DotHead(
+    make: Callable[..., DotHead] = functools.partial(DotHead, features=features, item_rows=item_rows)
+    if config.head.kind == "cnn":
+        encoder = build_encoder(config.head, config.model.embedding_dim, torch_generator(config.train.seed, "cnn"))
+        make = functools.partial(CnnHead, encoder, _texts(config, encoder, catalogue) if untrained else None)
+    return make(
         sampler,
         build_loss(loss, config.sampler.num_sampled, catalogue.num_items),
         _projection(config, config.model.item.hidden, generator),
@@ -475,10 +439,13 @@ def _head(
         growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
         log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
         learn_log_z=loss.learn_log_z,
-        features=features,
-        item_rows=item_rows,
         item_weights=item_weights,
     )
+
+
+def _texts(config: RunConfig, encoder: TextEncoder, catalogue: Catalogue) -> ItemTexts:
+    read = text_bytes(catalogue.item_texts, config.head.text_bytes)
+    return ItemTexts(encoder, read, int((catalogue.item_counts > 0).sum()))
 
 
 def _closed_form(

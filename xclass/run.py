@@ -383,6 +383,11 @@ class RunDirectory:
         """None: the vectors of items are stored whole."""
         return {}
 
+    @property
+    def item_texts(self) -> pl.Series:
+        """The ids: the vectors that were made of texts are stored whole."""
+        return self.item_ids.cast(pl.String)
+
     def feature_sizes(self, side: str) -> dict[str, int]:
         """Name → number of different features of the dataset that the run was trained on, of side "query"."""
         sizes: dict[str, int] = self.manifest.get("features", {}).get(side, {})

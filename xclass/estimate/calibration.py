@@ -23,6 +23,7 @@ from xclass.estimate.layout import held, layout_of
 from xclass.estimate.machine import anonymous_bytes
 from xclass.estimate.memory import Job, rows_of
 from xclass.estimate.sample import Shrunk, random_lists, shrink
+from xclass.heads.config import SCORED
 from xclass.model import TwoTower
 from xclass.progress import Progress
 from xclass.sampling import Known, SamplerConfig, build_sampler
@@ -177,7 +178,7 @@ class Trial:
         self.sampler_s = time.perf_counter() - started
         for hard in hard_samplers(sampler):
             hard.replace(lists)
-        if self.config.head.kind == "dot":
+        if self.config.head.kind in SCORED:
             self.model.head.sampler = sampler
 
     def train(self, steps: int, report_every_s: float) -> None:

@@ -18,11 +18,13 @@ from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
 from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
+from xclass.heads.config import SCORED
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
 from xclass.scorers.config import DocumentsConfig
+from xclass.towers.item_texts import CORRECTION
 from xclass.training.snapshot import SPARE_BYTES
 from xclass.training.validate import SHOWN
 
@@ -211,15 +213,24 @@ def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layo
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
-    if config.head.kind != "dot":
+    if config.head.kind not in SCORED:
         drawn = 0
-        asked |= rows_asked(config.head, job.items, positives)
+    asked |= rows_asked(config.head, job.items, positives + drawn)
     asked |= _features_asked(config, job, layout, queries, positions=positives + drawn)
     row_bytes = config.model.embedding_dim * FLOAT
     distinct = sum(min(asked[table], rows_of(table, job, config.head)) for table in layout.tables)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
+    blocks += _network_bytes(config, min(positives + drawn, job.items))
     return 4 * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+
+
+def _network_bytes(config: RunConfig, items: int) -> int:
+    """What a network over the items' texts keeps of a step for its gradients, and those."""
+    if config.head.kind != "cnn":
+        return 0
+    layers = 4 + 5 * config.head.highway
+    return items * FLOAT * (layers * sum(config.head.filters) + 4 * config.model.embedding_dim)
 
 
 def _features_asked(config: RunConfig, job: Job, layout: Layout, queries: int, positions: int) -> dict[str, int]:
@@ -292,6 +303,10 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
         own = [name for name in layout.tables if name.startswith("item_feature.") or name == "item"]
         weights -= sum(rows[name] * layout.tables[name]["weight"] for name in own)
         weights += job.items * next(iter(layout.tables.values()))["weight"]
+    if config.head.kind == "cnn":  # likewise: its corrections go into them
+        correction = CORRECTION in layout.tables
+        weights -= rows[CORRECTION] * layout.tables[CORRECTION]["weight"] if correction else 0
+        weights += job.items * config.model.embedding_dim * (2 if config.tables.dtype == "bfloat16" else FLOAT)
     yield Part("model", "disk", weights)
     yield Part(
         "ids and small files", "disk", job.bytes_of("items.parquet") + job.bytes_of("queries.parquet") + SMALL_FILES
