@@ -22,7 +22,7 @@ FLOORS = {
     "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2, "own_lists": 2, "catalogue": 2, "topk_parts": 2,
     "heads": 3, "scorers": 3,
     "model": 4, "compat": 4,
-    "engine": 5,
+    "engine": 5, "likelihood": 5,
     "training": 6, "retrieve": 6, "evaluate": 6, "starts": 6,
     "report": 7, "testing": 7, "document_scorers": 7, "probabilities": 6, "filtered_search": 7, "predictions": 7,
     "build": 8,

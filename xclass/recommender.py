@@ -36,6 +36,7 @@ from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.heads import CnnHead, OwnSearch
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
+from xclass.likelihood import with_likelihood
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
@@ -232,6 +233,7 @@ class Recommender:
         metrics: Sequence[MetricName],
         split: str = "test",
         *,
+        likelihood: bool | None = None,
         exact: bool = False,
         by_popularity: bool = False,
         max_queries: int | None = None,
@@ -244,6 +246,8 @@ class Recommender:
         ``index_recall@k`` says how much of the exact lists it finds.
 
         Args:
+            metrics: none for perplexity and calibration alone.
+            likelihood: perplexity, log_loss and calibration, too; None: where queries are positions of a text.
             max_queries: measure on a sample of so many queries with a positive.
             sample_seed: draws that sample; the run's seed when None.
             propensity: A and B of psp and psndcg; those that the dataset was ingested with when None.
@@ -251,17 +255,22 @@ class Recommender:
         dataset, counts = self.dataset, self.run.item_counts
         seed = self.run.config.train.seed if sample_seed is None else sample_seed
         queries = dataset_queries(dataset, split, True, max_queries, seed)
-        k = max(metric.k for metric in metrics)
-        result = evaluate(
-            self.lists(queries, k, exact=True, label="exact search"),
-            Some(dataset.split(split), queries.numbers),
-            metrics,
-            through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
-            item_counts=counts,
-            seen=None if self.may_repeat else Some(dataset.seen(split), queries.numbers),
-            propensities=self._propensities(metrics, counts, propensity),
-            by_popularity=by_popularity,
-        )
+        truth, k = Some(dataset.split(split), queries.numbers), max((metric.k for metric in metrics), default=0)
+        result = Evaluation.nothing_yet()
+        if metrics:
+            through_index = not exact and self.index is not None
+            result = evaluate(
+                self.lists(queries, k, exact=True, label="exact search"),
+                truth,
+                metrics,
+                through_index=self.lists(queries, k, label="through the index") if through_index else None,
+                item_counts=counts,
+                seen=None if self.may_repeat else Some(dataset.seen(split), queries.numbers),
+                propensities=self._propensities(metrics, counts, propensity),
+                by_popularity=by_popularity,
+            )
+        if self.may_repeat if likelihood is None else likelihood:
+            result = with_likelihood(result, self.model, queries, truth, counts)
         return self._by_query_number(result, queries, split)
 
     @functools.cached_property

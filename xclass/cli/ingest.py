@@ -15,7 +15,13 @@ WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
 BORDER_NAMES = ("stop", "cross", "ignore")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
-
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
+        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+    ),
+]
 Append = Annotated[
     bool,
     typer.Option(
@@ -98,13 +104,7 @@ Propensity = Annotated[
 
 
 def ingest(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
-            "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
-        ),
-    ],
+    source: Source,
     out: Annotated[
         Path, typer.Option(help="The dataset directory to write; it must not exist. With --append: the one to add to.")
     ],

@@ -16,7 +16,7 @@ from xclass.heads.growing import Growth, growing_loss
 from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.normaliser import log_normaliser, scores_of_pairs
-from xclass.heads.seam import Asked, Head, SearchedBy, targets_of
+from xclass.heads.seam import Asked, Head, LogParts, SearchedBy, targets_of
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
@@ -261,10 +261,15 @@ class DotHead(Head):
 
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        return self.log_parts(query_BD, items, tables).log_probability
+
+    def log_parts(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> LogParts:
+        """The same with log Z of each query: of score / temperature over the catalogue."""
         vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
         scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
-        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
-        return (scores - normaliser).float().cpu()
+        log_z = log_normaliser(query_BD, vectors, inverse)
+        logs = (scores - log_z[rows.to(scores.device)]).float().cpu()
+        return LogParts(logs, log_z.float().cpu(), self.log_constant)
 
 
 def _shifted(negatives: Negatives, log_z: float) -> Negatives:

@@ -34,6 +34,7 @@ def check_head(
     """
     case = _Case(make, tables, num_items, dim)
     check_probabilities_sum_to_one(case)
+    check_log_z_is_of_the_scores(case)
     check_topk_is_the_sorted_probabilities(case)
     check_what_must_not_come_out_does_not(case)
     check_gradients(case)
@@ -94,6 +95,20 @@ def check_probabilities_sum_to_one(case: _Case) -> None:
     some = head.log_probability(case.queries(), Ragged.from_lists(TARGETS), tables)
     rows, items = Ragged.from_lists(TARGETS).rows(), Ragged.from_lists(TARGETS).values
     torch.testing.assert_close(some, whole[rows, items], rtol=1e-4, atol=1e-4)
+
+
+def check_log_z_is_of_the_scores(case: _Case) -> None:
+    """Where a head has a score of every item: log P + log Z is ⟨query, item vector⟩ times one number."""
+    head, tables = case.make(), case.tables()
+    vectors, found = head.item_vectors(tables), head.log_parts(case.queries(), case.every_item(), tables)
+    if found.log_z is None or vectors is None:
+        return
+    scores = found.log_probability.view(QUERIES, -1) + found.log_z.unsqueeze(1)
+    products = case.queries() @ vectors.read(0, len(vectors)).T
+    constant = (scores * products).sum() / products.square().sum()
+    torch.testing.assert_close(scores, constant * products, rtol=1e-3, atol=1e-3)
+    asked = head.log_probability(case.queries(), case.every_item(), tables)
+    torch.testing.assert_close(found.log_probability, asked)
 
 
 def check_topk_is_the_sorted_probabilities(case: _Case) -> None:
