@@ -86,9 +86,8 @@ def test_what_is_stored_is_what_was_drawn(tmp_path):
     other = ingest(spec, tmp_path / "other", IngestOptions(context=2, seed=1))
     assert again.fingerprint == dataset.fingerprint != other.fingerprint
     whole = ingest(spec, tmp_path / "whole", IngestOptions(test_fraction=0.0, valid_fraction=0.0))
-    assert whole.splits == ("train",) and torch.equal(
-        whole.split("train").lengths(), torch.ones(len(whole.windows)).long()
-    )
+    lengths = whole.split("train").lengths()
+    assert whole.splits == ("train",) and torch.equal(lengths, torch.ones(len(whole.windows)).long())
 
 
 @pytest.mark.parametrize(

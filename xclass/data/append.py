@@ -220,6 +220,8 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
 
 def _check_files(old: Dataset) -> None:
     """Whatever lies in a dataset beside pairs and ids would be lost."""
+    if old.sequence is not None:
+        raise ArtefactError("nothing can be appended to a text", where=old.path, do="ingest all of it anew")
     unknown = {name for name in old.manifest["files"] if name not in FILES and name.split("/")[0] not in PART_CODES}
     if unknown:
         raise ArtefactError(

@@ -114,7 +114,7 @@ class TextWorld:
         return order, np.cumsum(self.share[order]), np.concatenate([[0.0], np.cumsum(self.class_mass)])
 
     def probability(self, words: np.ndarray, last: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """float64, P of each word (−1: the border) after ``last`` and, one earlier, ``before`` (−1: not in this line)."""
+        """float64, P of each word (−1: the border) after ``before``, ``last`` (−1: the line has no such word)."""
         start = last < 0
         inside = np.where(start, 1.0, 1.0 - 1.0 / self.length)
         rank = np.maximum(words, 0)
