@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Package → the names that people may import from it, promised. Other rooms' names may change between versions.
 PUBLIC: dict[str, set[str]] = {
-    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
+    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_configs", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
     "xclass.cli": {"main"},
     "xclass.compat": {"tf"},
     "xclass.compat.tf": {
@@ -59,7 +59,7 @@ OPTIONS: dict[str, set[str]] = {
     },
     "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
-    "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
+    "compare": {"--config", "--out", "--set", "--target", "--device", "--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},
