@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xclass.errors import InputError
+from xclass.training.validate import lower_is_better
 
-LESS_IS_BETTER = ("perplexity",)
 NEAR = 0.01
 """Without a target of the user's: within this share of the first configuration's best validation."""
 
@@ -23,7 +23,7 @@ class Target(NamedTuple):
 
     def is_reached_by(self, value: float) -> bool:
         """Whether a value is at least as good."""
-        return value <= self.value if self.metric in LESS_IS_BETTER else value >= self.value
+        return value <= self.value if lower_is_better(self.metric) else value >= self.value
 
 
 class Point(NamedTuple):
@@ -87,8 +87,8 @@ def target_of(points: Sequence[Point], metric: str) -> Target | None:
     found = [point.metrics[metric] for point in points if metric in point.metrics]
     if not found:
         return None
-    less = metric in LESS_IS_BETTER
-    return Target(metric, min(found) * (1 + NEAR) if less else max(found) * (1 - NEAR))
+    value = min(found) * (1 + NEAR) if lower_is_better(metric) else max(found) * (1 - NEAR)
+    return Target(metric, value)
 
 
 def reached_s(points: Sequence[Point], target: Target | None) -> float | None:

@@ -30,7 +30,8 @@ class Entry:
     """One configuration, trained and measured.
 
     config: as it was given. name: what it is called in tables. run: its run directory.
-    metrics, metrics_index, index_recall: as of an evaluation; the last two empty where a search misses nothing.
+    metrics, metrics_index, index_recall, calibration: as of an evaluation; empty where a search misses nothing, or
+        where there are no scores that a log Z belongs to.
     examples_per_s, reached_s: None where nothing tells. layer: None for a run without towers.
     times: µs a query; None for what the run can't do.
     curve: its validations.
@@ -42,6 +43,7 @@ class Entry:
     metrics: dict[str, float]
     metrics_index: dict[str, float]
     index_recall: dict[str, float]
+    calibration: dict[str, float]
     examples_per_s: float | None
     train_s: float
     reached_s: float | None
@@ -52,6 +54,7 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         optional = {"metrics_index": self.metrics_index, "index_recall": self.index_recall}
+        optional["calibration"] = self.calibration
         return {
             "config": self.config,
             "name": self.name,
@@ -98,9 +101,10 @@ class Contest:
 
     def quality(self) -> tuple[list[str], list[list[object]]]:
         """Columns and rows of the metrics."""
-        names = list(dict.fromkeys(name for entry in self.entries for name in [*entry.metrics, *entry.index_recall]))
+        found = [entry.metrics | entry.calibration | entry.index_recall for entry in self.entries]
+        names = list(dict.fromkeys(name for each in found for name in each))
         rows: list[list[object]] = [
-            [entry.name, *((entry.metrics | entry.index_recall).get(name) for name in names)] for entry in self.entries
+            [entry.name, *map(each.get, names)] for entry, each in zip(self.entries, found, strict=True)
         ]
         return ["configuration", *names], rows
 

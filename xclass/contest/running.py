@@ -21,7 +21,7 @@ from xclass.metrics.comparison import compare_evaluations, distinct_names
 from xclass.progress import say
 from xclass.recommender import Recommender
 from xclass.run import MANIFEST, resolve_config, train_run
-from xclass.training.validate import SHOWN
+from xclass.training.validate import SHOWN, chosen_metric
 
 TURNS = 5
 METRICS = ("recall", "ndcg")
@@ -75,7 +75,11 @@ def compare_configs(
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     wanted = list(metrics) if metrics is not None else metrics_at(list(k), METRICS)
     settings = _resolved(configs, overrides)
-    _check_target(target, settings)
+    validated = {
+        name: chosen_metric(each.train.validation.metric, opened.sequence is not None)
+        for name, each in settings.items()
+    }
+    _check_target(target, validated)
     runs = {name: Path(out) / name for name in settings}
     for number, (name, config) in enumerate(settings.items(), 1):
         say(f"training {name}, {number} of {len(settings)}")
@@ -84,8 +88,8 @@ def compare_configs(
     largest = max(metric.k for metric in wanted)
     times = _times(runs, opened, split, largest, turns, seed)
     if target is None:
-        first = next(iter(settings))
-        target = target_of(curve(read_records(runs[first])), settings[first].train.validation.metric)
+        first, metric = next(iter(validated.items()))
+        target = target_of(curve(read_records(runs[first])), metric)
     entries = [
         _entry(str(config), name, runs[name], found[name], times[name], target)
         for config, name in zip(configs, settings, strict=True)
@@ -110,6 +114,7 @@ def _entry(
         evaluation.metrics,
         evaluation.metrics_index,
         evaluation.index_recall,
+        evaluation.calibration,
         examples_per_s(records),
         found.train_s,
         reached_s(points, target),
@@ -127,9 +132,9 @@ def _resolved(configs: Sequence[Path | str], overrides: Sequence[str]) -> dict[s
     return {name: resolve_config(Path(config), list(overrides)) for name, config in zip(names, configs, strict=True)}
 
 
-def _check_target(target: Target | None, settings: dict[str, RunConfig]) -> None:
-    for name, config in settings.items():
-        known = list(dict.fromkeys([config.train.validation.metric, *SHOWN]))
+def _check_target(target: Target | None, validated: dict[str, str]) -> None:
+    for name, metric in validated.items():
+        known = list(dict.fromkeys([metric, *SHOWN]))
         if target is not None and target.metric not in known:
             raise InputError(
                 f"{name} is not validated by the metric of the target",
