@@ -35,7 +35,7 @@ MEASURED = 10_000
 
 
 class Positions(NamedTuple):
-    """contexts: int64 (T, C), −1 where a sentence ends. words: int64 (T,). before, after: how many make a context."""
+    """contexts: int64 (T, C), −1 where a sentence ends. words: int64 (T,)."""
 
     contexts: Tensor
     words: Tensor
@@ -112,11 +112,12 @@ class Trained(NamedTuple):
     recall: float
 
 
-def config_of(text: Text, dim: int, epochs: int, batch: int, rate: float, **parts: Any) -> RunConfig:
+def config_of(dim: int, epochs: int, batch: int, rate: float, **parts: Any) -> RunConfig:
+    """A bag of the context below an output layer, inner products."""
     return RunConfig.model_validate(
         {
             "model": {"embedding_dim": dim, "normalize": False, "temperature": 1.0, "query": {"kind": "history"}},
-            "train": {"epochs": epochs, "learning_rate": rate, "batch": {"by": "pair", "size": batch}, **parts.pop("train", {})},
+            "train": {"epochs": epochs, "learning_rate": rate, "batch": {"by": "pair", "size": batch}},
             **parts,
         }
     )
@@ -126,7 +127,7 @@ def train_ours(text: Text, config: RunConfig, train: Positions, measured: Positi
     """Through the loop of `xclass train`; what is measured comes from the finished tables."""
     catalogue = SimpleNamespace(
         num_queries=1, num_items=len(text.counts), item_counts=text.counts, num_train_queries=1, sequence=None,
-        query_features={}, item_features={}, feature_sizes=lambda side: {},
+        query_features={}, item_features={}, feature_sizes=lambda side: {}, propensity=(0.55, 1.5),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(config, catalogue, None)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from xclass.types import Batch, Ragged
 Score = Callable[[Tensor, Ragged, dict[str, Table]], Tensor]
 """Query vectors, a list of items for each, tables → a number for each item."""
 
+ITEMS = "item"  # the table of item vectors; where other parameters make them, a finished run holds them all the same
 BATCH = 64
 """Queries that are timed, one by one and as one batch."""
 LEAST_S = 0.05
@@ -58,13 +59,14 @@ def layer_of(recommender: Recommender) -> Layer | None:
     model = recommender.model
     if not isinstance(model, TwoTower):
         return None
-    names = table_shapes(
+    shapes = table_shapes(
         recommender.run.config.head, recommender.run.num_items, recommender.run.config.model.embedding_dim
     )
-    weights = [model.tables[name].weight for name in names]
     dense = list(model.head.parameters()) if isinstance(model.head, nn.Module) else []
-    held = {id(tensor): tensor for tensor in [*weights, *dense, *_tensors(model.head, set())]}
-    return Layer(sum(each.numel() for each in [*weights, *dense]), sum(tensor.nbytes for tensor in held.values()))
+    learned = sum(rows * dim for rows, dim in shapes.values()) + sum(each.numel() for each in dense)
+    stored = [table.weight for name, table in model.tables.items() if name in shapes or name == ITEMS]
+    held = {id(tensor): tensor for tensor in [*stored, *dense, *_tensors(model.head, set())]}
+    return Layer(learned, sum(tensor.nbytes for tensor in held.values()))
 
 
 def _tensors(thing: Any, passed: set[int]) -> Iterator[Tensor | np.ndarray]:
