@@ -7,7 +7,7 @@
 
 layers: what each configuration's output layer takes of a training step, without the tower (plan, distinct rows, pull,
 loss, gradients, push), of one item's probability and score and of a top-20, over a catalogue with Zipf's counts; the
-layers take turns, and the process's own time is taken on one thread. codes: path lengths of Huffman's tree over a corpus.
+layers take turns, and the process's own time is taken on one thread. codes: path lengths of Huffman's tree over a text.
 torch and gensim: the peers, on the same words as ours (`softmax_peers.py`). CORPUS is a directory with train.txt,
 valid.txt and test.txt, a sentence a line. Quality of all configurations on the corpus is
 `xclass compare`, which writes its own table:
@@ -37,13 +37,14 @@ import torch
 from bench_heads import SEARCHED, TOPK, batch_of, step, timed, zipf
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.heads import CnnHead, DotHead
 from xclass.heads.trees import balanced_tree, huffman_tree
 from xclass.memory import keep_freed_memory
 from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.run import resolve_config
+from xclass.run_config import RunConfig
 from xclass.types import Batch, Ragged
 
 ROOT = Path(__file__).resolve().parents[1]

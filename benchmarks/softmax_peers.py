@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.model import TwoTower
 from xclass.rng import torch_generator
+from xclass.run_config import RunConfig
 from xclass.training import Trainer
 from xclass.types import Batch, Ragged, offsets_of
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.build import RunConfig, choose_device
+from xclass.build import choose_device
 from xclass.contest.curves import Target, curve, examples_per_s, reached_s, read_records, target_of
 from xclass.contest.layer import BATCH, Layer, layer_of, medians, queries_to_time, time_once
 from xclass.contest.result import Contest, Entry
@@ -21,6 +21,7 @@ from xclass.metrics.comparison import compare_evaluations, distinct_names
 from xclass.progress import say
 from xclass.recommender import Recommender
 from xclass.run import MANIFEST, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.training.validate import SHOWN, chosen_metric
 
 TURNS = 5
