@@ -7,7 +7,7 @@
 
 layers: what each configuration's output layer takes of a training step, without the tower (plan, distinct rows, pull,
 loss, gradients, push), of one item's probability and score and of a top-20, over a catalogue with Zipf's counts; the
-layers take turns, and the process's own time is taken on one thread. codes: path lengths of Huffman's tree over a text.
+layers take turns, and the process's own time is taken on one thread. codes: path lengths of Huffman's tree.
 torch and gensim: the peers, on the same words as ours (`softmax_peers.py`). CORPUS is a directory with train.txt,
 valid.txt and test.txt, a sentence a line. Quality of all configurations on the corpus is
 `xclass compare`, which writes its own table:

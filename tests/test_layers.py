@@ -25,6 +25,7 @@ FLOORS = {
     "engine": 5, "likelihood": 5,
     "training": 6, "retrieve": 6, "evaluate": 6, "starts": 6,
     "report": 7, "testing": 7, "document_scorers": 7, "run_config": 7, "filtered_search": 7, "predictions": 7,
+    "probabilities": 6,
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,

@@ -161,6 +161,8 @@ class DotHead(Head):
             excluded = batch.known
         elif self.remove_accidental_hits:
             excluded = positives
+        if ids.dim() == 1 and not isinstance(excluded, Selection) and not len(excluded.values):
+            return Hits(excluded.values, excluded.values)
         if self.per_pair:
             owners = positives.rows()
             own = self.own_hits_only and self.remove_accidental_hits

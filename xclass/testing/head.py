@@ -124,8 +124,16 @@ def check_topk_is_the_sorted_probabilities(case: _Case) -> None:
             torch.testing.assert_close(
                 found.scores.view(QUERIES, -1), whole.gather(1, found.ids.view(QUERIES, -1)), rtol=1e-4, atol=1e-4
             )
+    check_scores_are_logits(head, whole, tables, case)
     usual = head.topk(case.queries(), case.num_items, tables)
     assert torch.equal(usual.ids, head.topk(case.queries(), case.num_items, tables, exact=True).ids)
+
+
+def check_scores_are_logits(head: Head, whole: Tensor, tables: dict[str, Table], case: _Case) -> None:
+    """The difference log P(i | q) − score_scale · score_i is the same for all items of a query."""
+    found = head.topk(case.queries(), case.num_items, tables, exact=True)
+    rest = whole.gather(1, found.ids.view(QUERIES, -1)) - head.score_scale * found.scores.view(QUERIES, -1)
+    torch.testing.assert_close(rest, rest[:, :1].expand_as(rest), rtol=1e-4, atol=1e-4)
 
 
 def check_what_must_not_come_out_does_not(case: _Case) -> None:
