@@ -40,7 +40,7 @@ from index_data import clustered_vectors, learn, learned_vectors, planted_vector
 from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, index_recall
 from xclass.index.factory import builds
 from xclass.index.measuring import HeldOut, Point
-from xclass.index.spread import is_spread
+from xclass.index.spread import GRAPH, is_spread
 from xclass.index.tuning import cheapest, faster
 from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
@@ -237,7 +237,9 @@ def tuned_builds(
 
 def ours(factory: str, vectors: torch.Tensor, keep: Path) -> FaissIndex:
     """The index that `build_index` makes, from ``keep``, built and written there the first time."""
-    index, name = FaissIndex("fastscan", factory), f"ours-{factory}-{len(vectors)}-{KEPT[0]}"
+    index = FaissIndex("fastscan", factory)
+    same = GRAPH.sub("", factory) if is_spread(factory) else factory  # only the way to the lists differs
+    name = f"ours-{same}-{len(vectors)}-{KEPT[0]}"
     path, table = keep / f"{name}.faiss", keep / f"{name}.npy"
     if path.exists():
         index.restore(faiss.read_index(str(path)), vectors, 0.0, np.load(table) if table.exists() else None)
