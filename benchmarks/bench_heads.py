@@ -35,7 +35,6 @@ from xclass.types import Batch, Ragged, Rows
 
 FULL = "full softmax"
 TOPK, SEARCHED = 20, 64
-TIMES = ("train_us", "probability_us", "topk_us")
 
 
 class Way(NamedTuple):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.seam import Head, OwnSearching
+from xclass.heads.seam import Head
 from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
@@ -98,7 +98,7 @@ class TwoTower(nn.Module):
         """The head's own search over the tables of the moment; None for a head whose items are ranked by vectors."""
         if self.head.searched_by == "vectors":
             return None
-        return OwnSearch(cast(OwnSearching, self.head), self.tables, exact)
+        return OwnSearch(self.head, self.tables, exact)
 
     def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
         """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""

@@ -95,14 +95,6 @@ def background(name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, name, initializer=_one_thread, initargs=(num_threads(),))
 
 
-def _without_gradients(work: Callable[[int, int], Result]) -> Callable[[int, int], Result]:
-    def run(start: int, stop: int) -> Result:
-        with torch.no_grad():
-            return work(start, stop)
-
-    return run
-
-
 def scratch(size: int, like: Tensor) -> Tensor:
     """(size,) of the type and device of ``like``, contents arbitrary; each thread has one and keeps it.
 

@@ -15,7 +15,6 @@ from xclass.rng import torch_generator
 from xclass.run import resolve_config, train_run
 from xclass.training import loop
 from xclass.training.collapse import (
-    FIGURES,
     SAMPLE,
     CollapseWatch,
     collapse_figures,
@@ -24,6 +23,8 @@ from xclass.training.collapse import (
     warnings_of,
 )
 from xclass.types import TopK
+
+FIGURES = ("query_effective_rank", "item_effective_rank", "query_variance", "item_variance", "identical_lists")
 
 
 def drawn(rows, dim, seed=0):

@@ -166,7 +166,7 @@ class Trial:
         for hard in hard_samplers(sampler):
             hard.replace(lists)
         if self.config.head.kind == "dot":
-            self.model.head.sampler = sampler  # type: ignore[attr-defined]
+            self.model.head.sampler = sampler
 
     def train(self, steps: int, report_every_s: float) -> None:
         """So many steps through the real loop, then a checkpoint; the records are kept."""
@@ -205,7 +205,7 @@ class Trial:
         """(in memory, on an accelerator): tables and sampler."""
         tensors = [tensor for table in self.model.tables.values() for tensor in table.tensors().values()]
         there = held([tensor for tensor in tensors if tensor.device.type != "cpu"])
-        return held([self.model.head.sampler, *(tensor for tensor in tensors if tensor.device.type == "cpu")]), there  # type: ignore[attr-defined]
+        return held([self.model.head.sampler, *(tensor for tensor in tensors if tensor.device.type == "cpu")]), there
 
     def validation_s_per_pair(self) -> float | None:
         """Seconds a query and an item; None when there is nothing to validate on."""

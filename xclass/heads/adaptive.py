@@ -12,19 +12,17 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.bands import allowed_within, best_of, within
-from xclass.heads.differentiated import ALL, NoPlan, band_topk
-from xclass.heads.dot import targets_of
+from xclass.heads.differentiated import ALL, band_topk
 from xclass.heads.log_sum import log_sum, table_log_sum
-from xclass.heads.seam import SearchedBy
+from xclass.heads.seam import Asked, Head, NoPlan, SearchedBy, mean_over_targets, targets_of
 from xclass.heads.vectors import TableRows
-from xclass.losses.seam import normalised_weights, sum_by_row
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK, offsets_of
 
 SHORTLIST = "shortlist"
 
 
-class AdaptiveHead(nn.Module):
+class AdaptiveHead(Head):
     """Two levels: log P(i) = log P(i | shortlist and clusters), or log P(cluster) + log P(i | cluster).
 
     The first band is the shortlist: its items and one row for each cluster are in table "shortlist", D dimensions. The
@@ -41,7 +39,6 @@ class AdaptiveHead(nn.Module):
     """
 
     searched_by: SearchedBy = "head"
-    sampler = None
 
     def __init__(
         self, edges: Sequence[int], dim: int, dims: Sequence[int], temperature: float, generator: torch.Generator
@@ -83,32 +80,15 @@ class AdaptiveHead(nn.Module):
                 inside, tail = projection(scaled[queries]), rows[f"tail{cluster}"].values
                 scores = torch.linalg.vecdot(inside[which], tail[items[mine] - self.edges[cluster + 1]])
                 losses = losses.index_add(0, mine, log_sum(inside, tail)[which] - scores)
-        share = normalised_weights(owners, len(query_BD), positives.weights, losses.detach())
-        loss = sum_by_row(share * losses, owners, len(query_BD))
-        return loss if batch.weights is None else loss * batch.weights
+        return mean_over_targets(losses, batch, owners)
 
-    def item_vectors(self, tables: dict[str, Table]) -> None:
-        """None: what a rare item's score is added to depends on the query."""
-
-    def item_rows_of(self, tables: dict[str, Table]) -> None:
-        """None."""
-
-    @torch.no_grad()
-    def topk(
-        self,
-        query_BD: Tensor,
-        k: int,
-        tables: dict[str, Table],
-        exclude: Ragged | None = None,
-        allowed: Tensor | None = None,
-        exact: bool = False,
-    ) -> TopK:
-        """Exactly; scores are log-probabilities. See :meth:`xclass.heads.seam.Head.topk`.
+    def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
+        """Exactly; scores are log-probabilities.
 
         A cluster's probability bounds its items': it is searched for the queries only whose list it can still enter.
         """
         scaled = (query_BD.to(tables[SHORTLIST].device) / self.temperature).float()
-        size = self.edges[1]
+        size, (k, exclude, allowed, _) = self.edges[1], asked
         clusters, total = self._cluster_scores(scaled, tables)
         items = TableRows(tables[SHORTLIST], 0, size)
         first = band_topk(items, scaled, k, within(exclude, 0, size), allowed_within(allowed, 0, size))

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.heads.bands import allowed_within, best_of, within
-from xclass.heads.dot import targets_of
 from xclass.heads.log_sum import log_sum, table_log_sum
-from xclass.heads.seam import SearchedBy
+from xclass.heads.seam import Asked, Head, NoPlan, SearchedBy, mean_over_targets, targets_of
 from xclass.heads.vectors import BlockVectors, TableRows
 from xclass.index.exact import ExactIndex, empty_topk
 from xclass.index.filtering import Allowed
 from xclass.index.rows import exact_among
-from xclass.losses.seam import normalised_weights, sum_by_row
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
 from xclass.vectors import Vectors
@@ -29,15 +26,7 @@ from xclass.vectors import Vectors
 ALL = "all"
 
 
-class NoPlan(NamedTuple):
-    """There is nothing to draw or to look up beforehand."""
-
-    def to(self, device: torch.device) -> NoPlan:
-        """Itself."""
-        return self
-
-
-class DifferentiatedHead(nn.Module):
+class DifferentiatedHead(Head):
     """A softmax over all items whose vectors are the blocks of a block-diagonal matrix.
 
     Items are cut into bands by frequency; band k has vectors of d_k dimensions (table "band<k>") and reads the k-th
@@ -53,14 +42,13 @@ class DifferentiatedHead(nn.Module):
     """
 
     searched_by: SearchedBy = "head"
-    sampler = None
 
     def __init__(self, edges: Sequence[int], dims: Sequence[int], temperature: float = 1.0) -> None:
         super().__init__()
         if len(edges) != len(dims) + 1 or not temperature > 0:
             raise InputError("there is one dimension for each band", wanted=len(edges) - 1, got=len(dims))
         self.edges, self.dims, self.temperature = list(edges), list(dims), temperature
-        self.num_items, self.dim = edges[-1], sum(dims)
+        self.num_items, self.dim, self.score_scale = edges[-1], sum(dims), 1.0 / temperature
 
     def plan(self, batch: Batch, generator: torch.Generator) -> NoPlan:
         """Nothing."""
@@ -78,28 +66,15 @@ class DifferentiatedHead(nn.Module):
         total = torch.stack([log_sum(*pair) for pair in zip(parts, bands, strict=True)]).logsumexp(0)
         owners = positives.rows()
         losses = total[owners] - self._scores(parts, bands, owners, positives.values)
-        share = normalised_weights(owners, len(query_BD), positives.weights, losses.detach())
-        loss = sum_by_row(share * losses, owners, len(query_BD))
-        return loss if batch.weights is None else loss * batch.weights
+        return mean_over_targets(losses, batch, owners)
 
     def item_vectors(self, tables: dict[str, Table]) -> Vectors:
         """(N, D): each band's rows at their place among zeros, so that any index serves."""
         return BlockVectors([tables[f"band{number}"] for number in range(len(self.dims))], self.edges)
 
-    def item_rows_of(self, tables: dict[str, Table]) -> None:
-        """None."""
-
-    @torch.no_grad()
-    def topk(
-        self,
-        query_BD: Tensor,
-        k: int,
-        tables: dict[str, Table],
-        exclude: Ragged | None = None,
-        allowed: Tensor | None = None,
-        exact: bool = False,
-    ) -> TopK:
-        """By inner product, band by band, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+    def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
+        """By inner product, band by band, exactly."""
+        k, exclude, allowed, _ = asked
         found = [empty_topk(len(query_BD))]
         for number, part in enumerate(self._parts(query_BD, scaled=False)):
             low, high = self.edges[number : number + 2]

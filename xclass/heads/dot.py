@@ -6,7 +6,7 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
@@ -14,7 +14,7 @@ from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.normaliser import log_normaliser, scores_of_pairs
-from xclass.heads.seam import SearchedBy
+from xclass.heads.seam import Asked, Head, SearchedBy, targets_of
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
@@ -61,7 +61,7 @@ class DotPlan(NamedTuple):
         return DotPlan(negatives, hits, items, *others)
 
 
-class DotHead(nn.Module):
+class DotHead(Head):
     """Item vectors → projection → inner product; sampler and loss belong to it.
 
     An item's vector before the projection is its row of the table "item", the bags of its features, or both added.
@@ -85,6 +85,7 @@ class DotHead(nn.Module):
     """
 
     searched_by: SearchedBy = "vectors"
+    sampler: Sampler
 
     def __init__(
         self,
@@ -116,6 +117,7 @@ class DotHead(nn.Module):
             raise InputError("temperature is out of range", wanted="a number > 0", got=temperature)
         self.sampler, self.loss_kind, self.projection = sampler, loss, projection
         self.temperature, self.product_dtype, self.top_weights = temperature, product_dtype, top_weights
+        self.num_items, self.dim, self.score_scale = sampler.num_items, projection.dim, 1.0 / temperature
         subtract = loss.subtract_log_q if subtract_log_q is None else subtract_log_q
         self.log_q_of: Literal["both", "negatives", "none"] = (
             "none" if not subtract else "negatives" if corrected_log_q else "both"
@@ -219,22 +221,14 @@ class DotHead(nn.Module):
             return None
         return FeatureRows(self.features, tables, tables["item"] if self.item_rows else None, self.sampler.num_items)
 
-    def topk(
-        self,
-        query_BD: Tensor,
-        k: int,
-        tables: dict[str, Table],
-        exclude: Ragged | None = None,
-        allowed: Tensor | None = None,
-        exact: bool = False,
-    ) -> TopK:
-        """By inner product, exactly. See :meth:`xclass.heads.seam.Head.topk`."""
+    def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
+        """By inner product, exactly."""
         vectors = self.item_vectors(tables)
-        if allowed is not None:
-            return exact_among(vectors, Allowed(allowed, len(vectors))).search(query_BD, k, exclude)
+        if asked.allowed is not None:
+            return exact_among(vectors, Allowed(asked.allowed, len(vectors))).search(query_BD, asked.k, asked.exclude)
         index = ExactIndex()
         index.build(vectors)
-        return index.search(query_BD, k, exclude)
+        return index.search(query_BD, asked.k, asked.exclude)
 
     def unnormalised_log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) score / temperature − log N: what a self-normalised loss makes near to :meth:`log_probability`.
@@ -251,10 +245,3 @@ class DotHead(nn.Module):
         scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
         normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
         return (scores - normaliser).float().cpu()
-
-
-def targets_of(batch: Batch) -> Ragged:
-    """What a training batch is to learn; InputError for an inference batch."""
-    if batch.positives is None:
-        raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
-    return batch.positives

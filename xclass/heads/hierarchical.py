@@ -10,17 +10,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.heads.beam import VECTORS_AT_ONCE, Beam, Found, HiddenLeaves, allowed_nodes, widening_search
-from xclass.heads.dot import targets_of
 from xclass.heads.path_loss import path_loss, step_losses
-from xclass.heads.seam import SearchedBy
+from xclass.heads.seam import Asked, Head, SearchedBy, target_shares, targets_of
 from xclass.heads.trees import Paths, Tree
 from xclass.index.filtering import Hidden
 from xclass.index.running import best_first
-from xclass.losses.seam import normalised_weights
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
 
@@ -37,7 +35,7 @@ class PathPlan(NamedTuple):
         return PathPlan(self.paths.to(device))
 
 
-class HierarchicalHead(nn.Module):
+class HierarchicalHead(Head):
     """A tree whose choices are softmaxes over node vectors: table "node", N − 1 rows for any arity.
 
     log P(i | q) = Σ over the path of x_taken − log(1 + Σ_c e^{x_c}), with x_c = ⟨q, v_c⟩ / temperature for the children
@@ -54,7 +52,6 @@ class HierarchicalHead(nn.Module):
     """
 
     searched_by: SearchedBy = "beam"
-    sampler = None
     item_of: Tensor | None
     leaf_of: Tensor | None
 
@@ -88,41 +85,24 @@ class HierarchicalHead(nn.Module):
         """(B,) loss of each query times its weight in the batch. Cost O(P · depth · arity · D)."""
         positives = targets_of(batch)
         owners = positives.rows()
-        share = normalised_weights(owners, len(query_BD), positives.weights, query_BD.new_empty(len(owners)))
-        if batch.weights is not None:
-            share = share * batch.weights[owners].to(share.dtype)
+        share = target_shares(batch, owners, query_BD.new_empty(len(owners)))
         nodes = rows[NODES]
         places = nodes.positions["path"].view(len(plan.paths.first), -1)
         return path_loss(query_BD / self.temperature, nodes.values, positives.offsets, plan.paths, places, share)
 
-    def item_vectors(self, tables: dict[str, Table]) -> None:
-        """None: items have paths."""
-
-    def item_rows_of(self, tables: dict[str, Table]) -> None:
-        """None."""
-
-    @torch.no_grad()
-    def topk(
-        self,
-        query_BD: Tensor,
-        k: int,
-        tables: dict[str, Table],
-        exclude: Ragged | None = None,
-        allowed: Tensor | None = None,
-        exact: bool = False,
-    ) -> TopK:
-        """By beam search; scores are log-probabilities. See :meth:`xclass.heads.seam.Head.topk`.
+    def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
+        """By beam search; scores are log-probabilities.
 
         What a query must not get costs it no place in its beam: excluded leaves are passed over, and a node without
         an allowed leaf below is not entered. ``exact`` widens the beam until nothing can be missing.
         """
-        scaled, k = (query_BD.cpu() / self.temperature).float(), min(k, self.num_items)
-        rows, items = Hidden(exclude, len(scaled), self.num_items).pairs()
+        scaled, k = (query_BD.cpu() / self.temperature).float(), min(asked.k, self.num_items)
+        rows, items = Hidden(asked.exclude, len(scaled), self.num_items).pairs()
         hidden = HiddenLeaves(rows, self._leaves(items), self.num_items)
-        nodes = None if allowed is None else allowed_nodes(self.tree, self._leaves(allowed))
+        nodes = None if asked.allowed is None else allowed_nodes(self.tree, self._leaves(asked.allowed))
         table = tables[NODES]
         beam = Beam(self.tree, functools.partial(_pulled, table), hidden, nodes, _as_they_lie(table))
-        return self._lists(widening_search(beam, scaled, k, max(self.beam, k), self.num_items, exact))
+        return self._lists(widening_search(beam, scaled, k, max(self.beam, k), self.num_items, asked.exact))
 
     @torch.no_grad()
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:

@@ -1,13 +1,17 @@
-"""The contract of a head."""
+"""The contract of a head, and what all heads have in common."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from xclass.errors import InputError
 from xclass.heads.feature_rows import FeatureRows
+from xclass.losses.seam import normalised_weights, sum_by_row
+from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
 from xclass.vectors import Vectors
@@ -15,7 +19,16 @@ from xclass.vectors import Vectors
 SearchedBy = Literal["vectors", "head", "beam"]
 
 
-class Head(Protocol):
+class Asked(NamedTuple):
+    """What a search is asked for: see :meth:`Head.topk`."""
+
+    k: int
+    exclude: Ragged | None = None
+    allowed: Tensor | None = None
+    exact: bool = False
+
+
+class Head(nn.Module, ABC):
     """An output layer over the catalogue.
 
     A step is cut in two: ``plan`` needs no vectors (it samples, and finds what to mask), so it can be done ahead of
@@ -26,25 +39,40 @@ class Head(Protocol):
     """vectors: items are ranked by an inner product, any index serves. head: its own search, which is exact. beam: its
     own search, which misses some unless it is asked to be exact."""
 
+    num_items: int
+    """N."""
+
+    dim: int
+    """D of the query vectors."""
+
+    score_scale: float = 1.0
+    """log P(i | q) is a score of :meth:`topk` times this, plus a number that depends on the query alone."""
+
+    sampler: Sampler | None = None
+    """Where negatives come from; None for a head that draws nothing."""
+
+    @abstractmethod
     def plan(self, batch: Batch, generator: torch.Generator) -> Any:
         """What ``loss`` will need beside vectors, on the CPU; its ``to(device)`` gives it on another device."""
-        ...
 
+    @abstractmethod
     def requests(self, batch: Batch, plan: Any) -> dict[str, dict[str, Tensor]]:
         """Table → request → ids of the rows that the loss reads."""
-        ...
 
+    @abstractmethod
     def loss(self, query_BD: Tensor, batch: Batch, plan: Any, rows: dict[str, Rows]) -> Tensor:
-        """(B,) loss of each query."""
-        ...
+        """(B,) loss of each query times its weight in the batch."""
 
     def item_vectors(self, tables: dict[str, Table]) -> Vectors | None:
         """(N, D) item vectors, read block by block: their inner product with a query vector ranks items.
 
         None: not indexable.
         """
-        ...
 
+    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
+        """What items are before the last layers, where several tables make it; None where the table "item" has it."""
+
+    @torch.no_grad()
     def topk(
         self,
         query_BD: Tensor,
@@ -64,21 +92,43 @@ class Head(Protocol):
             allowed: int64, distinct rising numbers of the items that anybody may get; None for all.
             exact: miss nothing, where the head's usual search may.
         """
-        ...
+        return self._search(query_BD, tables, Asked(k, exclude, allowed, exact))
 
+    @abstractmethod
+    def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
+        """:meth:`topk`."""
+
+    @abstractmethod
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) log of the probability of each item of each query's list: over the catalogue they sum to one."""
-        ...
-
-    def item_rows_of(self, tables: dict[str, Table]) -> FeatureRows | None:
-        """What items are before the last layers, where several tables make it; None where the table "item" has it."""
-        ...
 
 
-class OwnSearching(Head, Protocol):
-    """A head that brings its own search: ``searched_by`` is not "vectors"."""
+class NoPlan(NamedTuple):
+    """There is nothing to draw or to look up beforehand."""
 
-    num_items: int
-    """N."""
-    dim: int
-    """D of the query vectors."""
+    def to(self, device: torch.device) -> NoPlan:
+        """Itself."""
+        return self
+
+
+def targets_of(batch: Batch) -> Ragged:
+    """What a training batch is to learn; InputError for an inference batch."""
+    if batch.positives is None:
+        raise InputError("this batch has no positives", wanted="a training batch", got="an inference batch")
+    return batch.positives
+
+
+def target_shares(batch: Batch, owners: Tensor, like: Tensor) -> Tensor:
+    """(P,) what each target counts: its weight over the sum of its query's, times the query's weight in the batch.
+
+    Args:
+        owners: int64 (P,), the query of each target.
+        like: (P,) of the type and device wanted.
+    """
+    share = normalised_weights(owners, len(batch), targets_of(batch).weights, like)
+    return share if batch.weights is None else share * batch.weights[owners].to(share.dtype)
+
+
+def mean_over_targets(losses: Tensor, batch: Batch, owners: Tensor) -> Tensor:
+    """(B,) weighted mean of the (P,) losses of each query's targets, times the query's weight in the batch."""
+    return sum_by_row(target_shares(batch, owners, losses.detach()) * losses, owners, len(batch))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.heads.seam import OwnSearching
+from xclass.heads.seam import Head
 from xclass.index.checks import checked_exclude, checked_k, checked_queries
 from xclass.index.filtering import Allowed, Hidden
 from xclass.tables.working_set import Table
@@ -29,7 +29,7 @@ class OwnSearch:
 
     def __init__(
         self,
-        head: OwnSearching,
+        head: Head,
         tables: dict[str, Table],
         exact: bool = False,
         allowed: Allowed | None = None,

@@ -84,10 +84,6 @@ class CatalogueUse:
         names = [name for name in CATALOGUE_DEFINITIONS if item_counts or name != "mean_popularity"]
         return {f"{name}@{k}": CATALOGUE_DEFINITIONS[name].format(k=k) for k in self.cut_offs for name in names}
 
-    def num_shown(self) -> int:
-        """Different items that stand in a list."""
-        return len(self._totals()[0])
-
     def _grow(self, size: int) -> None:
         if size > len(self._dense):
             larger = np.zeros((max(size, 2 * len(self._dense)), len(self.cut_offs)), dtype=np.int32)

@@ -24,7 +24,6 @@ from xclass.sampling.unigram import FixedUnigram
 from xclass.types import Ragged
 
 DRAWN = ("uniform", "log-uniform", "fixed-unigram", "learned-unigram")
-SIZED = (*DRAWN, "target", "given", "hard")
 CHECKED_AT_ONCE = 1 << 22
 
 

@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import OPTIONS
-
-F = np.float32
-LANES = 16  # items whose weights are trained side by side: a row of them is one register of 512 bits
-SUMS: dict[str, Any] = {**OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
+from xclass.cells import FAST, OPTIONS, F
+from xclass.scorers.plain import LANES
 
 
 @njit(**OPTIONS)
@@ -63,7 +60,7 @@ def descend_lanes(  # noqa: C901  one loop, cut nowhere
     return len(orders)
 
 
-@njit(**SUMS)
+@njit(inline="always")
 def descend_list(
     offsets: Any, features: Any, values: Any, curvature: Any, rows: Any, positives: int, steps: Any, half: Any,
     bias: Any, tolerance: Any, w: Any, alpha: Any,
@@ -108,7 +105,7 @@ def stride_of(steps: Any, turn: int, n: int) -> int:
     return 1
 
 
-@njit(**OPTIONS)
+@njit(**FAST)
 def descend_lists(  # noqa: C901
     low: int, high: int, documents: Any, lists: Any, steps: Any, half: Any, bias: Any, tolerance: Any, prune: Any,
     most: int, out_features: Any, out_values: Any, out_bias: Any, counts: Any,
@@ -262,7 +259,7 @@ def sum_lists(
         out_counts[b] = place - first
 
 
-@njit(**SUMS)
+@njit(**FAST)
 def list_products(
     low: int, high: int, offsets: Any, features: Any, values: Any, dim: int, matrix: Any, bias: Any, list_offsets: Any,
     rows: Any, out: Any,

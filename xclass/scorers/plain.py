@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
-LANES = 16
+LANES = 16  # items whose weights are trained side by side: a row of them is one register of 512 bits
 
 
 class Rows(NamedTuple):
@@ -39,7 +39,7 @@ def descend(
         signs: (n, L), +1 where the document has the item, else −1.
         orders: (passes, n), the documents in the order of each pass.
     """
-    half, n = 0.5 / cost, len(rows.offsets) - 1
+    half = 0.5 / cost
     w, alpha = np.zeros((rows.size + 1, signs.shape[1]), np.float32), np.zeros_like(signs, dtype=np.float32)
     curvature = curvatures(rows, cost, bias)
     for order in orders:
@@ -56,7 +56,6 @@ def descend(
             w[-1] += step * bias
         if worst < tolerance:
             break
-    assert n == len(signs)
     return w[:-1], w[-1] * bias
 
 

@@ -25,7 +25,7 @@ class Projection(nn.Module):
 
     def __init__(self, dim: int, hidden: Sequence[int], normalize: bool, generator: torch.Generator) -> None:
         super().__init__()
-        self.normalize = normalize
+        self.dim, self.normalize = dim, normalize
         self.mlp = _mlp(dim, hidden, generator) if hidden else None
 
     @property

@@ -24,7 +24,6 @@ MANY_IDENTICAL = 0.5
 PAGE = "docs/training.md, “Collapse”"
 
 TOWERS = ("query", "item")
-FIGURES = ("query_effective_rank", "item_effective_rank", "query_variance", "item_variance", "identical_lists")
 
 
 class Spread(NamedTuple):

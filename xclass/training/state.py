@@ -76,7 +76,7 @@ class ModelState:
 
     def _head_buffers(self) -> dict[str, Tensor]:
         """What an output layer was built from and cannot be built from again, such as the order of a tree's leaves."""
-        return {f"dense.{name}": buffer for name, buffer in self.model.head.named_buffers("head")}  # type: ignore[attr-defined]
+        return {f"dense.{name}": buffer for name, buffer in self.model.head.named_buffers("head")}
 
     def row_names(self) -> dict[str, list[str]]:
         """Table → the names of the tensors that hold its rows: a push changes them at its ids only."""
