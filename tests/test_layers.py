@@ -48,7 +48,7 @@ EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba"}
 COMPILED = {
     "cells.py", "data/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",
     "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "scorers/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
-    "towers/kernels.py",
+    "towers/kernels.py", "towers/character_kernels.py",
 }  # fmt: skip
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "random"}
 FORBIDDEN_CALLS = {

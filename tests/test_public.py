@@ -28,8 +28,8 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss", "uniform_candidate_sampler",
     },
     "xclass.losses": {
-        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
-        "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
+        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "effective_size", "full_sigmoid_loss", "full_softmax_loss",
+        "gbce_power", "importance_loss", "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
         "sampled_softmax_loss",
     },
     "xclass.sampling": {
@@ -44,7 +44,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
         "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
-        "--min-documents", "--weighting", "--propensity", "--memory", "--json",
+        "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--memory", "--json",
     },
     "estimate": {
         "--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--ranks", "--device-memory", "--bandwidth",
@@ -60,7 +60,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
         "--unknown", "--resume", "--dataset", "--json",
     },
-    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
+    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
     "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},

@@ -37,7 +37,7 @@ class Job:
         k: at most so many items for each query.
         queries: a file of ids or of histories; every query of the dataset when None.
         exact: search exactly even if the run has an index.
-        include_seen: keep items that a query has in its history.
+        include_seen: keep items that a query has in its history; of positions of a text they always stay.
         candidates, exclude: files of items that everybody may get alone, or nobody; or of each query's own.
         short: what becomes of a list with fewer than k items: keep it; fill it up with the most popular items that are
             allowed, seen ones too, without a score; or an error.
@@ -167,7 +167,7 @@ class _Work:
         job, recommender = self._job, self._recommender
         allow = recommender.read_filter(job.candidates, "candidates")
         deny = recommender.read_filter(job.exclude, "excluded items")
-        return Wanted(job.k, job.include_seen, allow, deny, job.short)
+        return Wanted(job.k, job.include_seen or recommender.may_repeat, allow, deny, job.short)
 
 
 @contextlib.contextmanager

@@ -7,20 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+import polars as pl
 import pydantic
 import torch
 from torch import Tensor
 
 from xclass.config import Config, describe_toml
+from xclass.data.windows import SequenceFacts, follow_counts
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads.building import build_encoder
 from xclass.heads.clustering import feature_vectors
+from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.growing import Growth
 from xclass.losses import LOSSES, LossConfig, build_loss
+from xclass.losses.config import ESTIMATING_Z
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
+from xclass.sampling.config import DRAWN
 from xclass.scorers.config import DocumentsConfig
 from xclass.spectral import SpectralConfig, spectral_factors
 from xclass.starts import document_start, feature_start, history_start
@@ -35,9 +42,13 @@ from xclass.towers import (
     Projection,
     QueryTower,
     Source,
+    check_positions,
+    context_source,
     inverse_frequencies,
 )
+from xclass.towers.characters import text_bytes
 from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfig
+from xclass.towers.item_texts import CORRECTION, ItemTexts, TextEncoder
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
@@ -118,6 +129,16 @@ class RunConfig(Config):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _growing_samples_are_drawn(self) -> RunConfig:
+        if not self.loss.effective_size:
+            return self
+        if self.sampler.kind not in DRAWN or not self.sampler.replacement:
+            raise ValueError("loss.effective_size needs independent draws: sampler.kind one of " + ", ".join(DRAWN))
+        if self.loss.exact_when_short and self.model.item.kind != "id":
+            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _only_the_dot_head_samples(self) -> RunConfig:
         """A key that would do nothing is refused."""
         if self.head.kind == "dot":
@@ -142,9 +163,14 @@ class RunConfig(Config):
             "product_dtype": "float32",
             "documents": DocumentsConfig(),
         }
+        if self.head.kind == "cnn":
+            keys["model.item"] = self.model.item.model_copy(update={"hidden": ()})
+        for key in set(keys) & {"sampler", "loss", "product_dtype"} if self.head.kind == "cnn" else ():
+            del keys[key]
         for key, value in keys.items():
             if value != plain[key]:
-                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
+                has = "makes item vectors of texts" if self.head.kind == "cnn" else "has no item vectors"
+                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head {has}')
         return self
 
 
@@ -177,6 +203,11 @@ class Catalogue(Protocol):
         ...
 
     @property
+    def sequence(self) -> SequenceFacts | None:
+        """How positions of a text are read; None where queries are none."""
+        ...
+
+    @property
     def query_features(self) -> Mapping[str, Ragged]:
         """Name → sparse features of every query; asked for where they are read in training."""
         ...
@@ -184,6 +215,11 @@ class Catalogue(Protocol):
     @property
     def item_features(self) -> Mapping[str, Ragged]:
         """The same of items."""
+        ...
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """(N,) the text of each item; asked for by an output layer that reads characters, where it is trained."""
         ...
 
     def feature_sizes(self, side: str) -> dict[str, int]:
@@ -232,17 +268,18 @@ def build_model(
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
     """
+    if catalogue.sequence is not None:
+        check_positions(config.model.query, config.model.init)
     items = config.model.item if untrained else ItemTowerConfig(hidden=config.model.item.hidden)
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
-    sizes = _table_sizes(config, items, catalogue, fields)
+    sizes = _table_sizes(config, items, catalogue, fields, untrained)
     if untrained:
         tables = _tables(config, sizes, Place(device, folder), start)
     else:
         tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(
-        _sources(config, catalogue, device, fields[0]), _projection(config, config.model.query.hidden, generator)
-    )
+    sources = _sources(config, catalogue, device, fields[0], generator)
+    tower = QueryTower(sources, _projection(config, config.model.query.hidden, generator))
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
@@ -251,11 +288,10 @@ def build_model(
     if weigh:
         constants = catalogue.item_counts, catalogue.num_train_queries, catalogue.propensity
         weights = config.loss.weights_of_items(*constants)
-    head: Head = (
-        _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
-        if config.head.kind == "dot"
-        else _own_head(config, catalogue, train if start else None)
-    )
+    if config.head.kind in SCORED:
+        head: Head = _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights, untrained)
+    else:
+        head = _own_head(config, catalogue, train if start else None)
     if start and train is not None and config.model.init != "random":
         _closed_form(config, catalogue, train, tables, fields[0], text)
     return TwoTower(tower, head, tables).to(device)
@@ -321,14 +357,14 @@ def _check_shared(config: RunConfig, catalogue: Catalogue, names: Sequence[str])
 
 
 def _table_sizes(
-    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields]
+    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields], untrained: bool
 ) -> dict[str, int]:
     sizes = {"item": catalogue.num_items} if "id" in items.parts else {}
-    if config.head.kind != "dot":
+    if config.head.kind not in SCORED or (config.head.kind == "cnn" and untrained):
         sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
-    if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
+    if config.model.query.reads_history and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
     for side, part in zip(("query", "item"), fields, strict=True):
         known = catalogue.feature_sizes(side) if part else {}
@@ -359,6 +395,9 @@ def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) 
                 f'this dataset has no item features "{name}"', where="head.cluster_by", do=nearest(name, known)
             )
         return feature_vectors(catalogue.item_features[name], known[name], dim, seed)
+    if catalogue.sequence is not None:
+        stop = catalogue.sequence.border_item if catalogue.sequence.borders == "stop" else None
+        train = follow_counts(train.values, catalogue.num_items, stop)
     factors = spectral_factors(train, catalogue.num_items, min(dim, len(train), catalogue.num_items), seed)
     return factors.vectors * factors.values
 
@@ -368,7 +407,9 @@ def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool)
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
-    """Whether a table starts with random rows: a closed form writes the others."""
+    """Whether a table starts with random rows: a closed form writes the others, and corrections start at 0."""
+    if name == CORRECTION:
+        return False
     written = {"random": (), "spectral": ("item", "history", "feature"), "documents": ("item",)}
     return name.partition(".")[0] not in written[config.model.init]
 
@@ -400,14 +441,20 @@ def _dim(config: RunConfig, name: str) -> int:
     return table_shapes(config.head, few, config.model.embedding_dim).get(name, (0, config.model.embedding_dim))[1]
 
 
-def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields) -> list[Source]:
+def _sources(
+    config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields, generator: torch.Generator
+) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
         weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power).to(device)
+    table = "item" if query.share_item_table else "history"
+    if query.kind == "context":
+        given = None if catalogue.sequence is None else catalogue.sequence.context
+        return [context_source(query.context, given, table, config.model.embedding_dim, generator)]
     sources: dict[str, list[Source]] = {
         "id": [IdSource()],
-        "history": [HistorySource("item" if query.share_item_table else "history", weights)],
+        "history": [HistorySource(table, weights)],
         "features": [FeatureSource(field) for field in fields],
     }
     return [source for name in QUERY_TOWERS[query.kind] for source in sources[name]]
@@ -425,9 +472,14 @@ def _head(
     features: ItemFeatures | None,
     item_rows: bool,
     item_weights: Tensor | None,
+    untrained: bool,
 ) -> DotHead:
     loss = config.loss
-    return DotHead(
+    make: Callable[..., DotHead] = functools.partial(DotHead, features=features, item_rows=item_rows)
+    if config.head.kind == "cnn":
+        encoder = build_encoder(config.head, config.model.embedding_dim, torch_generator(config.train.seed, "cnn"))
+        make = functools.partial(CnnHead, encoder, _texts(config, encoder, catalogue) if untrained else None)
+    return make(
         sampler,
         build_loss(loss, config.sampler.num_sampled, catalogue.num_items),
         _projection(config, config.model.item.hidden, generator),
@@ -440,10 +492,17 @@ def _head(
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         normalised_share=loss.normalised_share,
-        features=features,
-        item_rows=item_rows,
+        whole_batches=loss.normalised_by == "batch",
+        growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
+        log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
+        learn_log_z=loss.learn_log_z,
         item_weights=item_weights,
     )
+
+
+def _texts(config: RunConfig, encoder: TextEncoder, catalogue: Catalogue) -> ItemTexts:
+    read = text_bytes(catalogue.item_texts, config.head.text_bytes)
+    return ItemTexts(encoder, read, int((catalogue.item_counts > 0).sum()))
 
 
 def _closed_form(

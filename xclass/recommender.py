@@ -34,7 +34,7 @@ from xclass.errors import ArtefactError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
-from xclass.heads import OwnSearch
+from xclass.heads import CnnHead, OwnSearch
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
@@ -45,6 +45,7 @@ from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.scorers import Fusion
 from xclass.topk_files import topk_frame
+from xclass.towers.characters import text_bytes
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
@@ -88,6 +89,11 @@ class Recommender:
     def dataset(self) -> Dataset:
         """The dataset that the run was trained on."""
         return self.run.dataset(self._dataset_path)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether items of a query's history may come again: its queries are positions of a text."""
+        return self.run.sequence is not None
 
     @functools.cached_property
     def item_vectors(self) -> Vectors:
@@ -167,7 +173,7 @@ class Recommender:
             texts: instead: raw texts, a string per query, made into features as the dataset's texts were; named alike.
             k: at most so many items; a query that has seen nearly everything gets fewer.
             exact: search exactly even if the run has an index.
-            include_seen: keep the items of a query's history.
+            include_seen: keep the items of a query's history; of positions of a text they always stay.
             candidates: nothing but these items; or a list of such lists, one for each query: then exact, among them.
             exclude: none of these items; or a list of such lists, one for each query.
             short: keep lists with fewer than k items; or fill them with popular items, which have no score.
@@ -199,7 +205,7 @@ class Recommender:
                 say(missing.message(what))
         wanted = Wanted(
             k,
-            include_seen,
+            include_seen or self.may_repeat,
             self._item_filter(candidates, rows, "candidates"),
             self._item_filter(exclude, rows, "excluded items"),
             short,
@@ -246,7 +252,7 @@ class Recommender:
             metrics,
             through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
             item_counts=counts,
-            seen=Some(dataset.seen(split), queries.numbers),
+            seen=None if self.may_repeat else Some(dataset.seen(split), queries.numbers),
             propensities=self._propensities(metrics, counts, propensity),
             by_popularity=by_popularity,
         )
@@ -269,7 +275,9 @@ class Recommender:
             return queries_with_features(self.text_features(file.texts), file.query_ids)
         if file.offsets is None:
             return queries_by_id(self.dataset, file.query_ids, known=self.query_map, none_known=none_known)
-        queries = queries_with_histories(self.query_map, self.item_map, file, none_known)
+        facts = self.run.sequence
+        unknown_item = None if facts is None else facts.unknown_item
+        queries = queries_with_histories(self.query_map, self.item_map, file, none_known, unknown_item)
         if bool((queries.numbers < 0).any()):
             self.model.tower.check_new_queries()
         return queries
@@ -282,6 +290,20 @@ class Recommender:
     def text_features(self, texts: pl.Series) -> dict[str, Ragged]:
         """Features of new texts, as the dataset's are."""
         return {TEXT: ragged_of(self.vectoriser.blocks(texts))}
+
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) vectors of items that are called so, whether the run has them or not: of head.kind = "cnn".
+
+        Their inner product with a query's vector is the score, as with :attr:`item_vectors`. An item of the run may
+        have a correction beside its text, which a text alone has not.
+
+        Raises:
+            InputError: the item vectors of this run are not made of texts.
+        """
+        head = self.model.head if isinstance(self.model, TwoTower) else None
+        if not isinstance(head, CnnHead):
+            raise InputError("this run makes no vectors of texts", where=self.run.path, wanted='head.kind = "cnn"')
+        return head.text_vectors(text_bytes(_texts(texts), self.run.config.head.text_bytes))
 
     def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
         """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
@@ -338,7 +360,7 @@ class Recommender:
             index,
             queries.batches(),
             k,
-            include_seen=include_seen,
+            include_seen=include_seen or self.may_repeat,
             exclude=exclude,
             deny=None if queries.hidden is None else queries.hidden_from,
             total=len(queries),
@@ -358,7 +380,9 @@ class Recommender:
             for part in (result.per_query, result.per_query_best)
         )
         without = truth.lengths() == 0
-        if self.dataset.holds_documents:
+        if self.may_repeat:
+            without[:] = False  # the positions of the other parts are not of this split
+        elif self.dataset.holds_documents:
             without &= torch.from_numpy((self.dataset.queries["split"] == split).to_numpy(writable=True))
         skipped = int(without.sum())
         return replace(
@@ -441,15 +465,17 @@ def index_run(
 
 
 def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
-    """(B, D) vectors of a sample of the queries that have a history, and those histories."""
+    """(B, D) vectors of a sample of the queries that have a history, and what each of them must not get."""
     dataset = recommender.dataset
-    history = dataset.seen(dataset.splits[-1])
-    known = history.lengths().nonzero().squeeze(1)
+    split = dataset.splits[-1]
+    history, seen = dataset.history(split), dataset.seen(split)
+    lists = dataset.split("train") if recommender.may_repeat else seen
+    known = lists.lengths().nonzero().squeeze(1)
     order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
     chosen = known[order[:TUNING_QUERIES]].sort().values
     batches = inference_batches(history, chosen, TUNING_QUERIES, dataset.query_features)
     vectors = [recommender.model.query_vectors(batch) for batch in batches]
-    return torch.cat(vectors), history.take(chosen).long()
+    return torch.cat(vectors), seen.take(chosen).long()
 
 
 def _texts(texts: Sequence[str] | None) -> pl.Series:

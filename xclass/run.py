@@ -36,7 +36,8 @@ from xclass.build import RunConfig, build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
-from xclass.data.store import Dataset, open_dataset, read_item_counts
+from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
+from xclass.data.windows import SequenceFacts
 from xclass.document_scorers import files_of, load_scorers, train_scorers
 from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
 from xclass.estimate import check_fit
@@ -166,8 +167,10 @@ def _train_in(
         start=fresh,
     )
     train, features = dataset.split("train"), dataset.query_features
-    batches = TrainBatches(train, config.train.batch, config.train.seed, model.tower.uses_history, features)
-    mine = make_miner(config.sampler, train, features)
+    batches = TrainBatches(
+        train, config.train.batch, config.train.seed, model.tower.uses_history, features, dataset.windows
+    )
+    mine = make_miner(config.sampler, train, features, dataset.windows)
     validate = make_validator(dataset, config.train)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
     if resume and not trainer.resume():
@@ -304,6 +307,7 @@ def _bind(
         "num_items": dataset.num_items,
         "num_train_queries": dataset.num_train_queries,
         "features": {"query": dataset.feature_sizes("query")},
+        **({} if dataset.sequence is None else {SEQUENCE: dataset.sequence._asdict()}),
     }
     of_towers = FILES if config.documents.towers else [name for name in FILES if name not in TOWER_FILES]
     files = [*of_towers, *files_of(config.documents)]
@@ -360,6 +364,11 @@ class RunDirectory:
         return number
 
     @property
+    def sequence(self) -> SequenceFacts | None:
+        """How positions of a text are read, where the run's queries are such."""
+        return sequence_facts(self.manifest)
+
+    @property
     def propensity(self) -> tuple[float, float]:
         """As a rule: a finished run weighs nothing."""
         return DEFAULT_A, DEFAULT_B
@@ -373,6 +382,11 @@ class RunDirectory:
     def item_features(self) -> dict[str, Ragged]:
         """None: the vectors of items are stored whole."""
         return {}
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """The ids: the vectors that were made of texts are stored whole."""
+        return self.item_ids.cast(pl.String)
 
     def feature_sizes(self, side: str) -> dict[str, int]:
         """Name → number of different features of the dataset that the run was trained on, of side "query"."""

@@ -89,7 +89,7 @@ def test_the_bound_is_above_the_unbiased_zero_one_loss_of_a_positive():
 
 
 class Counts:
-    num_queries, num_items, num_train_queries = 4, 12, 400
+    num_queries, num_items, num_train_queries, sequence = 4, 12, 400, None
     propensity = 0.55, 1.5
     item_counts = torch.arange(24, 0, -2)
 

@@ -102,6 +102,7 @@ def test_lists():
 MISPLACED = {
     "replacement": (False, "target"),
     "counts": ("tensorflow", "in-batch"),
+    "per_query": (True, "in-batch"),
     "power": (0.5, "uniform"),
     "smoothing": (1.0, "log-uniform"),
     "num_reserved_ids": (1, "uniform"),

@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_refused(dataset, tmp_path, changes, message):
 
 def test_a_shared_table_needs_a_shared_vocabulary(dataset):
     class Two:
-        num_items, num_queries, num_train_queries = 5, 9, 9
+        num_items, num_queries, num_train_queries, sequence = 5, 9, 9, None
         item_counts = torch.ones(5, dtype=torch.int64)
         query_features = item_features = {"text": Ragged.from_lists([[]] * 5)}  # noqa: RUF012
 

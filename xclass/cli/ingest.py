@@ -12,6 +12,7 @@ from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
 WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
+BORDER_NAMES = ("stop", "cross", "ignore")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
 
@@ -71,6 +72,25 @@ MinDocuments = Annotated[
 Weighting = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
 ]
+Vocabulary = Annotated[
+    int | None,
+    typer.Option(
+        min=3,
+        help="Plain text: the most frequent words of train, so many with the unknown word and the sentence's end. "
+        "[default: words that come twice]",
+    ),
+]
+Context = Annotated[
+    int | None, typer.Option(min=1, help="Plain text: how many words before a position are its history. [default: 4]")
+]
+BordersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Plain text, the end of a line. stop: an item, and no history reaches back over it; cross: an item, in "
+        "histories too; ignore: nothing. [default: stop]",
+    ),
+]
 Propensity = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Constants of psp and psndcg, as the dataset's card says. [default: 0.55,1.5]"),
@@ -111,6 +131,9 @@ def ingest(
     max_features: MaxFeatures = None,
     min_documents: MinDocuments = None,
     weighting: Weighting = None,
+    vocabulary: Vocabulary = None,
+    context: Context = None,
+    borders: BordersOption = None,
     propensity: Propensity = None,
     memory: Memory = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
@@ -118,12 +141,13 @@ def ingest(
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""
     weighting, split = _checked("--weighting", weighting, WEIGHTINGS), _checked("--split", split, SPLIT_NAMES)
+    constants = (None, None) if propensity is None else constants_of(propensity)
     text = {"word_ngrams": word_ngrams, "char_ngrams": char_ngrams, "hash_bits": hash_bits, "weighting": weighting}
     text |= {"max_features": max_features, "min_documents": min_documents}
+    plain = {"vocabulary": vocabulary, "context": context, "borders": _checked("--borders", borders, BORDER_NAMES)}
     columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
     shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
     least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
-    constants = (None, None) if propensity is None else constants_of(propensity)
     choices = {
         "format": _checked("--format", file_format, FORMAT_NAMES),
         "split": split,
@@ -135,9 +159,14 @@ def ingest(
         "text": {name: value for name, value in text.items() if value is not None} or None,
         **dict(zip(("propensity_a", "propensity_b"), constants, strict=True)),
     }
+    _run(source, out, _added_to(append, base, out), columns | shares | least | plain | choices, as_json)
+
+
+def _added_to(append: bool, base: Path | None, out: Path) -> Path | None:
+    """The dataset that the source is added to; None without --append."""
     if base is not None and not append:
         raise typer.BadParameter("it goes with --append", param_hint="'--base'")
-    _run(source, out, (base or out) if append else None, columns | shares | least | choices, as_json)
+    return (base or out) if append else None
 
 
 def _checked(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xclass.data import planted, planted_documents
+from xclass.data.corpus import find_corpus, ingest_corpus
 from xclass.data.document_sources import find_documents
 from xclass.data.documents import ingest_documents
 from xclass.data.options import IngestOptions
@@ -43,6 +44,7 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
     the order of time where there are times, else of the file; a (query, item) that comes again is merged into the first
     (weights summed); minimum counts are applied until nothing changes (on train only for a given split, whose other
     parts then lose what train lost); the rest is split; items are numbered by falling train count, queries by id.
+    Documents and plain text go their own ways: :func:`ingest_documents`, :func:`ingest_corpus`.
 
     Args:
         source: a file, a directory, or ``planted:items=…,queries=…,pairs=…`` (:func:`parse_planted`).
@@ -65,6 +67,9 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         return planted.ingest_planted(str(source), out, options)
     if str(source).startswith(planted_documents.PREFIX):
         return planted_documents.ingest_planted_documents(str(source), out, options)
+    corpus = find_corpus(Path(source), options)
+    if corpus is not None:
+        return ingest_corpus(corpus, out, options)
     documents = find_documents(Path(source), options)
     if documents is not None:
         return ingest_documents(documents, out, options)

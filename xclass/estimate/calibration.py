@@ -23,6 +23,7 @@ from xclass.estimate.layout import held, layout_of
 from xclass.estimate.machine import anonymous_bytes
 from xclass.estimate.memory import Job, rows_of
 from xclass.estimate.sample import Shrunk, random_lists, shrink
+from xclass.heads.config import SCORED
 from xclass.model import TwoTower
 from xclass.progress import Progress
 from xclass.sampling import Known, SamplerConfig, build_sampler
@@ -165,7 +166,7 @@ class Trial:
         self.sampler_s = time.perf_counter() - started
         for hard in hard_samplers(sampler):
             hard.replace(lists)
-        if self.config.head.kind == "dot":
+        if self.config.head.kind in SCORED:
             self.model.head.sampler = sampler
 
     def train(self, steps: int, report_every_s: float) -> None:
@@ -174,7 +175,7 @@ class Trial:
         out.mkdir()
         changes = {"steps": steps, "report_every_s": report_every_s}
         hold_out, features = self.model.tower.uses_history, self.data.query_features
-        batches = TrainBatches(self.data.train, self.config.train.batch, 0, hold_out, features)
+        batches = TrainBatches(self.data.train, self.config.train.batch, 0, hold_out, features, self.data.windows)
         trainer = Trainer(self.model, batches, self.config.train.model_copy(update=changes), out, None)
         started = time.perf_counter()
         try:
@@ -250,7 +251,7 @@ class WatchedMemory:
 def _cut(dataset: Dataset, config: RunConfig) -> Shrunk:
     """Rows of all tables in proportion, so that they take 256 MiB at most, and enough items to draw from."""
     job = Job.of(dataset)
-    tables = layout_of(config, job.features).tables
+    tables = layout_of(config, job.features, job.sequence).tables
     size = sum(rows_of(name, job, config.head) * sum(tensors.values()) for name, tensors in tables.items())
     share = min(1.0, TABLE_BYTES / size)
     queries = round(share * job.queries) if "query" in tables else job.queries

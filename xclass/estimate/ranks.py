@@ -40,7 +40,16 @@ from xclass.build import RunConfig
 from xclass.errors import ConfigError
 from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
-from xclass.estimate.memory import Job, asked_rows, candidates_of, parts_of, positives_of, queries_of, rows_of
+from xclass.estimate.memory import (
+    Job,
+    asked_rows,
+    candidates_of,
+    history_of,
+    parts_of,
+    positives_of,
+    queries_of,
+    rows_of,
+)
 from xclass.estimate.parts import Part, by_component, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE
 
@@ -212,8 +221,8 @@ def distinct_rows(
 
 def prepared(config: RunConfig, job: Job, exchange: Exchange) -> int:
     """Numbers that a rank loads, draws and sorts on the host for a step."""
-    history = queries_of(config, job) * job.pairs / max(job.queries, 1)
-    return positives_of(config, job) + round(2 * history) + sum(exchange.rows.values())
+    history = history_of(job, queries_of(config, job))
+    return positives_of(config, job) + 2 * history + sum(exchange.rows.values())
 
 
 def expected_distinct(counts: Tensor, draws: int) -> float:

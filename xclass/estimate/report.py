@@ -20,7 +20,6 @@ from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.ranks import Cluster, Plan, plan
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
-from xclass.towers import QUERY_TOWERS
 
 COPY = 0.5  # of what is saved: writing that takes as much memory or more makes a copy
 
@@ -88,8 +87,10 @@ def estimate(
     """
     job, base, there = Job.of(dataset), anonymous_bytes(), available(device, out)
     started = time.perf_counter()
-    uses_history = "history" in QUERY_TOWERS[config.model.query.kind]
-    batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, uses_history)
+    uses_history = config.model.query.reads_history
+    batches = TrainBatches(
+        dataset.split("train"), config.train.batch, config.train.seed, uses_history, windows=dataset.windows
+    )
     opening_s = time.perf_counter() - started
     whole = config.train.epochs * len(batches)
     steps = whole if config.train.steps is None else min(whole, config.train.steps)

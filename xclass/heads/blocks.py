@@ -18,7 +18,7 @@ from xclass.heads.pairs import add_rows, pair_scores
 from xclass.heads.top_weights import TopWeights, top_weights
 from xclass.losses import Loss
 from xclass.losses.rows import pass_over
-from xclass.losses.seam import mask_value, positive_rows
+from xclass.losses.seam import RowSums, mask_value, positive_rows
 from xclass.workers import in_parts, scratch
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
@@ -81,13 +81,17 @@ class Span(NamedTuple):
     last: int
 
 
+def outputs(problem: Problem) -> Outputs:
+    """Not filled."""
+    query = problem.query
+    return Outputs(query.new_empty(len(query)), query.new_empty(len(problem.pos_rows)), torch.empty_like(query))
+
+
 def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
     """(R,) loss, times the weights, and the gradients."""
     rows, columns = len(problem.query), problem.neg_rows.shape[-1]
     shared = problem.neg_rows.dim() == 1
-    out = Outputs(
-        problem.query.new_empty(rows), problem.query.new_empty(len(problem.pos_rows)), torch.empty_like(problem.query)
-    )
+    out = outputs(problem)
     negatives = (problem.items.index_select(0, problem.neg_rows) if shared else problem.items).to(problem.product_dtype)
     hits_by_row = torch.bincount(problem.hits.rows, minlength=rows)
     shape = Shape(hits_by_row, torch.cat([hits_by_row.new_zeros(1), hits_by_row.cumsum(0)]))
@@ -202,12 +206,33 @@ def _finish(problem: Problem, shape: Shape, weights: Tensor | None, out: Outputs
     logits = scores if problem.pos_log_q is None else scores - problem.pos_log_q[own]
     unmasked = (cells.shape[1] - shape.hits[here]).to(logits.dtype)
     sums = pass_over(problem.loss, cells, unmasked, _rows_of(problem.log_q, span), logits)
+    return settle(problem, weights, out, span, logits, share, sums)
+
+
+def settle(
+    problem: Problem,
+    weights: Tensor | None,
+    out: Outputs,
+    span: Span,
+    logits: Tensor,
+    share: Tensor,
+    sums: RowSums,
+) -> Tensor:
+    """From the sums over the negatives: fills ``out`` for the rows of ``span``; (b, 1) scale of their cells.
+
+    Args:
+        logits, share: of the positives of these rows.
+        sums: of these rows.
+    """
+    own, here = slice(span.first, span.last), slice(span.low, span.high)
+    offsets = problem.offsets[span.low : span.high + 1] - span.first
+    rows = positive_rows(offsets, span.last - span.first)
     loss, pos_grad, scale = problem.loss.finish(logits, offsets, share, sums)
     if weights is not None:
         each = weights[here]
         loss, pos_grad, scale = loss * each, pos_grad * each[rows], scale * each
     out.loss[here], out.pos_grad[own] = loss, pos_grad
-    add_rows(out.query[here].zero_(), rows, problem.items, item_rows, pos_grad)
+    add_rows(out.query[here].zero_(), rows, problem.items, problem.pos_rows[own], pos_grad)
     return scale.unsqueeze(1)
 
 

@@ -50,6 +50,9 @@ class SamplerConfig(Config):
     replacement: bool = True
     """uniform, log-uniform, fixed-unigram, learned-unigram, in-batch: false makes all candidates of a batch
     different. The other kinds never repeat an item."""
+    per_query: bool = False
+    """uniform, log-uniform, fixed-unigram, learned-unigram: num_sampled draws for each query, in place of draws that
+    all queries of a batch share."""
     counts: Counts = "calibrated"
     """Expected counts without replacement: calibrated, or TensorFlow's formula."""
     power: float = 0.75
@@ -101,6 +104,7 @@ class SamplerConfig(Config):
         allowed = {
             "replacement": (*DRAWN, "in-batch"),
             "counts": DRAWN,
+            "per_query": DRAWN,
             "power": ("fixed-unigram",),
             "smoothing": ("fixed-unigram",),
             "num_reserved_ids": ("fixed-unigram",),
@@ -121,10 +125,16 @@ class SamplerConfig(Config):
         for name, kinds in allowed.items():
             if self.kind not in kinds and getattr(self, name) != _default(name):
                 raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _keys_fit_each_other(self) -> SamplerConfig:
         if self.window and self.decay:
             raise ValueError("window and decay do not go together")
         if self.replacement and self.counts != "calibrated":
             raise ValueError(f'counts = "{self.counts}" is a formula for replacement = false')
+        if self.per_query and not self.replacement:
+            raise ValueError("per_query goes with replacement = true")
         if self.shard >= self.num_shards:
             raise ValueError("shard is below num_shards")
         streaming = ("frequency_rate", "frequency_hashes", "frequency_buckets", "frequency_start")
@@ -163,10 +173,12 @@ def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
     """
     size, drawn = config.num_sampled, (config.replacement, config.counts)
     makers: dict[str, Callable[[], Sampler]] = {
-        "uniform": lambda: Uniform(known.num_items, size, *drawn),
+        "uniform": lambda: Uniform(known.num_items, size, *drawn, config.per_query),
         "log-uniform": lambda: _log_uniform(config, known),
         "fixed-unigram": lambda: _fixed_unigram(config, known),
-        "learned-unigram": lambda: LearnedUnigram(known.num_items, size, *drawn, config.window, config.decay),
+        "learned-unigram": lambda: LearnedUnigram(
+            known.num_items, size, *drawn, config.window, config.decay, config.per_query
+        ),
         "in-batch": lambda: InBatch(_frequency(config, known), config.replacement),
         "target": lambda: TargetSampling(known.num_items, size),
         "given": lambda: GivenCandidates(_candidates(config, known), known.num_items, size),
@@ -188,7 +200,7 @@ def _log_uniform(config: SamplerConfig, known: Known) -> LogUniform:
             got=f"item {item} with {int(counts[item])} train pairs after {int(counts[item - 1])}",
             do='use kind = "fixed-unigram", or number the items by frequency as xclass ingest does',
         )
-    return LogUniform(known.num_items, config.num_sampled, config.replacement, config.counts)
+    return LogUniform(known.num_items, config.num_sampled, config.replacement, config.counts, config.per_query)
 
 
 def _first_rise(counts: Tensor) -> int | None:
@@ -213,6 +225,7 @@ def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
         num_shards=config.num_shards,
         shard=config.shard,
         local_ids=False,
+        per_query=config.per_query,
     )
     if sampler.num_items != known.num_items:
         raise ConfigError(

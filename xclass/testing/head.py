@@ -17,6 +17,7 @@ from xclass.towers import IdSource, Projection, QueryTower
 from xclass.types import Batch, Ragged, Rows
 
 QUERIES = 5
+DENSE_RATE = 0.02
 TARGETS = [[0, 3], [1], [2, 0, 4], [], [3]]
 
 
@@ -129,26 +130,27 @@ def check_what_must_not_come_out_does_not(case: _Case) -> None:
 
 
 def check_gradients(case: _Case) -> None:
-    """Central differences along random directions, for queries and for every table's rows; unequal weights too."""
+    """Central differences along random directions, for queries, for every table's rows and for dense parameters;
+    unequal weights too."""
     for weights in (None, torch.linspace(0.5, 2.0, QUERIES)):
         head, tables, batch = case.make(), case.tables(), case.batch(TARGETS, weights)
         query = case.queries().requires_grad_(True)
-        loss, rows = case.loss(head, batch, query, tables)
         upstream = torch.linspace(1.0, 2.0, QUERIES) if weights is not None else torch.ones(QUERIES)
-        leaves = {"query": query, **{name: each.values for name, each in rows.items()}}
-        gradients = torch.autograd.grad((loss * upstream).sum(), list(leaves.values()))
+        loss, rows = case.loss(head, batch, query, tables)
+        leaves = {"query": query, **{name: each.values for name, each in rows.items()}, **dict(head.named_parameters())}
+        gradients = torch.autograd.grad((loss * upstream).sum(), list(leaves.values()), allow_unused=True)
+        plan = head.plan(batch, torch_generator(2, "conformance"))
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-            way = torch.randn(leaf.shape, generator=torch_generator(3, name))
-            values = []
-            for step in (1e-2, -1e-2):
-                moved = {
-                    other: each.detach() + step * way if other == name else each.detach()
-                    for other, each in leaves.items()
-                }
-                plan = head.plan(batch, torch_generator(2, "conformance"))
-                held = {other: Rows(moved[other], rows[other].positions) for other in rows}
-                values.append(float((head.loss(moved["query"], batch, plan, held) * upstream).sum()))
-            slope, found = (values[0] - values[1]) / 2e-2, float((gradient * way).sum())
+            way, values = torch.randn(leaf.shape, generator=torch_generator(3, name)), list[float]()
+            far = 1e-2 if name == "query" or name in rows else 2e-4  # a network has kinks
+            for step in (far, -2 * far, far):
+                with torch.no_grad():
+                    leaf += step * way
+                    values.append(float((head.loss(query, batch, plan, rows) * upstream).sum()))
+            slope, found = (
+                (values[0] - values[1]) / (2 * far),
+                0.0 if gradient is None else float((gradient * way).sum()),
+            )
             assert abs(slope - found) <= 2e-2 * max(abs(slope), 1.0), f"{name}: {found}, by differences {slope}"
 
 
@@ -171,7 +173,8 @@ def check_only_requested_rows_change(case: _Case) -> None:
             asked[prepared.row_plans[name].unique] = True
         same = (table.weight == before[name]).all(1)
         assert bool(same[~asked].all()), f"a row of table {name} changed that was not asked for"
-    assert any(not torch.equal(table.weight, before[name]) for name, table in tables.items() if name in case.shapes)
+    changed = any(not torch.equal(table.weight, before[name]) for name, table in tables.items() if name in case.shapes)
+    assert changed or any(each.grad is not None and bool(each.grad.any()) for each in head.parameters())
 
 
 def check_weights(case: _Case) -> None:
@@ -198,7 +201,7 @@ def check_loss_is_the_mean_over_targets(case: _Case) -> None:
 
 
 def check_training_raises_the_targets(case: _Case) -> None:
-    """A few steps of gradient descent on the tables make the targets likelier."""
+    """A few steps of gradient descent on tables and dense parameters make the targets likelier."""
     head, tables, batch = case.make(), case.tables(), case.batch(TARGETS)
     losses = []
     for _ in range(20):
@@ -209,5 +212,9 @@ def check_training_raises_the_targets(case: _Case) -> None:
             gradient = rows[name].values.grad
             assert gradient is not None
             tables[name].push(plan_rows(requests).unique, gradient, 0.5)
+        with torch.no_grad():
+            for each in head.parameters():
+                each.sub_(torch.zeros_like(each) if each.grad is None else DENSE_RATE * each.grad)
+        head.zero_grad()
         losses.append(float(loss.detach().mean()))
     assert losses[-1] < 0.8 * losses[0]

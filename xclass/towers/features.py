@@ -172,6 +172,11 @@ class ItemFeatures:
     def __init__(self, fields: tuple[FeatureField, ...], lists: Mapping[str, Ragged]) -> None:
         self.fields, self._lists = fields, lists
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that are read."""
+        return tuple(dict.fromkeys(field.table for field in self.fields))
+
     def take(self, ids: Tensor) -> dict[str, Ragged]:
         """Field → lists of these items, in order, with their final weights. Cost O(values taken)."""
         return {field.name: field.weighed(self._lists[field.name].take(ids).long()) for field in self.fields}

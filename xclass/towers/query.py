@@ -80,6 +80,7 @@ QUERY_TOWERS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "history": ("history",),
     "id+history": ("id", "history"),
+    "context": ("context",),
     "features": ("features",),
     "id+features": ("id", "features"),
     "history+features": ("history", "features"),
@@ -93,7 +94,7 @@ class QueryTower(nn.Module):
     def __init__(self, sources: Sequence[Source], projection: Projection) -> None:
         super().__init__()
         self.sources = tuple(sources)
-        self.fields = nn.ModuleList([source for source in sources if isinstance(source, FeatureSource)])
+        self.fields = nn.ModuleList([source for source in sources if isinstance(source, nn.Module)])
         self.projection = projection
 
     @property
@@ -135,6 +136,6 @@ class QueryTower(nn.Module):
         if not (self.uses_history or self.uses_features):
             raise InputError(
                 "this model knows queries by id only and can't embed a new history",
-                wanted='a query tower of kind "history", "features", or one that has them among others',
+                wanted='a query tower of kind "history", "context", "features", or one that has them among others',
                 do="train with model.query.kind set to one of them, or retrieve by query id",
             )

@@ -27,7 +27,8 @@ NEED_PROPENSITIES = ("psp", "psndcg")
 def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTower], Validated] | None:
     """A function that measures a model on a fixed sample of the valid split; None when there is no such split.
 
-    The sample depends on the seed only. A query's history is its train items, which are left out of its top-k.
+    The sample depends on the seed only. A query's history is its train items, which are left out of its top-k; of
+    positions of a text it is what stands before them, and nothing is left out.
     Cost of one validation: 2 · queries · N · D operations in one sweep over the items; of a head with its own
     search, what that costs. Memory: the queries' vectors and
     histories, 36 · k bytes for each of them, and the blocks of the exact search; nothing of the catalogue's size.
@@ -50,7 +51,7 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
         index = _exact(vectors) if vectors is not None else model.own_search(exact=True)
         assert index is not None
         seen, hidden = dataset.seen("valid"), dataset.hidden
-        batches = inference_batches(seen, queries, BATCH, dataset.query_features)
+        batches = inference_batches(dataset.history("valid"), queries, BATCH, dataset.query_features)
         query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
         left_out = seen.take(queries).long()
         if hidden is not None:
