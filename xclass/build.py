@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xclass.config import Config, describe_toml
+from xclass.engine import TIMEOUT_S, Engine, LocalEngine
 from xclass.errors import ConfigError, nearest
 from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.clustering import feature_vectors
@@ -85,6 +86,13 @@ class ModelConfig(Config):
         return self
 
 
+class DistributedConfig(Config):
+    """What a launch of several processes (torchrun) goes by; one process reads none of it."""
+
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
+    """No process waits longer for the others: then the run ends, and says who was missing."""
+
+
 class RunConfig(Config):
     """Everything that decides a run; the file given to `xclass train --config`."""
 
@@ -106,6 +114,8 @@ class RunConfig(Config):
     """The loop."""
     documents: DocumentsConfig = DocumentsConfig()
     """Scorers of documents by their sparse features, beside the two towers or instead of them."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Training in several processes."""
 
     @pydantic.model_validator(mode="after")
     def _full_losses_take_all_items(self) -> RunConfig:
@@ -217,6 +227,7 @@ def build_model(
     folder: Path | None = None,
     start: bool = True,
     stored: dict[str, Tensor] | None = None,
+    engine: Engine | None = None,
 ) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
@@ -231,12 +242,13 @@ def build_model(
         stored: rows of each table of a finished run, which are used as they are; without them they are all 0.
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
+        engine: makes the tables of a model that is trained; None for one process.
     """
     items = config.model.item if untrained else ItemTowerConfig(hidden=config.model.item.hidden)
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
     sizes = _table_sizes(config, items, catalogue, fields)
     if untrained:
-        tables = _tables(config, sizes, Place(device, folder), start)
+        tables = _tables(config, sizes, Place(device, folder), start, engine or LocalEngine())
     else:
         tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
@@ -363,8 +375,11 @@ def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) 
     return factors.vectors * factors.values
 
 
-def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool) -> dict[str, Table]:
-    return {name: _table(config, name, rows, place, start and _is_drawn(config, name)) for name, rows in sizes.items()}
+def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool, engine: Engine) -> dict[str, Table]:
+    def table(name: str, rows: int) -> Table:
+        return _table(config, name, rows, place, start and _is_drawn(config, name), engine)
+
+    return {name: table(name, rows) for name, rows in sizes.items()}
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
@@ -381,7 +396,7 @@ def _finished(config: RunConfig, sizes: dict[str, int], place: Place, stored: di
     return {name: table(name, rows) for name, rows in sizes.items()}
 
 
-def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
+def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool, engine: Engine) -> Table:
     chosen = config.tables
     options = TableOptions(
         config.model.init_std if drawn else None,
@@ -391,7 +406,7 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return TABLES[chosen.storage](rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+    return engine.table(chosen.storage, rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
 
 
 def _dim(config: RunConfig, name: str) -> int:

@@ -60,6 +60,29 @@ class DotPlan(NamedTuple):
         others = (None if each is None else each.to(device) for each in (self.weights, self.normalised))
         return DotPlan(negatives, hits, items, *others)
 
+    def part(self, whole: Batch, start: int, stop: int, per_pair: bool) -> DotPlan:
+        """Of the plan of a whole batch, what its queries ``start … stop-1`` need: the same candidates, their own cells.
+
+        per_pair: rows of the hits are pairs.
+        """
+        low, high = targets_of(whole).offsets[[start, stop]].tolist()
+        ids, log_q, pos_log_q = self.negatives
+        own = ids.dim() == 2
+        negatives = Negatives(*((ids[start:stop], log_q[start:stop]) if own else (ids, log_q)), pos_log_q[low:high])
+        first, last = (low, high) if per_pair else (start, stop)
+        cells = slice(*torch.searchsorted(self.hits.rows, torch.tensor([first, last])).tolist())
+        hits, items, normalised = Hits(self.hits.rows[cells] - first, self.hits.columns[cells]), self.items, None
+        if items is not None:
+            places = items.items.positions
+            flat = places["negatives"].view(ids.shape)[start:stop].flatten() if own else places["negatives"]
+            items = ItemPlan(
+                RowPlan(items.items.unique, {"positives": places["positives"][low:high], "negatives": flat}),
+                items.features,
+            )
+        if self.normalised is not None:
+            normalised = self.normalised[(self.normalised >= start) & (self.normalised < stop)] - start
+        return DotPlan(negatives, hits, items, None if self.weights is None else self.weights[low:high], normalised)
+
 
 class DotHead(Head):
     """Item vectors → projection → inner product; sampler and loss belong to it.
@@ -136,6 +159,10 @@ class DotHead(Head):
             share = self.normalised_share
             normalised = None if share == 1 else chosen_queries(len(positives), share, generator)
             return DotPlan(negatives, hits, items, self._weights(positives), normalised)
+
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
+        """The candidates, the log-Q and what the sampler learns are the whole batch's."""
+        return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
 
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
