@@ -89,6 +89,9 @@ class ModelConfig(Config):
 class DistributedConfig(Config):
     """What a launch of several processes (torchrun) goes by; one process reads none of it."""
 
+    tables: Literal["exchange", "torchrec"] = "exchange"
+    """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
+    where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
     timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
     """No process waits longer for the others: then the run ends, and says who was missing."""
 

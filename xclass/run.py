@@ -112,8 +112,8 @@ def train_run(
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
     """
-    out, chosen = Path(out), choose_device(device)
-    with open_engine(config.distributed.timeout_s, chosen) as engine, ExitStack() as stack:
+    out, chosen, launch = Path(out), choose_device(device), config.distributed
+    with open_engine(launch.timeout_s, chosen, launch.tables) as engine, ExitStack() as stack:
         resume = resume or restarts() > 0
         check = check_memory and engine.group.size == 1
         new = engine.group.on_first(lambda: _claim(out, dataset, config, resume, chosen, check, stack), "the start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from xclass.engine.group import Group
 from xclass.engine.merged import MergedSearch, vectors_here
 from xclass.engine.seam import Search
 from xclass.engine.sharded import ShardedTable, rows_of
+from xclass.engine.torchrec_table import TorchRecTable
 from xclass.errors import ConfigError
 from xclass.heads.vectors import ItemVectors
 from xclass.model import TwoTower
@@ -19,6 +21,7 @@ from xclass.tables import TABLES, Place, RowOptimizer, Table, TableOptions
 from xclass.types import Rows
 
 FLAGS = ("stop", "checkpoint")
+Kind = Literal["exchange", "torchrec"]
 
 
 class DistributedEngine:
@@ -26,10 +29,14 @@ class DistributedEngine:
 
     Every rank draws the whole batch, its candidates and what the sampler learns, and computes its share of the queries:
     the loss is that of one process, whatever the number of ranks.
+
+    Args:
+        group: the ranks.
+        tables: what holds the rows: tables of this toolkit behind an exchange of rows, or TorchRec.
     """
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, group: Group, tables: Kind = "exchange") -> None:
+        self.group, self.tables = group, tables
         self._mine, self._agreed = dict.fromkeys(FLAGS, False), dict.fromkeys(FLAGS, False)
 
     def table(
@@ -42,6 +49,10 @@ class DistributedEngine:
         place: Place,
     ) -> Table:
         """The rows of this rank, in a table of any storage."""
+        if self.tables == "torchrec":
+            if storage != "device":
+                raise ConfigError("TorchRec's tables lie on the device", where="tables.storage", got=storage)
+            return TorchRecTable(num_rows, dim, optimizer, options, self.group)
         own = Place(place.device, place.folder and place.folder / f"rank-{self.group.rank}")
         part = replace(options, part=(self.group.size, self.group.rank))
         shard = TABLES[storage](rows_of(num_rows, self.group), dim, optimizer, part, own)
@@ -50,6 +61,13 @@ class DistributedEngine:
     def part(self, queries: int) -> tuple[int, int]:
         """A contiguous share of nearly equal size."""
         return self.group.share(queries)
+
+    def begin(self, model: TwoTower, step: int, lr: float) -> None:
+        """The others are told where this rank is, and TorchRec what the rate will be."""
+        self.group.at(f"step {step:,}")
+        for table in model.tables.values():
+            if isinstance(table, TorchRecTable):
+                table.expect(lr)
 
     def backward(self, loss: Tensor, queries: int) -> None:
         """Of the sum here over the number of queries everywhere."""

@@ -105,6 +105,11 @@ class Group:
         dist.destroy_process_group()
 
     @property
+    def local_size(self) -> int:
+        """How many of the ranks run on this host."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
+
+    @property
     def is_first(self) -> bool:
         """Whether this is rank 0: the one that writes what is written once."""
         return self.rank == 0

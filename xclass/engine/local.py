@@ -36,6 +36,9 @@ class LocalEngine:
     def part(self, queries: int) -> None:
         """All of them."""
 
+    def begin(self, model: TwoTower, step: int, lr: float) -> None:
+        """Nobody waits for it."""
+
     def backward(self, loss: Tensor, queries: int) -> None:
         """Of the mean."""
         loss.mean().backward()

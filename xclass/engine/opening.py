@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from xclass.engine.distributed import DistributedEngine
+from xclass.engine.distributed import DistributedEngine, Kind
 from xclass.engine.group import Group, launched
 from xclass.engine.local import LocalEngine
 from xclass.engine.seam import Engine
@@ -15,12 +15,13 @@ from xclass.progress import silence
 
 
 @contextmanager
-def open_engine(timeout_s: float, device: torch.device | str = "cpu") -> Iterator[Engine]:
+def open_engine(timeout_s: float, device: torch.device | str = "cpu", tables: Kind = "exchange") -> Iterator[Engine]:
     """The processes of a launch when torchrun started this one, else this process alone.
 
     Args:
         timeout_s: no process waits longer for the others.
         device: where the computation is.
+        tables: what holds the rows of a launch.
     """
     if not launched():
         yield LocalEngine()
@@ -28,4 +29,4 @@ def open_engine(timeout_s: float, device: torch.device | str = "cpu") -> Iterato
     with Group(timeout_s, device) as group:
         if not group.is_first:
             silence()
-        yield DistributedEngine(group)
+        yield DistributedEngine(group, tables)

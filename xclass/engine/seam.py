@@ -43,6 +43,10 @@ class Engine(Protocol):
         """(start, stop): the queries of a batch that are computed here; None for all of them."""
         ...
 
+    def begin(self, model: TwoTower, step: int, lr: float) -> None:
+        """A step begins; its rows will be pushed at rate ``lr``."""
+        ...
+
     def backward(self, loss: Tensor, queries: int) -> None:
         """Gradients of the mean over ``queries``, those of the whole batch, from the loss of each query here."""
         ...

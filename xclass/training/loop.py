@@ -166,7 +166,8 @@ class Trainer:
     def _step(self, ready: Ready) -> int:
         """One step; returns its number of positives."""
         here, clock, model, prepared = self.position, self._report.clock, self.model, ready.prepared
-        self.engine.group.at(f"step {here.step:,}")
+        rate = learning_rate(self.config.schedule, 1.0, here.step, self.total_steps)
+        self.engine.begin(model, here.step, self.config.learning_rate * rate)
         clock.mark(None)
         clock.add("load", ready.load_s)
         clock.add("sample", ready.sample_s)
@@ -176,7 +177,6 @@ class Trainer:
         self.engine.backward(loss, prepared.queries)
         loss_sum = self.engine.add_up(float(loss.detach().sum()), rows, list(model.parameters()))
         clock.mark("loss")
-        rate = learning_rate(self.config.schedule, 1.0, here.step, self.total_steps)
         self.store.before_push({table: plan.unique for table, plan in prepared.row_plans.items()})
         model.push(prepared.row_plans, rows, self.config.learning_rate * rate)
         self.state.dense_step(self.config.dense_learning_rate * rate)
