@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import polars as pl
 from torch import Tensor
 
 from xclass.data.windows import SequenceFacts
@@ -52,6 +53,11 @@ class Catalogue(Protocol):
     @property
     def item_features(self) -> Mapping[str, Ragged]:
         """The same of items."""
+        ...
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """(N,) the text of each item; asked for by an output layer that reads characters, where it is trained."""
         ...
 
     def feature_sizes(self, side: str) -> dict[str, int]:

@@ -202,6 +202,14 @@ class Dataset:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
         return self._read("items.parquet")
 
+    @property
+    def item_texts(self) -> pl.Series:
+        """(N,) strings: what each item is called, its title; its id where it has none. Read anew at every access."""
+        ids = self._read("items.parquet", ["item_id"])["item_id"].cast(pl.String)
+        if "title" not in self.items.columns:
+            return ids.alias("text")
+        return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), ids).alias("text"))["text"]
+
     @functools.cached_property
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""

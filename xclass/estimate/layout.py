@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.data.windows import SequenceFacts
+from xclass.heads import CnnHead
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
+from xclass.run_config import RunConfig
 from xclass.sampling import SamplerConfig
 from xclass.tables import Table
 from xclass.training.state import ModelState
@@ -59,6 +62,11 @@ class Few:
     def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
         """Nobody has any."""
         return torch.zeros(ROWS, dtype=torch.int64), ROWS
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """Of a length as words have it."""
+        return pl.Series("text", ["0123456789"] * self.num_items)
 
     @property
     def item_counts(self) -> Tensor:
@@ -159,7 +167,9 @@ def _sampler(model: TwoTower) -> object:
 
 
 def _head_bytes(model: TwoTower) -> int:
-    """Of an output layer of its own, without its dense layers."""
+    """Of an output layer of its own, without its dense layers; the texts that a network reads."""
+    if isinstance(model.head, CnnHead):
+        return held(model.head.texts)
     if model.head.searched_by == "vectors":
         return 0
     dense = [parameter for name, parameter in model.named_parameters() if name.startswith("head.")]

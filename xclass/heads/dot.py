@@ -28,6 +28,7 @@ from xclass.sampling import Sampler
 from xclass.sampling.adaptive import TAUGHT_QUERIES
 from xclass.tables.working_set import Table, plan_rows
 from xclass.towers.features import ItemFeatures
+from xclass.towers.item_texts import ItemTexts
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
@@ -51,7 +52,7 @@ class DotHead(Head):
         per_pair: every (query, target) is a row of its own, and only its own target is masked for it.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
         top_weights: weigh each target by its place among the items.
-        features: of the items; None when they have their rows alone.
+        features: of the items, or their texts; None when they have their rows alone.
         item_rows: whether items have rows of their own beside their features.
         normalised_share: of the queries for which the sum over candidates is made at all; below 1 with a loss that
             needs it for a penalty only.
@@ -81,7 +82,7 @@ class DotHead(Head):
         per_pair: bool = False,
         product_dtype: torch.dtype = torch.float32,
         top_weights: TopWeights | None = None,
-        features: ItemFeatures | None = None,
+        features: ItemFeatures | ItemTexts | None = None,
         item_rows: bool = True,
         item_weights: Tensor | None = None,
         normalised_share: float = 1.0,
@@ -136,6 +137,10 @@ class DotHead(Head):
             return chosen_queries(queries, share, generator)
         return None if float(torch.rand((), generator=generator)) < share else torch.empty(0, dtype=torch.int64)
 
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
+        """The candidates, the log-Q and what the sampler learns are the whole batch's."""
+        return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
+
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
         items'; None without weights of items."""
@@ -148,7 +153,7 @@ class DotHead(Head):
         return own * self.item_weights[positives.values]
 
     def _item_plan(
-        self, features: ItemFeatures, positives: Ragged, negatives: Negatives, generator: torch.Generator
+        self, features: ItemFeatures | ItemTexts, positives: Ragged, negatives: Negatives, generator: torch.Generator
     ) -> ItemPlan:
         items = plan_rows({"positives": positives.values, "negatives": negatives.ids.flatten().clamp(min=0)})
         return ItemPlan(items, features.drop(features.take(items.unique), generator))

@@ -56,7 +56,7 @@ def hard_parts(config: SamplerConfig) -> Iterator[SamplerConfig]:
         yield from hard_parts(part)
 
 
-def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
+def hard_samplers(sampler: Sampler | None) -> Iterator[HardNegatives]:
     """The samplers of hard negatives that a sampler is made of, in the order of its configuration."""
     if isinstance(sampler, HardNegatives):
         yield sampler
