@@ -1,6 +1,7 @@
 """Output layers beside the full softmax: a training example, one item's probability, a top-k, parameters.
 
     python benchmarks/bench_heads.py [--items 100000 800000] [--dim 64] [--batch 256] [--runs 7] [--threads 1]
+        [--ways TEXT ...] [--train]
 
 A catalogue with train counts by Zipf's law; targets are drawn by them, one a query. A step is what training does with
 the output layer: plan, distinct rows, pull, loss, gradients, push (row-wise AdaGrad). Probabilities of the layers are
@@ -35,6 +36,7 @@ from xclass.types import Batch, Ragged, Rows
 
 FULL = "full softmax"
 TOPK, SEARCHED = 20, 64
+COLUMNS = {"train_us": "training example", "probability_us": "one probability", "topk_us": "top-20"}
 
 
 class Way(NamedTuple):
@@ -176,13 +178,14 @@ def timed(call: Callable[[], object], least_s: float = 0.05) -> float:
     return took / calls
 
 
-def measure(num_items: int, dim: int, batch: int, runs: int) -> list[dict[str, Any]]:
-    """One record for each way."""
-    found, times = ways(num_items, dim, batch), dict[str, dict[str, list[float]]]()
+def measure(num_items: int, dim: int, batch: int, runs: int, chosen: list[str], train: bool) -> list[dict[str, Any]]:
+    """One record for each way that is the full softmax or has one of the texts in its name."""
+    every, times = ways(num_items, dim, batch), dict[str, dict[str, list[float]]]()
+    found = {name: way for name, way in every.items() if name == FULL or any(text in name for text in chosen)}
     for number in range(runs + 1):
         for name, way in found.items():
             query = torch.randn(way.batch, dim, generator=torch_generator(2, "bench", number))
-            for key, call in _calls(way, query, num_items, number).items():
+            for key, call in list(_calls(way, query, num_items, number).items())[: 1 if train else None]:
                 took = timed(call) / (way.batch * len(way.seeds) if key == "train_us" else SEARCHED) * 1e6
                 if number:  # the first turn compiles and fills caches
                     times.setdefault(name, {}).setdefault(key, []).append(took)
@@ -213,23 +216,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", default=[""], help="only layers with one of these in their name")
+    parser.add_argument("--train", action="store_true", help="training steps only")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     check(given.dim)
     everything = []
     for num_items in given.items:
-        records = measure(num_items, given.dim, given.batch, given.runs)
+        records = measure(num_items, given.dim, given.batch, given.runs, given.ways, given.train)
         everything += records
         full = records[0]
         print(f"\n{num_items:,} items, {given.dim} dimensions; µs a query, and the full softmax's time over it")
-        print("| layer | training example | ratio | one probability | ratio | top-20 | ratio | parameters |")
-        print("|---|--:|--:|--:|--:|--:|--:|--:|")
+        shown = [f"{name} | ratio" for key, name in COLUMNS.items() if key in full]
+        print(f"| layer | {' | '.join(shown)} | parameters |\n|---|{'--:|--:|' * len(shown)}--:|")
         for record in records:
-            cells = [
-                f"{record[key]:,.1f} | {full[key] / record[key]:,.1f}×"
-                for key in ("train_us", "probability_us", "topk_us")
-            ]
+            cells = [f"{record[key]:,.1f} | {full[key] / record[key]:,.1f}×" for key in COLUMNS if key in record]
             print(f"| {record['way']} | {' | '.join(cells)} | {record['parameters']:,} |")
     print(json.dumps({"runs": everything}))
 
