@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Package → the names that people may import from it, promised. Other rooms' names may change between versions.
 PUBLIC: dict[str, set[str]] = {
-    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
+    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_configs", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
     "xclass.cli": {"main"},
     "xclass.compat": {"tf"},
     "xclass.compat.tf": {
@@ -33,7 +33,7 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss",
     },
     "xclass.sampling": {
-        "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
+        "SAMPLERS", "AdaptiveProposal", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
         "LearnedUnigram", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "StreamingFrequency", "TargetSampling",
         "Uniform", "build_sampler",
     },
@@ -46,7 +46,10 @@ OPTIONS: dict[str, set[str]] = {
         "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
         "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--memory", "--json",
     },
-    "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
+    "estimate": {
+        "--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--ranks", "--device-memory", "--bandwidth",
+        "--latency", "--flops", "--memory-bandwidth", "--json",
+    },
     "train": {
         "--config", "--out", "--set", "--resume", "--grow-vocab", "--device", "--memory-check", "--no-memory-check", "--json",
     },
@@ -59,7 +62,7 @@ OPTIONS: dict[str, set[str]] = {
     },
     "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
-    "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
+    "compare": {"--config", "--out", "--set", "--target", "--device", "--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},

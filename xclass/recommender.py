@@ -12,7 +12,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
 from xclass.data.document_blocks import TEXT
 from xclass.data.lists import Some
@@ -44,6 +43,7 @@ from xclass.progress import say
 from xclass.retrieve import Searched, restricted, retrieve
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
 from xclass.topk_files import topk_frame
 from xclass.towers.characters import text_bytes
