@@ -6,8 +6,8 @@
 exact   exact search through torch beside Faiss flat
 tuned   what `find_index` settles on for a recall of .95 among builds in FOLDER, beside the best build that Faiss
         makes by itself, through the seam and called directly, and beside Faiss flat
-sweep   every family of Faiss over a grid of its parameters, and the tuned index: the least processor time of one thread
-        that each takes for .95
+sweep   every family of Faiss over a grid of its parameters, and the first builds of ours: the least processor time of
+        one thread that each takes for .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
 large   one fastscan build, kept in FOLDER: its time, memory and queries/s (--items 10000000)
 calls   what the seam costs above Faiss in calls of 64 to 4096 queries
@@ -48,7 +48,7 @@ from xclass.vectors import TensorVectors
 
 ROUNDS = 5
 HELD = [4096]
-SWEPT = 2048
+SWEPT = 1024
 ONLY: list[str] = []
 KEPT = [""]
 TARGET = 0.95
@@ -60,6 +60,7 @@ NPROBES = {
 }
 REFINES = {10: (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32), 100: (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10)}
 FAMILIES = (
+    "Spread,IVF4096_HNSW32,PQ64x4fs", "Spread,IVF4096,PQ64x4fs",
     *(f"{lists},PQ64x4fs,RFlat" for lists in NPROBES), "IVF1024,PQ32x4fs,RFlat", "IVF4096,PQ32x4fs,RFlat",
     "IVF4096_HNSW32,PQ64x4fs,RFlat", "OPQ64,IVF1024,PQ64x4fs,RFlat", "IVF1024,RaBitQfs,RFlat", "IVF1024,PQ32,RFlat",
     "IVF1024,SQ8", "IVF1024,Flat", "HNSW32,SQ8", "HNSW32,Flat",
@@ -157,7 +158,7 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     """Processor time of one thread, which other work on the machine disturbs least."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    held, others = queries[: HELD[0]], queries[HELD[0] : HELD[0] + SWEPT]
+    others = queries[HELD[0] : HELD[0] + SWEPT]
     exact = ExactIndex()
     exact.build(vectors)
     truth = exact.search(others, k)
@@ -168,38 +169,47 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
         return float(index_recall(action(), truth).mean())
 
     for factory in ONLY or FAMILIES:
-        index, best = kept(factory, vectors, keep), (math.inf, "not reached")
+        index: faiss.Index | AsFaiss = (
+            AsFaiss(ours(factory, vectors, keep)) if is_spread(factory) else kept(factory, vectors, keep)
+        )
+        best = math.inf, "not reached"
         for reach in settings(factory, k):
             found, setting, seconds = cheapest_depth(index, reach, others, k, recall_of)
             best = min(best, (seconds, f"{found:.4f} {setting}"))
             if seconds > 1.5 * best[0]:
                 break
         print(f"{factory:<34} {1e6 * best[0] / len(others):>8,.1f} µs a query {best[1]}", flush=True)
-    chosen, _ = tuned_builds(vectors, held, k, keep)
 
-    def search() -> TopK:
-        return chosen.search(others, k)
 
-    share, seconds = recall_of(search), cpu_s(search)
-    print(f"the tuned index, {chosen.factory} {chosen.parameters} {share:.4f} {1e6 * seconds / len(others):,.1f} µs")
+class AsFaiss:
+    """An index of ours that searches as Faiss's do."""
+
+    def __init__(self, own: FaissIndex) -> None:
+        self.own = own
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self.own.search(torch.from_numpy(queries), k)
+        return found.scores.view(-1, k).numpy(), found.ids.view(-1, k).numpy()
 
 
 def cheapest_depth(
-    index: faiss.Index,
+    index: faiss.Index | AsFaiss,
     depths: list[dict[str, float]],
     queries: torch.Tensor,
     k: int,
     recall_of: Callable[[Callable[[], TopK]], float],
 ) -> tuple[float, dict[str, float], float]:
     """Recall, setting and processor time of the first depth that reaches the target; ∞ where the last does not."""
-    space = faiss.ParameterSpace()
 
     def search() -> TopK:
         return as_topk(*index.search(queries.numpy(), k))
 
     def reached(setting: dict[str, float]) -> float:
         for name, value in setting.items():
-            space.set_index_parameter(index, name, value)
+            if isinstance(index, AsFaiss):
+                index.own.set_parameters(**{name: int(value)})
+            else:
+                faiss.ParameterSpace().set_index_parameter(index, name, value)
         return recall_of(search)
 
     if len(depths) > 1 and (share := reached(depths[-1])) < TARGET:
@@ -270,6 +280,9 @@ def settings(factory: str, k: int) -> list[list[dict[str, float]]]:
     if factory.startswith("HNSW"):
         return [[{"efSearch": value}] for value in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)]
     lists = max((name for name in NPROBES if name in factory), key=len)
+    if is_spread(factory):
+        depths = [{"refine": depth} for depth in REFINES[k] if depth == int(depth)]
+        return [[{"nprobe": reach, **depth} for depth in depths] for reach in NPROBES[lists]]
     if "RFlat" not in factory:
         return [[{"nprobe": reach}] for reach in NPROBES[lists]]
     return [[{"nprobe": reach, "k_factor_rf": depth} for depth in REFINES[k]] for reach in NPROBES[lists]]
