@@ -27,7 +27,8 @@ from xclass.data.joining import (
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TEST, TRAIN, Pairs
 from xclass.data.planted_spec import PREFIX
-from xclass.data.reading import Table, read_table
+from xclass.data.planted_text import PREFIX as TEXT_PREFIX
+from xclass.data.reading import Table, describe_files, read_table
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
@@ -39,6 +40,7 @@ from xclass.rng import derive_seed
 # What says how a file is read, not what the dataset is: an append does not change what is recorded of it.
 READING_OPTIONS = {"format", "query_col", "item_col", "weight_col", "time_col", "header", "separator"}
 FILES = {"items.parquet", "queries.parquet"}
+PLANTED = (PREFIX, TEXT_PREFIX)
 
 
 def append(
@@ -70,9 +72,9 @@ def append(
         ConfigError: another split is asked for; parts of a source where the split is cut anew; a planted source.
         ArtefactError: not a whole dataset, another process appends to it, ``out`` exists, the disk is too full.
 
-    Cost: as ingesting old and new pairs together, less reading the old files.
+    Cost: as ingesting old and new pairs together in memory, less reading the old files.
     """
-    if str(source).startswith(PREFIX):
+    if str(source).startswith(PLANTED):
         raise ConfigError("planted data can't be appended", where=source, do="make one larger planted dataset instead")
     place = Path(dataset).resolve()
     if out is not None and Path(out).exists():
@@ -98,7 +100,7 @@ class _Recipe(NamedTuple):
 def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Dataset:
     parts = find_parts(source)
     recipe = _recipe(old, given, parts, source)
-    table = read_table(parts, recipe.options)
+    table = read_table(describe_files(parts, recipe.options, source))
     check_values(old, table, source)
     duplicates = merge_rows(table, str(source))
     queries = Union.of(old.queries["query_id"], as_type_of(old, table, "query", source))
@@ -107,7 +109,7 @@ def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Data
     known = merge_into_old(joined.pairs)
     part = joined.pairs.part
     assert part is not None
-    counted = (part % NEW == TRAIN) | (part == UNDIVIDED) if recipe.split == "given" else slice(None)
+    counted = (part % NEW == TRAIN) | (part == UNDIVIDED) if recipe.split == "given" else None
     kept, dropped = apply_min_counts(joined, counted, recipe.options, (queries.old, items.old))
     labels, cuts = _labels(joined.pairs, recipe)
     grown = _grown(joined, labels, known, queries, items, kept.queries)
@@ -218,6 +220,8 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
 
 def _check_files(old: Dataset) -> None:
     """Whatever lies in a dataset beside pairs and ids would be lost."""
+    if old.sequence is not None:
+        raise ArtefactError("nothing can be appended to a text", where=old.path, do="ingest all of it anew")
     unknown = {name for name in old.manifest["files"] if name not in FILES and name.split("/")[0] not in PART_CODES}
     if unknown:
         raise ArtefactError(

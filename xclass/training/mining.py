@@ -19,7 +19,10 @@ BATCH = 1024
 
 
 def make_miner(
-    config: SamplerConfig, train: Ragged, features: Mapping[str, Lists] | None = None
+    config: SamplerConfig,
+    train: Ragged,
+    features: Mapping[str, Lists] | None = None,
+    windows: Lists | None = None,
 ) -> Callable[[TwoTower, int], None] | None:
     """A function of (model, epoch) that mines when an epoch asks for it; None when the sampler has no hard negatives.
 
@@ -27,6 +30,7 @@ def make_miner(
         config: of the sampler; its parts are looked through.
         train: the train split: every known positive is left out of a query's list.
         features: the queries' features by name, where the model reads them.
+        windows: the queries' histories, where they are not their train pairs.
 
     One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations and a sweep over
     the items for every 4096 queries, or through a Faiss index that is built from the item vectors first.
@@ -36,9 +40,10 @@ def make_miner(
         return None
 
     def mine(model: TwoTower, epoch: int) -> None:
-        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
+        assert model.head.sampler is not None
+        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):
             if epoch % part.refresh_epochs == 0:
-                sampler.mined(search_all(model, train, part.depth, part.factory, features), train.long())
+                sampler.mined(search_all(model, train, part.depth, part.factory, features, windows), train.long())
 
     return mine
 
@@ -51,7 +56,7 @@ def hard_parts(config: SamplerConfig) -> Iterator[SamplerConfig]:
         yield from hard_parts(part)
 
 
-def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
+def hard_samplers(sampler: Sampler | None) -> Iterator[HardNegatives]:
     """The samplers of hard negatives that a sampler is made of, in the order of its configuration."""
     if isinstance(sampler, HardNegatives):
         yield sampler
@@ -66,6 +71,7 @@ def search_all(
     depth: int,
     factory: str | None,
     features: Mapping[str, Lists] | None = None,
+    windows: Lists | None = None,
 ) -> Ragged:
     """Ragged by query number: the ``depth`` best items of each query with a train pair, those pairs left out."""
     vectors = model.item_vectors()
@@ -76,7 +82,7 @@ def search_all(
     lengths, values = torch.zeros(len(train), dtype=torch.int64), list[Tensor]()
     with Progress("hard negatives", len(queries), "queries") as progress:
         for part in queries.split(index.queries_at_once):
-            batches = inference_batches(train, part, BATCH, features)
+            batches = inference_batches(windows or train, part, BATCH, features)
             query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
             found = index.search(query_BD, depth, exclude=Ragged(train.offsets, train.values).take(part))
             lengths[part] = found.lengths()
