@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xclass.compiling import compiles
 from xclass.tables.working_set import Table
 from xclass.workers import in_parts, scratch
 
@@ -32,10 +33,10 @@ class _LogSum(torch.autograd.Function):
 
         def part(low: int, high: int) -> Tensor:
             blocks = _blocks(query, rows[low:high])
-            sums = [torch.mm(query, block.T, out=_cells(query, block)).logsumexp(1) for block in blocks]
-            return torch.stack(sums).logsumexp(0)
+            sums = [row_log_sums(torch.mm(query, block.T, out=_cells(query, block))) for block in blocks]
+            return _together(sums)
 
-        total = torch.stack(in_parts(part, len(rows), _worth(query, rows), query.device)).logsumexp(0)
+        total = _together(in_parts(part, len(rows), _worth(query, rows), query.device)).to(query.dtype)
         ctx.save_for_backward(query, rows, total)
         return total
 
@@ -43,12 +44,12 @@ class _LogSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
         query, rows, total = ctx.saved_tensors
-        rows_grad, weight = torch.empty_like(rows), upstream.unsqueeze(1)
+        rows_grad = torch.empty_like(rows)
 
         def part(low: int, high: int) -> Tensor:
             query_grad, first = torch.zeros_like(query), low
             for block in _blocks(query, rows[low:high]):
-                share = torch.mm(query, block.T, out=_cells(query, block)).sub_(total.unsqueeze(1)).exp_().mul_(weight)
+                share = _shares(torch.mm(query, block.T, out=_cells(query, block)), total, upstream)
                 query_grad.addmm_(share, block)
                 torch.mm(share.T, query, out=rows_grad[first : first + len(block)])
                 first += len(block)
@@ -56,6 +57,32 @@ class _LogSum(torch.autograd.Function):
 
         parts = in_parts(part, len(rows), _worth(query, rows), query.device)
         return torch.stack(parts).sum(0), rows_grad
+
+
+def row_log_sums(cells_BN: Tensor) -> Tensor:
+    """(B,) log Σ_j e^{x_bj}, float64 sums; in one compiled loop where it can be, which torch takes five passes for."""
+    if not _fits(cells_BN):
+        return cells_BN.logsumexp(1).double()
+    from xclass.heads import kernels
+
+    found = torch.empty(len(cells_BN), dtype=torch.float64)
+    kernels.row_log_sums(0, len(cells_BN), cells_BN.numpy(), found.numpy())
+    return found
+
+
+def _shares(cells_BN: Tensor, log_sums: Tensor, weights: Tensor) -> Tensor:
+    """In place: weight_b · e^{x_bj − log_sum_b}."""
+    if not _fits(cells_BN):
+        return cells_BN.sub_(log_sums.unsqueeze(1)).exp_().mul_(weights.unsqueeze(1))
+    from xclass.heads import kernels
+
+    given = [tensor.float().contiguous().numpy() for tensor in (log_sums, weights)]
+    kernels.row_shares(0, len(cells_BN), cells_BN.numpy(), *given)
+    return cells_BN
+
+
+def _fits(cells: Tensor) -> bool:
+    return cells.device.type == "cpu" and cells.dtype == torch.float32 and cells.shape[1] > 0 and compiles()
 
 
 def _worth(query: Tensor, rows: Tensor) -> int:
@@ -73,6 +100,11 @@ def _cells(query: Tensor, block: Tensor) -> Tensor:
 def table_log_sum(query_BD: Tensor, table: Table, block_rows: int = 1 << 16) -> Tensor:
     """(B,) log Σ e^{⟨q, w⟩} over all rows of a table, read block by block."""
     blocks = range(0, table.num_rows, block_rows)
-    return torch.stack(
+    return _together(
         [log_sum(query_BD, table.read(start, min(start + block_rows, table.num_rows))) for start in blocks]
-    ).logsumexp(0)
+    )
+
+
+def _together(log_sums: list[Tensor]) -> Tensor:
+    """Of the parts of a sum."""
+    return log_sums[0] if len(log_sums) == 1 else torch.stack(log_sums).logsumexp(0)
