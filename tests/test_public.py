@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Package → the names that people may import from it, promised. Other rooms' names may change between versions.
 PUBLIC: dict[str, set[str]] = {
-    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
+    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_configs", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
     "xclass.cli": {"main"},
     "xclass.compat": {"tf"},
     "xclass.compat.tf": {
@@ -28,12 +28,12 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss", "uniform_candidate_sampler",
     },
     "xclass.losses": {
-        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "full_sigmoid_loss", "full_softmax_loss", "gbce_power",
-        "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
+        "LOSSES", "Loss", "LossConfig", "bpr_loss", "build_loss", "effective_size", "full_sigmoid_loss", "full_softmax_loss",
+        "gbce_power", "importance_loss", "item_weights", "mask_value", "nce_loss", "negative_sampling_loss", "one_pass", "sampled_logistic_loss",
         "sampled_softmax_loss",
     },
     "xclass.sampling": {
-        "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
+        "SAMPLERS", "AdaptiveProposal", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
         "LearnedUnigram", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "StreamingFrequency", "TargetSampling",
         "Uniform", "build_sampler",
     },
@@ -44,7 +44,7 @@ OPTIONS: dict[str, set[str]] = {
         "--out", "--append", "--base", "--format", "--query-col", "--item-col", "--weight-col", "--time-col", "--split",
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
         "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
-        "--min-documents", "--weighting", "--propensity", "--json",
+        "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--memory", "--json",
     },
     "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
     "train": {
@@ -55,11 +55,11 @@ OPTIONS: dict[str, set[str]] = {
     },
     "retrieve": {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
-        "--unknown", "--resume", "--dataset", "--json",
+        "--unknown", "--resume", "--dataset", "--json", "--probabilities", "--over",
     },
-    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--dataset", "--json"},
+    "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
-    "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
+    "compare": {"--config", "--out", "--set", "--target", "--device", "--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},

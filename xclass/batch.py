@@ -17,7 +17,7 @@ import polars as pl
 from xclass.data.lookup import NAMED, Unknown
 from xclass.data.queries import Queries, dataset_slice
 from xclass.data.query_blocks import count_queries, read_query_blocks
-from xclass.errors import ArtefactError, DataError
+from xclass.errors import ArtefactError, ConfigError, DataError
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index.checks import checked_k
 from xclass.manifest import atomic_file, sha256_file
@@ -37,13 +37,15 @@ class Job:
         k: at most so many items for each query.
         queries: a file of ids or of histories; every query of the dataset when None.
         exact: search exactly even if the run has an index.
-        include_seen: keep items that a query has in its history.
+        include_seen: keep items that a query has in its history; of positions of a text they always stay.
         candidates, exclude: files of items that everybody may get alone, or nobody; or of each query's own.
         short: what becomes of a list with fewer than k items: keep it; fill it up with the most popular items that are
             allowed, seen ones too, without a score; or an error.
         format: parquet, jsonl or trec; by the ending of the output when None.
         directory: the output is a directory of parts.
         unknown: a file for the ids that nobody knows, one a line.
+        probabilities: a column of them: "exact" over all items, or over the items that were "retrieved".
+        over: how many items are retrieved at least to normalise over; those of the list when None.
     """
 
     k: int = 100
@@ -56,6 +58,8 @@ class Job:
     format: str | None = None
     directory: bool = False
     unknown: Path | str | None = None
+    probabilities: str | None = None
+    over: int | None = None
 
 
 def retrieve_to_file(recommender: Recommender, out: Path | str, job: Job, resume: bool = False) -> Written:
@@ -83,7 +87,9 @@ def retrieve_to_file(recommender: Recommender, out: Path | str, job: Job, resume
         _check_known(parts.counts)
         parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
     _say_unknown(parts.counts)
-    return Written(parts.counts, parts.counts.queries - before, time.perf_counter() - started, done)
+    return Written(
+        parts.counts, parts.counts.queries - before, time.perf_counter() - started, done, work.probabilities_measured()
+    )
 
 
 class _Work:
@@ -96,6 +102,8 @@ class _Work:
         index = recommender.index if self._index_used else recommender.exact_index
         assert index is not None
         self._search = FilteredSearch(recommender.model, index, self._wanted(), lambda: recommender.run.item_counts)
+        if job.probabilities is not None and format_name == "trec":
+            raise ConfigError("a TREC run has no place for probabilities", where="format", do="choose another --format")
         check_ids(format_name, recommender.run.item_ids, "an item id")
 
     def identity(self) -> dict[str, Any]:
@@ -110,6 +118,8 @@ class _Work:
             "k": job.k,
             "include-seen": job.include_seen,
             "short": job.short,
+            "probabilities": job.probabilities,
+            "over": job.over,
             "format": self.format,
             "queries in a part": self._size,
         }
@@ -142,6 +152,10 @@ class _Work:
         if not len(parts):
             raise DataError("there is no query to retrieve for", where=self._job.queries)
 
+    def probabilities_measured(self) -> dict[str, Any] | None:
+        """What is known of their error; None without them."""
+        return None if self._search.probabilities is None else self._search.probabilities.measured()
+
     def _blocks(self) -> Iterator[Queries]:
         """Queries, a part's worth at a time, the finished ones too."""
         recommender = self._recommender
@@ -157,9 +171,9 @@ class _Work:
         """The lists of a part, counted."""
         check_ids(self.format, queries.ids, "a query id")
         item_ids = self._recommender.run.item_ids
-        frames = [empty_frame(queries.ids, item_ids)]
-        for positions, found in self._search.lists(queries, counts):
-            frames.append(topk_frame(positions, found, queries.ids, item_ids))
+        frames = [empty_frame(queries.ids, item_ids, self._job.probabilities is not None)]
+        for positions, found, given in self._search.lists(queries, counts):
+            frames.append(topk_frame(positions, found, queries.ids, item_ids, given))
             progress.advance(len(positions))
         return frames
 
@@ -167,7 +181,8 @@ class _Work:
         job, recommender = self._job, self._recommender
         allow = recommender.read_filter(job.candidates, "candidates")
         deny = recommender.read_filter(job.exclude, "excluded items")
-        return Wanted(job.k, job.include_seen, allow, deny, job.short)
+        include = job.include_seen or recommender.may_repeat
+        return Wanted(job.k, include, allow, deny, job.short, job.probabilities, job.over)
 
 
 @contextlib.contextmanager

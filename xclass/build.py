@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
 
-import pydantic
 import torch
 from torch import Tensor
 
-from xclass.config import Config, describe_toml
-from xclass.engine import TIMEOUT_S, Engine, LocalEngine
+from xclass.catalogue import Catalogue
+from xclass.data.windows import follow_counts
+from xclass.engine import Engine, LocalEngine
 from xclass.errors import ConfigError, nearest
-from xclass.heads import DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads import CnnHead, DotHead, Head, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads.building import build_encoder
 from xclass.heads.clustering import feature_vectors
+from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
-from xclass.losses import LOSSES, LossConfig, build_loss
+from xclass.heads.growing import Growth
+from xclass.losses import build_loss
+from xclass.losses.config import ESTIMATING_Z
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
-from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
-from xclass.scorers.config import DocumentsConfig
-from xclass.spectral import SpectralConfig, spectral_factors
+from xclass.run_config import RunConfig
+from xclass.sampling import AllItems, Known, Sampler, build_sampler
+from xclass.spectral import spectral_factors
 from xclass.starts import document_start, feature_start, history_start
-from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
+from xclass.tables import TABLES, Place, Table, TableOptions
 from xclass.towers import (
     QUERY_TOWERS,
     FeatureField,
@@ -36,176 +39,18 @@ from xclass.towers import (
     Projection,
     QueryTower,
     Source,
+    check_positions,
+    context_source,
     inverse_frequencies,
 )
-from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfig
-from xclass.training.config import TrainingConfig
+from xclass.towers.characters import text_bytes
+from xclass.towers.config import FeatureConfig, ItemTowerConfig
+from xclass.towers.item_texts import CORRECTION, ItemTexts, TextEncoder
 from xclass.types import Ragged
 
 CLUSTER_DIM = 64
 DEVICES = ("auto", "cpu", "cuda")
 TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class ModelConfig(Config):
-    """The two towers and what joins them."""
-
-    embedding_dim: int = pydantic.Field(64, ge=1)
-    """Dimensions of the vectors, D."""
-    normalize: bool = True
-    """Vectors of unit length: the score is the cosine. false: the plain inner product."""
-    temperature: float = pydantic.Field(0.1, gt=0)
-    """Scores are divided by it in training."""
-    init: Literal["random", "spectral", "documents"] = "random"
-    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of a history tower or of one
-    of features; documents: features random, an item the mean of its train documents' bags, of unit length."""
-    init_std: float = pydantic.Field(0.1, gt=0)
-    """Standard deviation of random rows."""
-    query: QueryTowerConfig = QueryTowerConfig()
-    """The query tower."""
-    item: ItemTowerConfig = ItemTowerConfig()
-    """The item tower."""
-    spectral: SpectralConfig = SpectralConfig()
-    """Settings of init = "spectral"."""
-
-    @pydantic.model_validator(mode="after")
-    def _starts_fit_the_towers(self) -> ModelConfig:
-        if self.item.share_feature_table and "features" not in self.query.parts:
-            raise ValueError("item.share_feature_table needs a query tower with features")
-        if self.query.share_item_table and self.item.kind != "id":
-            raise ValueError('query.share_item_table needs item.kind = "id"')
-        by_history = self.query.kind == "history" and not self.query.share_item_table and self.item.kind == "id"
-        by_features = self.query.kind == "features" and "id" in self.item.parts
-        if self.init == "spectral" and not (by_history or by_features):
-            raise ValueError(
-                'init = "spectral" needs query.kind = "history" with a table of its own, or "features"; and items with'
-                " rows of their own"
-            )
-        if self.init == "documents" and not by_features:
-            raise ValueError('init = "documents" needs query.kind = "features" and items with rows of their own')
-        return self
-
-
-class DistributedConfig(Config):
-    """What a launch of several processes (torchrun) goes by; one process reads none of it."""
-
-    tables: Literal["exchange", "torchrec"] = "exchange"
-    """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
-    where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
-    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
-    """No process waits longer for the others: then the run ends, and says who was missing."""
-
-
-class RunConfig(Config):
-    """Everything that decides a run; the file given to `xclass train --config`."""
-
-    model: ModelConfig = ModelConfig()
-    """The two towers."""
-    head: HeadConfig = HeadConfig()
-    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
-    sampler: SamplerConfig = SamplerConfig()
-    """Where negatives come from."""
-    loss: LossConfig = LossConfig()
-    """What is minimised."""
-    optimizer: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adagrad"
-    """Row-wise optimiser of the tables."""
-    tables: TableConfig = TableConfig()
-    """The tables of vectors."""
-    product_dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
-    train: TrainingConfig = TrainingConfig()
-    """The loop."""
-    documents: DocumentsConfig = DocumentsConfig()
-    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
-    distributed: DistributedConfig = DistributedConfig()
-    """Training in several processes."""
-
-    @pydantic.model_validator(mode="after")
-    def _full_losses_take_all_items(self) -> RunConfig:
-        if LOSSES[self.loss.kind].all_items and self.sampler.kind != "all":
-            raise ValueError(f'loss.kind = "{self.loss.kind}" needs sampler.kind = "all"')
-        if self.loss.calibration > 0 and self.sampler.kind != "uniform":
-            raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
-        if self.train.learning_rate * self.tables.weight_decay >= 1:
-            raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _only_the_dot_head_samples(self) -> RunConfig:
-        """A key that would do nothing is refused."""
-        if self.head.kind == "dot":
-            return self
-        if self.head.kind == "differentiated" and sum(self.head.dims) != self.model.embedding_dim:
-            raise ValueError(f"head.dims add up to {sum(self.head.dims)}, not to model.embedding_dim")
-        keys = {
-            "sampler": self.sampler,
-            "loss": self.loss,
-            "model.item": self.model.item,
-            "model.init": self.model.init,
-            "model.query.share_item_table": self.model.query.share_item_table,
-            "product_dtype": self.product_dtype,
-            "documents": self.documents,
-        }
-        plain = {
-            "sampler": SamplerConfig(),
-            "loss": LossConfig(),
-            "model.item": ItemTowerConfig(),
-            "model.init": "random",
-            "model.query.share_item_table": False,
-            "product_dtype": "float32",
-            "documents": DocumentsConfig(),
-        }
-        for key, value in keys.items():
-            if value != plain[key]:
-                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head has no item vectors')
-        return self
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -247,17 +92,18 @@ def build_model(
         start: false when stored rows will be loaded: they are not drawn first.
         engine: makes the tables of a model that is trained; None for one process.
     """
+    if catalogue.sequence is not None:
+        check_positions(config.model.query, config.model.init)
     items = config.model.item if untrained else ItemTowerConfig(hidden=config.model.item.hidden)
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
-    sizes = _table_sizes(config, items, catalogue, fields)
+    sizes = _table_sizes(config, items, catalogue, fields, untrained)
     if untrained:
         tables = _tables(config, sizes, Place(device, folder), start, engine or LocalEngine())
     else:
         tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
-    tower = QueryTower(
-        _sources(config, catalogue, device, fields[0]), _projection(config, config.model.query.hidden, generator)
-    )
+    sources = _sources(config, catalogue, device, fields[0], generator)
+    tower = QueryTower(sources, _projection(config, config.model.query.hidden, generator))
     known = Known(catalogue.num_queries, catalogue.num_items, lambda: catalogue.item_counts, read_candidates)
     sampler = build_sampler(config.sampler, known) if untrained else AllItems(catalogue.num_items)
     text = ItemFeatures(fields[1], catalogue.item_features) if fields[1] else None
@@ -266,11 +112,10 @@ def build_model(
     if weigh:
         constants = catalogue.item_counts, catalogue.num_train_queries, catalogue.propensity
         weights = config.loss.weights_of_items(*constants)
-    head: Head = (
-        _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights)
-        if config.head.kind == "dot"
-        else _own_head(config, catalogue, train if start else None)
-    )
+    if config.head.kind in SCORED:
+        head: Head = _head(config, sampler, catalogue, generator, text, "id" in items.parts, weights, untrained)
+    else:
+        head = _own_head(config, catalogue, train if start else None)
     if start and train is not None and config.model.init != "random":
         _closed_form(config, catalogue, train, tables, fields[0], text)
     return TwoTower(tower, head, tables).to(device)
@@ -336,14 +181,14 @@ def _check_shared(config: RunConfig, catalogue: Catalogue, names: Sequence[str])
 
 
 def _table_sizes(
-    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields]
+    config: RunConfig, items: ItemTowerConfig, catalogue: Catalogue, fields: tuple[Fields, Fields], untrained: bool
 ) -> dict[str, int]:
     sizes = {"item": catalogue.num_items} if "id" in items.parts else {}
-    if config.head.kind != "dot":
+    if config.head.kind not in SCORED or (config.head.kind == "cnn" and untrained):
         sizes = {name: rows for name, (rows, _) in _head_tables(config, catalogue).items()}
     if "id" in QUERY_TOWERS[config.model.query.kind]:
         sizes["query"] = catalogue.num_queries
-    if "history" in QUERY_TOWERS[config.model.query.kind] and not config.model.query.share_item_table:
+    if config.model.query.reads_history and not config.model.query.share_item_table:
         sizes["history"] = catalogue.num_items
     for side, part in zip(("query", "item"), fields, strict=True):
         known = catalogue.feature_sizes(side) if part else {}
@@ -374,6 +219,9 @@ def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) 
                 f'this dataset has no item features "{name}"', where="head.cluster_by", do=nearest(name, known)
             )
         return feature_vectors(catalogue.item_features[name], known[name], dim, seed)
+    if catalogue.sequence is not None:
+        stop = catalogue.sequence.border_item if catalogue.sequence.borders == "stop" else None
+        train = follow_counts(train.values, catalogue.num_items, stop)
     factors = spectral_factors(train, catalogue.num_items, min(dim, len(train), catalogue.num_items), seed)
     return factors.vectors * factors.values
 
@@ -386,7 +234,9 @@ def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool,
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
-    """Whether a table starts with random rows: a closed form writes the others."""
+    """Whether a table starts with random rows: a closed form writes the others, and corrections start at 0."""
+    if name == CORRECTION:
+        return False
     written = {"random": (), "spectral": ("item", "history", "feature"), "documents": ("item",)}
     return name.partition(".")[0] not in written[config.model.init]
 
@@ -418,14 +268,20 @@ def _dim(config: RunConfig, name: str) -> int:
     return table_shapes(config.head, few, config.model.embedding_dim).get(name, (0, config.model.embedding_dim))[1]
 
 
-def _sources(config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields) -> list[Source]:
+def _sources(
+    config: RunConfig, catalogue: Catalogue, device: torch.device | str, fields: Fields, generator: torch.Generator
+) -> list[Source]:
     query = config.model.query
     weights = None
     if query.history_weights == "degree":
         weights = catalogue.item_counts.clamp(min=1).float().pow(-query.degree_power).to(device)
+    table = "item" if query.share_item_table else "history"
+    if query.kind == "context":
+        given = None if catalogue.sequence is None else catalogue.sequence.context
+        return [context_source(query.context, given, table, config.model.embedding_dim, generator)]
     sources: dict[str, list[Source]] = {
         "id": [IdSource()],
-        "history": [HistorySource("item" if query.share_item_table else "history", weights)],
+        "history": [HistorySource(table, weights)],
         "features": [FeatureSource(field) for field in fields],
     }
     return [source for name in QUERY_TOWERS[query.kind] for source in sources[name]]
@@ -443,9 +299,14 @@ def _head(
     features: ItemFeatures | None,
     item_rows: bool,
     item_weights: Tensor | None,
+    untrained: bool,
 ) -> DotHead:
     loss = config.loss
-    return DotHead(
+    make: Callable[..., DotHead] = functools.partial(DotHead, features=features, item_rows=item_rows)
+    if config.head.kind == "cnn":
+        encoder = build_encoder(config.head, config.model.embedding_dim, torch_generator(config.train.seed, "cnn"))
+        make = functools.partial(CnnHead, encoder, _texts(config, encoder, catalogue) if untrained else None)
+    return make(
         sampler,
         build_loss(loss, config.sampler.num_sampled, catalogue.num_items),
         _projection(config, config.model.item.hidden, generator),
@@ -458,10 +319,17 @@ def _head(
         product_dtype=PRODUCT_DTYPES[config.product_dtype],
         top_weights=TopWeights(loss.top_k, loss.top_k_temperature) if loss.top_k else None,
         normalised_share=loss.normalised_share,
-        features=features,
-        item_rows=item_rows,
+        whole_batches=loss.normalised_by == "batch",
+        growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
+        log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
+        learn_log_z=loss.learn_log_z,
         item_weights=item_weights,
     )
+
+
+def _texts(config: RunConfig, encoder: TextEncoder, catalogue: Catalogue) -> ItemTexts:
+    read = text_bytes(catalogue.item_texts, config.head.text_bytes)
+    return ItemTexts(encoder, read, int((catalogue.item_counts > 0).sum()))
 
 
 def _closed_form(
@@ -480,9 +348,3 @@ def _closed_form(
         feature_start(model.spectral, train, fields, catalogue.query_features, counts, tables, seed, text)
     else:
         document_start(train, fields, catalogue.query_features, counts, tables, text)
-
-
-def reference() -> str:
-    """``configs/reference.toml``: every key of a run's configuration with its default and its meaning."""
-    head = "# Every key of a configuration, with its default. Made by `make reference`; a test keeps it true."
-    return f"{head}\n\n{describe_toml(RunConfig)}\n"

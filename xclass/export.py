@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xclass.data.queries import BATCH_QUERIES, Queries, dataset_slice
 from xclass.data.query_blocks import count_queries, read_query_blocks
+from xclass.data.query_files import ITEM_COLUMN, read_query_file
 from xclass.errors import DataError, InputError
 from xclass.index.checks import checked_queries
 from xclass.manifest import atomic_file
@@ -24,6 +25,7 @@ from xclass.progress import Progress
 from xclass.recommender import Recommender
 
 ROWS_AT_ONCE = 1 << 16
+TEXTS_AT_ONCE = 1 << 12
 
 
 def export_vectors(
@@ -31,11 +33,14 @@ def export_vectors(
     items: Path | str | None = None,
     queries: Path | str | None = None,
     of: Path | str | None = None,
+    texts: Path | str | None = None,
 ) -> dict[str, Any]:
     """Write item vectors, query vectors or both; a file appears when it is complete.
 
     Args:
         items: the file for item_id, vector: all items, in the order of their numbers.
+        texts: a file of new items: item_id and text (.csv .tsv .parquet), or texts that are their own ids (.txt). Their
+            vectors are written then, of a model that makes them of texts, and not those of the run's items.
         queries: the file for query_id, vector.
         of: a file of ids or histories, as for retrieval; every query of the dataset when None.
 
@@ -47,10 +52,13 @@ def export_vectors(
     """
     if items is None and queries is None:
         raise InputError("say what to export", wanted="a file for item vectors, for query vectors, or for both")
+    if texts is not None and items is None:
+        raise InputError("vectors of texts are item vectors", wanted="a file for item vectors")
     dim = recommender.run.config.model.embedding_dim
     said: dict[str, Any] = {"dim": dim, "items": 0, "queries": 0, "unknown_queries": 0}
     if items is not None:
-        said["items"] = write_vectors(Path(items), "item_id", _item_blocks(recommender))
+        blocks = _item_blocks(recommender) if texts is None else _text_blocks(recommender, texts)
+        said["items"] = write_vectors(Path(items), "item_id", blocks)
     if queries is not None:
         unknown = _Unknown()
         said["queries"] = write_vectors(Path(queries), "query_id", _query_blocks(recommender, of, unknown))
@@ -90,6 +98,16 @@ def _item_blocks(recommender: Recommender) -> Iterator[tuple[pl.Series, Tensor]]
         for start, block in recommender.item_vectors.blocks(ROWS_AT_ONCE):
             yield ids.slice(start, len(block)), block
             progress.advance(len(block))
+
+
+def _text_blocks(recommender: Recommender, texts: Path | str) -> Iterator[tuple[pl.Series, Tensor]]:
+    new = read_query_file(texts, ITEM_COLUMN, "")
+    called = new.query_ids.cast(pl.String) if new.texts is None else new.texts
+    with Progress("vectors of texts", len(called), "vectors") as progress:
+        for start in range(0, len(called), TEXTS_AT_ONCE):
+            some = called.slice(start, TEXTS_AT_ONCE)
+            yield new.query_ids.slice(start, len(some)), recommender.text_vectors(some.to_list())
+            progress.advance(len(some))
 
 
 class _Unknown:

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from xclass.build import RunConfig, build_model, choose_device
+from xclass.build import build_model, choose_device
 from xclass.config import build_config, read_toml, to_toml
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
+from xclass.heads.config import SCORED
 from xclass.manifest import atomic_directory, locked, read_json, read_manifest, verify_files, write_json
 from xclass.model import TwoTower
 from xclass.progress import say
@@ -36,6 +37,7 @@ from xclass.run import (
     vocabularies,
     vocabulary_hash,
 )
+from xclass.run_config import RunConfig
 from xclass.tensorfile import read_tensors
 from xclass.training import Position
 from xclass.training.checkpoint import CheckpointStore, checkpoint_name, read_state
@@ -82,11 +84,11 @@ def grow_run(
 
     Cost: memory of the tables, as training; disk: one checkpoint and one model more than the run has, until it is done.
     """
-    if config.head.kind != "dot":
+    if config.head.kind not in SCORED:
         raise ConfigError(
             "only a run with item vectors can grow",
             where="head.kind",
-            wanted='"dot"',
+            wanted=" or ".join(SCORED),
             got=config.head.kind,
             do="train on the larger dataset from the start",
         )

@@ -8,11 +8,16 @@ import functools
 import mmap
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MEMINFO = Path("/proc/meminfo")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+UNLIMITED = 1 << 60  # a limit above this is none
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_FROM_HEAP = 32 << 20  # what the GNU C library allows
 KEPT_BYTES = 1 << 30
@@ -83,3 +88,63 @@ def _madvise() -> Callable[[int, int, int], int] | None:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     found: Callable[[int, int, int], int] = madvise
     return found
+
+
+def left_memory() -> tuple[int, int]:
+    """Bytes that can be had: (without swapping, if every cache and all swap were given up), outside of this process.
+
+    Limits of control groups count; where the system tells nothing, both are ``UNLIMITED``.
+    """
+    fields = system_fields(MEMINFO)
+    if not fields:
+        return UNLIMITED, UNLIMITED
+    caches = sum(fields.get(name, 0) for name in ("MemFree", "Buffers", "Cached", "SReclaimable", "SwapFree"))
+    most = max(fields.get("MemAvailable", 0) + fields.get("SwapFree", 0), caches - fields.get("Shmem", 0))
+    left = _left_in_groups()
+    return min(fields.get("MemAvailable", most), left), min(most, left)
+
+
+def _left_in_groups() -> int:
+    """Bytes that the control groups of this process leave it, their caches given up; version 1 and 2."""
+    left = UNLIMITED
+    try:
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return left
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            left = min(
+                left, _left_below(CGROUPS, name, "memory.max", "memory.current", ("active_file", "inactive_file"))
+            )
+        elif "memory" in controllers.split(","):
+            files = ("total_active_file", "total_inactive_file")
+            left = min(
+                left, _left_below(CGROUPS / "memory", name, "memory.limit_in_bytes", "memory.usage_in_bytes", files)
+            )
+    return left
+
+
+def _left_below(root: Path, name: str, limit: str, usage: str, caches: tuple[str, ...]) -> int:
+    left, folder = UNLIMITED, root / name.strip("/")
+    for group in [folder, *folder.parents]:
+        if group != root and root not in group.parents:
+            break
+        try:
+            most, used = int((group / limit).read_text()), int((group / usage).read_text())
+            given_up = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no such group in this container, or its limit is the word "max"
+            continue
+        if most < UNLIMITED:
+            left = min(left, max(most - used + sum(int(given_up.get(cache, 0)) for cache in caches), 0))
+    return left
+
+
+def system_fields(path: Path) -> dict[str, int]:
+    """``Name: 12 kB`` lines as bytes."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    split = [line.replace(":", " ").split() for line in lines]
+    return {words[0]: int(words[1]) * 1024 for words in split if len(words) == 3 and words[2] == "kB"}

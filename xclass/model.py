@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.seam import Head
+from xclass.heads.seam import Head, LogParts
 from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
@@ -115,6 +115,10 @@ class TwoTower(nn.Module):
     def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
         """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""
         return self.head.log_probability(query_BD, items, self.tables)
+
+    def log_parts(self, query_BD: Tensor, items: Ragged) -> LogParts:
+        """The same, with log Z of each query where the head's probabilities are made from scores of all items."""
+        return self.head.log_parts(query_BD, items, self.tables)
 
 
 def _check_rows(table: str, unique: Tensor, num_rows: int) -> None:

@@ -30,18 +30,19 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model, choose_device
+from xclass.build import build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
-from xclass.data.store import Dataset, open_dataset, read_item_counts
+from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
+from xclass.data.windows import SequenceFacts
 from xclass.document_scorers import files_of, load_scorers, train_scorers
 from xclass.engine import Engine, open_engine, restarts
 from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
-from xclass.estimate import check_fit
+from xclass.launching import MANIFEST as MANIFEST
+from xclass.launching import check_launch, claim
 from xclass.manifest import (
     atomic_file,
-    locked,
     read_json,
     read_manifest,
     remove_leftovers,
@@ -53,10 +54,10 @@ from xclass.manifest import (
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.progress import say
+from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
-from xclass.training.board import require_tensorboard
 from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
@@ -64,7 +65,6 @@ from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
 from xclass.types import Ragged
 
-MANIFEST = "run.json"
 KIND = "run"
 TABLE = "table."
 FORMAT_VERSION = 1
@@ -115,8 +115,10 @@ def train_run(
     out, chosen, launch = Path(out), choose_device(device), config.distributed
     with open_engine(launch.timeout_s, chosen, launch.tables) as engine, ExitStack() as stack:
         resume = resume or restarts() > 0
+        if engine.group.size > 1:
+            check_launch(config, dataset)
         check = check_memory and engine.group.size == 1
-        new = engine.group.on_first(lambda: _claim(out, dataset, config, resume, chosen, check, stack), "the start")
+        new = engine.group.on_first(lambda: claim(out, dataset, config, resume, chosen, check, stack), "the start")
         try:
             _train_in(out, dataset, config, resume, chosen, on_validation, engine)
         except XclassError:
@@ -124,30 +126,6 @@ def train_run(
                 shutil.rmtree(out)
             raise
     return out
-
-
-def _claim(
-    out: Path,
-    dataset: Dataset,
-    config: RunConfig,
-    resume: bool,
-    device: torch.device,
-    check_memory: bool,
-    stack: ExitStack,
-) -> bool:
-    """Make the directory and lock it for as long as ``stack`` is open; whether it is new."""
-    if out.exists() and not resume and any(out.iterdir()):
-        raise ArtefactError(
-            "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
-        )
-    if config.train.tensorboard:
-        require_tensorboard()
-    if check_memory and not (out / MANIFEST).exists():
-        check_fit(dataset, config, device, out)
-    new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(locked(out))
-    return new
 
 
 def _train_in(
@@ -179,8 +157,10 @@ def _train_in(
         engine=engine,
     )
     train, features = dataset.split("train"), dataset.query_features
-    batches = TrainBatches(train, config.train.batch, config.train.seed, model.tower.uses_history, features)
-    mine = make_miner(config.sampler, train, features)
+    batches = TrainBatches(
+        train, config.train.batch, config.train.seed, model.tower.uses_history, features, dataset.windows
+    )
+    mine = make_miner(config.sampler, train, features, dataset.windows, engine)
     validate = make_validator(dataset, config.train, engine)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation, engine)
     if resume and not trainer.resume():
@@ -334,6 +314,7 @@ def _bind(
         "num_items": dataset.num_items,
         "num_train_queries": dataset.num_train_queries,
         "features": {"query": dataset.feature_sizes("query")},
+        **({} if dataset.sequence is None else {SEQUENCE: dataset.sequence._asdict()}),
     }
     of_towers = FILES if config.documents.towers else [name for name in FILES if name not in TOWER_FILES]
     files = [*of_towers, *files_of(config.documents)]
@@ -390,6 +371,11 @@ class RunDirectory:
         return number
 
     @property
+    def sequence(self) -> SequenceFacts | None:
+        """How positions of a text are read, where the run's queries are such."""
+        return sequence_facts(self.manifest)
+
+    @property
     def propensity(self) -> tuple[float, float]:
         """As a rule: a finished run weighs nothing."""
         return DEFAULT_A, DEFAULT_B
@@ -403,6 +389,11 @@ class RunDirectory:
     def item_features(self) -> dict[str, Ragged]:
         """None: the vectors of items are stored whole."""
         return {}
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """The ids: the vectors that were made of texts are stored whole."""
+        return self.item_ids.cast(pl.String)
 
     def feature_sizes(self, side: str) -> dict[str, int]:
         """Name → number of different features of the dataset that the run was trained on, of side "query"."""

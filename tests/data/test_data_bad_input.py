@@ -249,7 +249,7 @@ def test_full_disk_while_writing_leaves_nothing(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", fail)
     with pytest.raises(ArtefactError, match="the disk is full"):
         ingest_text(tmp_path, "a.csv", "user,item\n1,2\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]

@@ -8,17 +8,19 @@ import pytest
 import torch
 
 import xclass
-from xclass.build import RunConfig
+from xclass import memory
 from xclass.cli import main
 from xclass.config import apply_overrides, build_config
 from xclass.data.planted import PlantedModel
 from xclass.errors import XclassError
 from xclass.estimate import machine, report
-from xclass.estimate.machine import UNLIMITED, Available, available
+from xclass.estimate.machine import Available, available
 from xclass.estimate.memory import Job, parts_of
 from xclass.estimate.parts import PLACES, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE, changes, judge, verdict
+from xclass.memory import UNLIMITED
 from xclass.run import resolve_config, train_run
+from xclass.run_config import RunConfig
 
 CPU = torch.device("cpu")
 GIB = 1 << 30
@@ -151,9 +153,9 @@ def groups(tmp_path, monkeypatch, own, files):
     for name, text in files.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
-    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "own")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "groups")
-    return machine._left_in_groups()
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "groups")
+    return memory._left_in_groups()
 
 
 def test_limits_of_control_groups(tmp_path, monkeypatch):
@@ -177,8 +179,8 @@ def test_limits_of_control_groups_of_version_1(tmp_path, monkeypatch):
 
 
 def test_a_system_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
-    for name in ("MEMINFO", "STATUS", "OWN_CGROUPS"):
-        monkeypatch.setattr(machine, name, tmp_path / "missing")
+    for room, name in ((memory, "MEMINFO"), (machine, "STATUS"), (memory, "OWN_CGROUPS")):
+        monkeypatch.setattr(room, name, tmp_path / "missing")
     there = available(CPU, tmp_path)
     assert there.memory == there.memory_at_most == UNLIMITED
 
@@ -186,9 +188,9 @@ def test_a_system_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
 def test_swap_and_caches_count_before_a_run_is_refused(tmp_path, monkeypatch):
     lines = {"MemTotal": 100, "MemFree": 10, "MemAvailable": 40, "Buffers": 1, "Cached": 60, "Shmem": 5, "SwapFree": 7}
     (tmp_path / "meminfo").write_text("".join(f"{name}: {count} kB\n" for name, count in lines.items()))
-    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "missing")
-    assert machine._memory() == (40 * 1024, (10 + 1 + 60 + 7 - 5) * 1024)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "missing")
+    assert memory.left_memory() == (40 * 1024, (10 + 1 + 60 + 7 - 5) * 1024)
 
 
 def test_the_command(dataset, tmp_path, capsys):

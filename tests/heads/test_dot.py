@@ -8,7 +8,9 @@ import torch
 
 from xclass.errors import InputError
 from xclass.heads import HEADS, DotHead, pairs
+from xclass.heads import blocked as blocked_module
 from xclass.heads import blocks as blocks_module
+from xclass.heads import columns as columns_module
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.losses import LOSSES, compiled, mask_value
@@ -99,10 +101,49 @@ def cases():
 def test_the_blocked_pass_equals_plain_autograd(
     monkeypatch, upstream, block, threads, row_weights, name, own, per_pair
 ):
-    monkeypatch.setitem(blocks_module.BLOCK_BYTES, "cpu", block)
-    monkeypatch.setattr(blocks_module, "PART_CELLS", 1 if threads > 1 else 1 << 18)
-    monkeypatch.setattr(blocks_module, "in_parts", functools.partial(in_parts, threads=threads))
-    positives, negatives, vectors = problem(own=own)
+    cut(monkeypatch, blocks_module, block, threads)
+    check_blocked(problem(own=own), name, per_pair, row_weights, upstream)
+
+
+@pytest.mark.parametrize("row_weights", [None, torch.linspace(2, 0, 23).double()])
+@pytest.mark.parametrize(("block", "threads"), [(600, 1), (1 << 18, 1), (600, 2)])
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize(("name", "own", "per_pair"), [case for case in cases() if not case[1]])
+def test_a_pass_by_columns_equals_plain_autograd(
+    monkeypatch, in_order, block, threads, row_weights, name, own, per_pair
+):
+    cut(monkeypatch, columns_module, block, threads)
+    monkeypatch.setattr(columns_module, "MANY_BYTES", 0)
+    monkeypatch.setattr(columns_module, "LEAST_COLUMNS", 2)
+    monkeypatch.delattr(blocks_module, "_part")
+    positives, negatives, vectors = problem()
+    if in_order:  # every item, as a sampler of all items gives them
+        log_q = torch.randn(30, generator=torch_generator(4, "test"), dtype=torch.float64)
+        negatives = negatives._replace(ids=torch.arange(30), log_q=log_q)
+    check_blocked((positives, negatives, vectors), name, per_pair, row_weights, "uneven")
+
+
+def test_many_columns_begin_where_the_gradient_of_the_candidates_is_large(monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        blocked_module, "run_columns", lambda *_: taken.append("columns") or blocks_module.run_blocks(*_)
+    )
+    positives, negatives, vectors = problem(dtype=torch.float32)
+    scoring = Scoring(positives, negatives, find_hits(positives, negatives.ids), LOSSES["nce"])
+    for limit, wanted in ((11 * 5 * 4 + 1, []), (11 * 5 * 4, ["columns"])):
+        monkeypatch.setattr(columns_module, "MANY_BYTES", limit)
+        blocked_loss(*vectors, positives.values, negatives.ids, scoring)
+        assert taken == wanted
+
+
+def cut(monkeypatch, module, block, threads):
+    monkeypatch.setitem(module.BLOCK_BYTES, "cpu", block)
+    monkeypatch.setattr(module, "PART_CELLS", 1 if threads > 1 else 1 << 18)
+    monkeypatch.setattr(module, "in_parts", functools.partial(in_parts, threads=threads))
+
+
+def check_blocked(given, name, per_pair, row_weights, upstream):
+    positives, negatives, vectors = given
     per_pair = per_pair or LOSSES[name].per_pair
     hits = find_hits(
         positives.take(positives.rows()) if per_pair else positives, pair_ids(negatives, positives, per_pair)
@@ -176,7 +217,9 @@ def pair_ids(negatives, positives, per_pair):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_without_a_compiler_the_result_is_the_same(monkeypatch, name, dtype):
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_without_a_compiler_the_result_is_the_same(monkeypatch, name, dtype, by_columns):
+    monkeypatch.setattr(columns_module, "MANY_BYTES", 0 if by_columns else 1 << 40)
     positives, negatives, vectors = problem(dtype=torch.float32)
     hits = find_hits(positives.take(positives.rows()) if LOSSES[name].per_pair else positives, negatives.ids)
     results = []

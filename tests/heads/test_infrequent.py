@@ -26,7 +26,7 @@ N, D, ALPHA = 30, 6, 0.2
 TARGETS = [[3, 4], [0], [], [29], [7, 8, 9], [1]]
 
 
-def head_of(share: float) -> DotHead:
+def head_of(share: float, whole: bool = False) -> DotHead:
     config = LossConfig(kind="full-softmax", normaliser_weight=ALPHA, normalised_share=share)
     projection = Projection(D, (), False, torch_generator(0, "t"))
     return DotHead(
@@ -36,18 +36,19 @@ def head_of(share: float) -> DotHead:
         temperature=0.5,
         remove_known_positives=False,
         normalised_share=share,
+        whole_batches=whole,
     )
 
 
-def loss_of(share: float, seed: int, weights: torch.Tensor | None = None) -> tuple[Any, ...]:
+def loss_of(share: float, seed: int, weights: torch.Tensor | None = None, whole: bool = False) -> tuple[Any, ...]:
     """(loss, plan, query, items) with the gradient in query.grad and items.grad."""
     positives, empty = Ragged.from_lists(TARGETS), Ragged.from_lists([[] for _ in TARGETS])
-    batch, head = Batch(torch.arange(6), empty, positives, positives, weights), head_of(share)
+    batch, head = Batch(torch.arange(6), empty, positives, positives, weights), head_of(share, whole)
     plan = head.plan(batch, torch_generator(seed, "plan"))
     query = torch.randn(6, D, generator=torch_generator(1, "t")).requires_grad_(True)
     items = torch.randn(N, D, generator=torch_generator(2, "t")).requires_grad_(True)
     row_plan = plan_rows(head.requests(batch, plan)["item"])
-    loss = head.loss(query, batch, plan, {"item": Rows(items, row_plan.positions)})
+    loss = head.loss(query, batch, plan, {"item": Rows(items[row_plan.unique], row_plan.positions)})
     loss.sum().backward()
     return loss.detach(), plan, query, items
 
@@ -57,12 +58,13 @@ def constant() -> float:
     return math.log(N) - 0.5 / ALPHA
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 1.0, 0.5, 0.0, 3.0])])
-def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None) -> None:
+def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None, whole: bool) -> None:
     for seed in range(5):
-        loss, plan, query, items = loss_of(0.5, seed, weights)
+        loss, plan, query, items = loss_of(0.5, seed, weights, whole)
         chosen = torch.zeros(6)
-        chosen[plan.normalised] = 1.0
+        chosen[slice(None) if plan.normalised is None else plan.normalised] = 1.0
         q, v = query.detach().requires_grad_(True), items.detach().requires_grad_(True)
         scores = q @ v.T / 0.5
         penalty = (scores.logsumexp(1) - constant()).square() * (ALPHA / 0.5)
@@ -75,8 +77,14 @@ def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None) -> None
         torch.testing.assert_close(items.grad, v.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_its_mean_over_plans_is_the_loss_with_every_query_normalised() -> None:
-    mean = torch.stack([loss_of(0.5, seed)[0] for seed in range(300)])
+def test_by_whole_batches_the_others_read_no_candidate() -> None:
+    sizes = [len(loss_of(0.3, seed, whole=True)[1].negatives.ids) for seed in range(300)]
+    assert set(sizes) == {0, N} and abs(sizes.count(N) / 300 - 0.3) < 0.1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_its_mean_over_plans_is_the_loss_with_every_query_normalised(whole: bool) -> None:
+    mean = torch.stack([loss_of(0.5, seed, whole=whole)[0] for seed in range(300)])
     query, items = loss_of(0.5, 0)[2:]
     scores = (query @ items.T / 0.5).detach()
     penalty = ALPHA * (scores.logsumexp(1) - constant()).square()
@@ -91,12 +99,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return PlantedModel(num_items=150, num_queries=400, pairs=9_000, num_topics=6, seed=4).write_dataset(path)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.2])
-def test_scores_of_a_trained_run_are_nearly_log_probabilities(dataset: Dataset, tmp_path: Any, share: float) -> None:
+@pytest.mark.parametrize(("share", "by"), [(1.0, "query"), (0.2, "query"), (0.2, "batch")])
+def test_scores_of_a_trained_run_are_nearly_log_probabilities(
+    dataset: Dataset, tmp_path: Any, share: float, by: str
+) -> None:
     gaps = {}
     for name, loss in (
         ("plain", {"kind": "full-softmax"}),
-        ("self", {"kind": "full-softmax", "normaliser_weight": 1.0, "normalised_share": share}),
+        ("self", {"kind": "full-softmax", "normaliser_weight": 1.0, "normalised_share": share, "normalised_by": by}),
     ):
         settings = {
             "model": {"embedding_dim": 12, "normalize": False, "temperature": 1.0, "query": {"kind": "history"}},
@@ -120,5 +130,7 @@ def test_scores_of_a_trained_run_are_nearly_log_probabilities(dataset: Dataset, 
 def test_switches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="normaliser_weight is not a switch"):
         resolve_config({"loss": {"kind": "nce", "normaliser_weight": 0.1}})
+    with pytest.raises(ConfigError, match="normalised_by goes with"):
+        resolve_config({"loss": {"kind": "full-softmax", "normalised_by": "batch"}, "sampler": {"kind": "all"}})
     with pytest.raises(ConfigError, match="needs normaliser_weight"):
         resolve_config({"loss": {"kind": "full-softmax", "normalised_share": 0.1}, "sampler": {"kind": "all"}})

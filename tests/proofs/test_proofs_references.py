@@ -58,6 +58,7 @@ def logistic_cases():
 CASES = {
     **softmax_cases(),
     **logistic_cases(),
+    "importance": ("importance", {}, reference.importance),
     "full-softmax": ("full-softmax", {}, reference.full_softmax),
     "bpr": ("bpr", {}, reference.bpr),
     "full-sigmoid": ("full-sigmoid", {}, reference.full_sigmoid),

@@ -61,6 +61,37 @@ def sampled_softmax(
     return real(losses)
 
 
+def importance(pos, neg, offsets, weights=None):
+    """Estimated log Z, log sum of r_j = e^neg, less each positive's score. Bengio & Senecal 2003."""
+    losses = []
+    for query, row in enumerate(neg):
+        total = 0.0
+        for p, share in shares(offsets, query, weights):
+            ratios = [cmath.exp(logit) for logit in living(row)]
+            total += share * (cmath.log(sum(ratios)) - pos[p]) if ratios else 0.0
+        losses.append(total)
+    return real(losses)
+
+
+def importance_gradient(scores, target, sample, q):
+    """Their estimate of d loss / d score_i of a query, item by item: sum_j r_j [i = j] / sum_j r_j - [i = target]."""
+    ratios = [math.exp(scores[j]) / q[j] for j in sample]
+    found = [0.0] * len(scores)
+    for j, ratio in zip(sample, ratios, strict=True):
+        found[j] += ratio / sum(ratios)
+    found[target] -= 1.0
+    return found
+
+
+def grown(logits, wanted, block):
+    """How many of a query's candidates are taken, block by block, until (sum r)^2 / sum r^2 reaches ``wanted``."""
+    for size in range(block, len(logits) + block, block):
+        ratios = [math.exp(x) for x in logits[:size]]
+        if sum(ratios) ** 2 / sum(r * r for r in ratios) >= wanted:
+            return min(size, len(logits)), True
+    return len(logits), False
+
+
 def full_softmax(pos, scores, offsets, weights=None, normalise=True, penalty=0.0, constant=0.0, likelihood=True):
     """Weighted mean over a query's positives of log(sum over all items e^score) - pos.
 

@@ -102,6 +102,7 @@ def test_lists():
 MISPLACED = {
     "replacement": (False, "target"),
     "counts": ("tensorflow", "in-batch"),
+    "per_query": (True, "in-batch"),
     "power": (0.5, "uniform"),
     "smoothing": (1.0, "log-uniform"),
     "num_reserved_ids": (1, "uniform"),
@@ -118,6 +119,8 @@ MISPLACED = {
     "depth": (5, "given"),
     "refresh_epochs": (2, "uniform"),
     "factory": ("Flat", "uniform"),
+    "proposal": ("bigram", "uniform"),
+    "proposal_rate": (0.5, "learned-unigram"),
     "parts": (({"kind": "uniform"},), "uniform"),
     "num_sampled": (0, "uniform"),
 }

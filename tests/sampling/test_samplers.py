@@ -47,6 +47,11 @@ MAKERS = {
     "uniform": lambda: Uniform(6, 4),
     "log-uniform": lambda: LogUniform(6, 4),
     "fixed-unigram": lambda: FixedUnigram(COUNTS, 4, power=0.75),
+    "uniform, per query": lambda: Uniform(6, 4, per_query=True),
+    "log-uniform, per query": lambda: LogUniform(6, 4, per_query=True),
+    "fixed-unigram, per query": lambda: FixedUnigram(COUNTS, 4, power=0.75, per_query=True),
+    "learned-unigram, per query": lambda: taught(per_query=True),
+    "mixture of shared and per query": lambda: Mixture([Uniform(6, 2), FixedUnigram(COUNTS, 3, per_query=True)]),
     "learned-unigram": taught,
     "learned-unigram window": lambda: taught(window=5),
     "learned-unigram decay": lambda: taught(decay=0.5),
@@ -69,7 +74,7 @@ DISTINCT = {
 
 
 def test_every_registered_sampler_is_tested():
-    assert {name for name in MAKERS if name in SAMPLERS} | {"in-batch"} == set(SAMPLERS)
+    assert {name for name in MAKERS if name in SAMPLERS} | {"in-batch", "adaptive"} == set(SAMPLERS)
     assert {name for name in DISTINCT if name in SAMPLERS} == set(DRAWN)
 
 
@@ -161,6 +166,7 @@ def test_configuration_builds_each(kind):
         lambda: Uniform(0, 3),
         lambda: Uniform(5, 0),
         lambda: Uniform(5, 2.0),
+        lambda: Uniform(5, 2, replacement=False, per_query=True),
         lambda: FixedUnigram(torch.tensor([1.0, -1.0]), 2),
         lambda: FixedUnigram(torch.tensor([1.0, float("nan")]), 2),
         lambda: FixedUnigram(torch.zeros(3), 2),

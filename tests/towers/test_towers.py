@@ -71,7 +71,7 @@ def test_projection_starts_as_the_identity_and_learns():
 
 
 def test_every_registered_tower_is_made_of_known_sources():
-    assert {name for parts in QUERY_TOWERS.values() for name in parts} == {"id", "history", "features"}
+    assert {name for parts in QUERY_TOWERS.values() for name in parts} == {"id", "history", "context", "features"}
 
 
 def test_a_tower_of_ids_refuses_new_queries():

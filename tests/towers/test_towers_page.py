@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 
-from xclass.build import ModelConfig, RunConfig
 from xclass.config import build_config
+from xclass.run_config import ModelConfig, RunConfig
 from xclass.towers import QUERY_TOWERS
-from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfig
+from xclass.towers.config import ContextConfig, FeatureConfig, ItemTowerConfig, QueryTowerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "towers.md").read_text(encoding="utf-8")
@@ -28,13 +28,14 @@ def test_toml_blocks_are_configurations():
     [
         QUERY_TOWERS,
         FeatureConfig.model_fields,
+        get_args(ContextConfig.model_fields["mode"].annotation),
         set(ItemTowerConfig.model_fields) - {"features", "kind"},
         get_args(ItemTowerConfig.model_fields["kind"].annotation),
         get_args(FeatureConfig.model_fields["weighting"].annotation),
         get_args(FeatureConfig.model_fields["combiner"].annotation),
         get_args(ModelConfig.model_fields["init"].annotation),
     ],
-    ids=["kinds", "features", "items", "item kinds", "weightings", "combiners", "starts"],
+    ids=["kinds", "features", "contexts", "items", "item kinds", "weightings", "combiners", "starts"],
 )
 def test_nothing_is_left_out(names):
     missing = [name for name in names if f"`{name}`" not in TEXT]

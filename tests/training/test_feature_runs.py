@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import xclass
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.config import build_config
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
@@ -21,6 +21,7 @@ from xclass.estimate.calibration import _spectral_s
 from xclass.export import export_vectors
 from xclass.recommender import Recommender
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.training import loop
 from xclass.types import Ragged
 
@@ -288,7 +289,7 @@ def test_what_does_not_fit_is_refused(dataset, tmp_path, changes, message):
 
 def test_a_shared_table_needs_a_shared_vocabulary(dataset):
     class Two:
-        num_items, num_queries, num_train_queries = 5, 9, 9
+        num_items, num_queries, num_train_queries, sequence = 5, 9, 9, None
         item_counts = torch.ones(5, dtype=torch.int64)
         query_features = item_features = {"text": Ragged.from_lists([[]] * 5)}  # noqa: RUF012
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xclass.build import RunConfig
 from xclass.config import to_toml
 from xclass.data.planted import PlantedModel, best_recall
 from xclass.data.store import open_dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.training import loop
 from xclass.training.checkpoint import CheckpointStore
 

@@ -30,6 +30,14 @@ def export(
             help="Whose vectors: ids or histories, as for retrieve. Every query of the dataset if left out.",
         ),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='With --item-vectors, for a run with head.kind = "cnn": write the vectors of these new items (.txt: a '
+            "text a line; .csv, .parquet with item_id and text) instead of the run's.",
+        ),
+    ] = None,
     dataset: DatasetPath = None,
     format_name: Annotated[
         str | None,
@@ -42,17 +50,24 @@ def export(
 ) -> None:
     """Write vectors for a vector database (item_id or query_id, and vector), or a dataset's documents."""
     if format_name is not None:
-        chosen = {"--item-vectors": item_vectors, "--query-vectors": query_vectors, "--queries": queries}
+        chosen = {
+            "--item-vectors": item_vectors,
+            "--query-vectors": query_vectors,
+            "--queries": queries,
+            "--texts": texts,
+        }
         _documents(run, format_name, out, {**chosen, "--dataset": dataset}, as_json)
         return
     if out is not None:
         raise typer.BadParameter("goes with --format", param_hint="'--out'")
     if item_vectors is None and query_vectors is None:
         raise typer.BadParameter("say what to export", param_hint="'--item-vectors' / '--query-vectors'")
+    if texts is not None and item_vectors is None:
+        raise typer.BadParameter("goes with --item-vectors", param_hint="'--texts'")
     from xclass.export import export_vectors
     from xclass.recommender import Recommender
 
-    said = export_vectors(Recommender.load(run, dataset), item_vectors, query_vectors, queries)
+    said = export_vectors(Recommender.load(run, dataset), item_vectors, query_vectors, queries, texts)
     print_json(said) if as_json else print_fields(said, "exported")
 
 

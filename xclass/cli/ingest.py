@@ -12,9 +12,16 @@ from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
 WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
+BORDER_NAMES = ("stop", "cross", "ignore")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
-
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
+        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+    ),
+]
 Append = Annotated[
     bool,
     typer.Option(
@@ -32,10 +39,22 @@ FileFormat = Annotated[
 ]
 QueryCol = Annotated[str | None, typer.Option(help="Column of the query ids; found by its name if left out.")]
 ItemCol = Annotated[str | None, typer.Option(help="Column of the item ids; found by its name if left out.")]
+WeightCol = Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')]
+TimeCol = Annotated[str | None, typer.Option(help='Column of the times; "" for none.')]
+TestFraction = Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")]
+ValidFraction = Annotated[float | None, typer.Option(help="Share that goes to valid.")]
 SplitName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]"
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GIB",
+        help="What pairs and ids may take; a source that may need more is sorted on disk, beside --out, into the same "
+        "dataset. [default: half of what can be had]",
     ),
 ]
 Separator = Annotated[str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')]
@@ -63,6 +82,25 @@ MinDocuments = Annotated[
 Weighting = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
 ]
+Vocabulary = Annotated[
+    int | None,
+    typer.Option(
+        min=3,
+        help="Plain text: the most frequent words of train, so many with the unknown word and the sentence's end. "
+        "[default: words that come twice]",
+    ),
+]
+Context = Annotated[
+    int | None, typer.Option(min=1, help="Plain text: how many words before a position are its history. [default: 4]")
+]
+BordersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Plain text, the end of a line. stop: an item, and no history reaches back over it; cross: an item, in "
+        "histories too; ignore: nothing. [default: stop]",
+    ),
+]
 Propensity = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Constants of psp and psndcg, as the dataset's card says. [default: 0.55,1.5]"),
@@ -70,13 +108,7 @@ Propensity = Annotated[
 
 
 def ingest(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A file; a directory with train.*, test.* (and valid.*); or planted:items=…,queries=…,pairs=…"
-            "[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
-        ),
-    ],
+    source: Source,
     out: Annotated[
         Path, typer.Option(help="The dataset directory to write; it must not exist. With --append: the one to add to.")
     ],
@@ -85,11 +117,11 @@ def ingest(
     file_format: FileFormat = None,
     query_col: QueryCol = None,
     item_col: ItemCol = None,
-    weight_col: Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')] = None,
-    time_col: Annotated[str | None, typer.Option(help='Column of the times; "" for none.')] = None,
+    weight_col: WeightCol = None,
+    time_col: TimeCol = None,
     split: SplitName = None,
-    test_fraction: Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")] = None,
-    valid_fraction: Annotated[float | None, typer.Option(help="Share that goes to valid.")] = None,
+    test_fraction: TestFraction = None,
+    valid_fraction: ValidFraction = None,
     min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
     min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
     header: Annotated[bool | None, typer.Option(help="Whether a csv file's first line names its columns.")] = None,
@@ -103,31 +135,46 @@ def ingest(
     max_features: MaxFeatures = None,
     min_documents: MinDocuments = None,
     weighting: Weighting = None,
+    vocabulary: Vocabulary = None,
+    context: Context = None,
+    borders: BordersOption = None,
     propensity: Propensity = None,
+    memory: Memory = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""
     weighting, split = _checked("--weighting", weighting, WEIGHTINGS), _checked("--split", split, SPLIT_NAMES)
     text = {"word_ngrams": word_ngrams, "char_ngrams": char_ngrams, "hash_bits": hash_bits, "weighting": weighting}
-    text |= {"max_features": max_features, "min_documents": min_documents}
+    text = _given(text | {"max_features": max_features, "min_documents": min_documents})
+    plain = {"vocabulary": vocabulary, "context": context, "borders": _checked("--borders", borders, BORDER_NAMES)}
     columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
     shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
+    form = {"header": header, "separator": separator, "memory": memory, "item_text": item_text}
     least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
-    constants = (None, None) if propensity is None else constants_of(propensity)
     choices = {
         "format": _checked("--format", file_format, FORMAT_NAMES),
         "split": split,
-        "header": header,
-        "separator": separator,
         "text_col": tuple(text_col) if text_col else None,
-        "item_text": item_text,
-        "text": {name: value for name, value in text.items() if value is not None} or None,
-        **dict(zip(("propensity_a", "propensity_b"), constants, strict=True)),
+        "text": text or None,
+        **_propensity(propensity),
     }
+    _run(source, out, _added_to(append, base, out), columns | shares | form | least | plain | choices, as_json)
+
+
+def _added_to(append: bool, base: Path | None, out: Path) -> Path | None:
+    """The dataset that the source is added to; None without --append."""
     if base is not None and not append:
         raise typer.BadParameter("it goes with --append", param_hint="'--base'")
-    _run(source, out, (base or out) if append else None, columns | shares | least | choices, as_json)
+    return (base or out) if append else None
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _propensity(text: str | None) -> dict[str, float]:
+    return {} if text is None else dict(zip(("propensity_a", "propensity_b"), constants_of(text), strict=True))
 
 
 def _checked(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
@@ -141,8 +188,7 @@ def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_
     from xclass.data.options import IngestOptions
     from xclass.data.report import render_report
 
-    chosen = {name: value for name, value in choices.items() if value is not None}
-    options = build_config(IngestOptions, chosen, where="ingest")
+    options = build_config(IngestOptions, _given(choices), where="ingest")
     if base is None:
         manifest = make_dataset(source, out, options).manifest
     else:

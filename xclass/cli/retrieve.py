@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,34 @@ import typer
 from xclass.cli.options import AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
+PROBABILITIES = ("exact", "retrieved")
 SHORT = ("keep", "popular", "error")
 FORMATS = ("parquet", "jsonl", "trec")
 ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
+
+AsShort = Annotated[
+    str,
+    typer.Option(
+        "--short",
+        metavar="WAY",
+        help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
+    ),
+]
+AsProbabilities = Annotated[
+    str | None,
+    typer.Option(
+        "--probabilities",
+        metavar="WAY",
+        help="Add a column of probabilities: exact (over all items), or retrieved (over the items that the search "
+        "found: cheap, and too large by what the others hold, which is measured and said).",
+    ),
+]
+Over = Annotated[
+    int | None,
+    typer.Option(
+        metavar="M", min=1, help="With --probabilities retrieved: over the best M items, not the k of the list."
+    ),
+]
 
 
 def retrieve(
@@ -36,13 +62,7 @@ def retrieve(
         Path | None, typer.Option(metavar="FILE", help=f"Retrieve nothing but these items {ITEMS}")
     ] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve none of these items {ITEMS}")] = None,
-    short: Annotated[
-        str,
-        typer.Option(
-            metavar="WAY",
-            help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
-        ),
-    ] = "keep",
+    short: AsShort = "keep",
     format_name: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="parquet, jsonl or trec; by the name of --out if left out."),
@@ -50,6 +70,8 @@ def retrieve(
     directory: Annotated[
         bool, typer.Option("--directory", help="Make --out a directory of parts, about a million rows each.")
     ] = False,
+    probabilities: AsProbabilities = None,
+    over: Over = None,
     unknown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every id that is not known to this file, one a line.")
     ] = None,
@@ -61,6 +83,10 @@ def retrieve(
 ) -> None:
     """Write the best k items of every query to a file: query_id, rank, item_id, score."""
     short = one_of("--short", short, SHORT)
+    if probabilities is not None:
+        one_of("--probabilities", probabilities, PROBABILITIES)
+    if over is not None and probabilities != "retrieved":
+        raise typer.BadParameter("goes with --probabilities retrieved", param_hint="'--over'")
     if format_name is not None:
         one_of("--format", format_name, FORMATS)
     from xclass.batch import Job, retrieve_to_file
@@ -68,6 +94,7 @@ def retrieve(
     from xclass.training.log import peak_rss_bytes
 
     job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown)
+    job = replace(job, probabilities=probabilities, over=over)
     written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume)
     summary = {"out": str(out), **written.to_dict(), "peak_rss_bytes": peak_rss_bytes()}
     if as_json:

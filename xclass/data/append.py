@@ -27,7 +27,7 @@ from xclass.data.joining import (
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TEST, TRAIN, Pairs
 from xclass.data.planted_spec import PREFIX
-from xclass.data.reading import Table, read_table
+from xclass.data.reading import Table, describe_files, read_table
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
@@ -70,7 +70,7 @@ def append(
         ConfigError: another split is asked for; parts of a source where the split is cut anew; a planted source.
         ArtefactError: not a whole dataset, another process appends to it, ``out`` exists, the disk is too full.
 
-    Cost: as ingesting old and new pairs together, less reading the old files.
+    Cost: as ingesting old and new pairs together in memory, less reading the old files.
     """
     if str(source).startswith(PREFIX):
         raise ConfigError("planted data can't be appended", where=source, do="make one larger planted dataset instead")
@@ -98,7 +98,7 @@ class _Recipe(NamedTuple):
 def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Dataset:
     parts = find_parts(source)
     recipe = _recipe(old, given, parts, source)
-    table = read_table(parts, recipe.options)
+    table = read_table(describe_files(parts, recipe.options, source))
     check_values(old, table, source)
     duplicates = merge_rows(table, str(source))
     queries = Union.of(old.queries["query_id"], as_type_of(old, table, "query", source))
@@ -107,7 +107,7 @@ def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Data
     known = merge_into_old(joined.pairs)
     part = joined.pairs.part
     assert part is not None
-    counted = (part % NEW == TRAIN) | (part == UNDIVIDED) if recipe.split == "given" else slice(None)
+    counted = (part % NEW == TRAIN) | (part == UNDIVIDED) if recipe.split == "given" else None
     kept, dropped = apply_min_counts(joined, counted, recipe.options, (queries.old, items.old))
     labels, cuts = _labels(joined.pairs, recipe)
     grown = _grown(joined, labels, known, queries, items, kept.queries)

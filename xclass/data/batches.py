@@ -55,6 +55,7 @@ class TrainBatches:
             positives (rounded down, at least one) are then targets, so that something is left to look at. Without it
             histories are empty.
         features: the queries' sparse features by name, as ``Dataset.query_features``; batches hold those of their rows.
+        windows: histories that stand beside the pairs, by query (``Dataset.windows``): nothing is held out of them.
 
     Memory: one window of :class:`Shuffle`, whatever the size of the split.
     """
@@ -66,8 +67,10 @@ class TrainBatches:
         seed: int,
         hold_out: bool,
         features: Mapping[str, Lists] | None = None,
+        windows: Lists | None = None,
     ) -> None:
-        self.train, self.config, self.seed, self.hold_out = train, config, seed, hold_out
+        self.train, self.config, self.seed = train, config, seed
+        self.hold_out, self.windows = hold_out and windows is None, windows if hold_out else None
         self.features = features or {}
         self._facts = self._look_through()
         self._shuffle = Shuffle(self._block_rows(), seed)
@@ -111,7 +114,7 @@ class TrainBatches:
     def _by_pair(self, queries: Tensor, places: Tensor, items: Tensor) -> Batch:
         weights = None if self.train.weights is None else self.train.weights[places] / self._facts.mean_weight
         positives = Ragged(torch.arange(len(items) + 1), items.long())
-        history = take_lists(self.train, queries, places) if self.hold_out else _empty_lists(len(queries))
+        history = take_lists(self.train, queries, places) if self.hold_out else self._given(queries)
         return Batch(
             queries, history, positives, Selection(self.train, queries), weights, take_features(self.features, queries)
         )
@@ -119,7 +122,7 @@ class TrainBatches:
     def _by_query(self, queries: Tensor, generator: torch.Generator) -> Batch:
         known = self.train.take(queries).long() if self.train.weights is not None else take_lists(self.train, queries)
         wanted = self._num_targets(known.lengths())
-        positives, history = known, _empty_lists(len(queries))
+        positives, history = known, self._given(queries)
         if self.hold_out or self.config.positives_per_query:
             target = _choose(known, wanted, generator)
             positives = known.filter(target)
@@ -128,6 +131,10 @@ class TrainBatches:
         return Batch(
             queries, history, positives, Selection(self.train, queries), weights, take_features(self.features, queries)
         )
+
+    def _given(self, queries: Tensor) -> Ragged:
+        """Histories that do not depend on the targets."""
+        return _empty_lists(len(queries)) if self.windows is None else self.windows.take(queries)
 
     def _powered(self, lengths: Tensor) -> Tensor:
         return lengths.float().pow(self.config.weight_power)

@@ -35,6 +35,11 @@ class IdEncoder:
     def __contains__(self, identifier: str) -> bool:
         return identifier in self._categories
 
+    def decode(self, size: int) -> pl.Series:
+        """The ids of the codes 0 … size-1, strings."""
+        codes = pl.DataFrame({"id": np.arange(size, dtype=np.uint32)})
+        return codes.select(pl.col("id").cat.to(self._dtype).cast(pl.String)).to_series()
+
     def finish(self, size: int, kinds: set[IdKind], where: object, column: str) -> tuple[pl.Series, np.ndarray]:
         """The distinct ids in rising order, and the place of every code (0 … size-1) among them.
 
@@ -48,15 +53,8 @@ class IdEncoder:
         Raises:
             DataError: one file has strings, another integers; or an integer beyond 64 bits.
         """
-        codes = pl.DataFrame({"id": np.arange(size, dtype=np.uint32)})
-        ids = codes.select(pl.col("id").cat.to(self._dtype).cast(pl.String)).to_series()
-        if {"string", "int64"} <= kinds:
-            raise DataError(
-                f"the {column} ids are strings in one file and integers in another",
-                where=where,
-                wanted="one type",
-                do=f"write the {column} ids of every file in the same type",
-            )
+        ids = self.decode(size)
+        check_kinds(kinds, where, column)
         ids = ids if "string" in kinds else _as_integers(ids, must="int64" in kinds, where=where, column=column)
         order = ids.arg_sort()
         places = np.empty(len(ids), dtype=index_dtype(len(ids)))
@@ -100,12 +98,29 @@ def _as_integers(ids: pl.Series, must: bool, where: object, column: str) -> pl.S
     canonical = is_canonical_int64(ids)
     if canonical.all():
         return ids.cast(pl.Int64)
-    if not must:
-        return ids
-    raise DataError(
-        f"the {column} ids are integers, but not all fit 64 bits",
-        where=where,
-        wanted="integers below 2^63, or strings",
-        got=", ".join(ids.filter(~canonical).head(3).to_list()),
-        do=f"write the {column} ids as strings",
-    )
+    if must:
+        check_integers(ids.filter(~canonical).head(3).to_list(), where, column)
+    return ids
+
+
+def check_kinds(kinds: set[IdKind], where: object, column: str) -> None:
+    """DataError when one file has strings and another integers."""
+    if {"string", "int64"} <= kinds:
+        raise DataError(
+            f"the {column} ids are strings in one file and integers in another",
+            where=where,
+            wanted="one type",
+            do=f"write the {column} ids of every file in the same type",
+        )
+
+
+def check_integers(odd: list[str], where: object, column: str) -> None:
+    """DataError when there are ids, of columns of integers, that are no int64."""
+    if odd:
+        raise DataError(
+            f"the {column} ids are integers, but not all fit 64 bits",
+            where=where,
+            wanted="integers below 2^63, or strings",
+            got=", ".join(odd),
+            do=f"write the {column} ids as strings",
+        )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xclass.data import planted, planted_documents
+from xclass.data.corpus import find_corpus, ingest_corpus
 from xclass.data.document_sources import find_documents
 from xclass.data.documents import ingest_documents
 from xclass.data.options import IngestOptions
@@ -16,17 +20,21 @@ from xclass.data.pairs import (
     TRAIN,
     MinCounts,
     Pairs,
+    alive_pairs,
     filter_min_counts,
     group_by_query,
     merge_duplicates,
 )
 from xclass.data.planted_spec import PREFIX
-from xclass.data.reading import Table, read_table
+from xclass.data.reading import Table, describe_files, read_table
 from xclass.data.sources import WHOLE, find_parts
+from xclass.data.spill import memory_needed, read_spilled
 from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
 from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.memory import left_memory
+from xclass.progress import say
 
 
 def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = None) -> Dataset:
@@ -36,6 +44,7 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
     the order of time where there are times, else of the file; a (query, item) that comes again is merged into the first
     (weights summed); minimum counts are applied until nothing changes (on train only for a given split, whose other
     parts then lose what train lost); the rest is split; items are numbered by falling train count, queries by id.
+    Documents and plain text go their own ways: :func:`ingest_documents`, :func:`ingest_corpus`.
 
     Args:
         source: a file, a directory, or ``planted:items=…,queries=…,pairs=…`` (:func:`parse_planted`).
@@ -47,7 +56,9 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         ConfigError: the options don't fit the source.
         ArtefactError: ``out`` exists or the disk is too full.
 
-    Cost: one pass over the files; memory about 30 bytes per pair and the distinct ids.
+    Cost: one pass over the files; memory about 30 bytes per pair and the distinct ids, as long as that is no more than
+    ``options.memory``. Beyond, pairs and ids are sorted on disk (:mod:`xclass.data.spill`): two passes, the same
+    dataset. Memory then is that, and about 30 bytes per distinct id and 2 bytes per pair besides.
     """
     options, out = options or IngestOptions(), Path(out)
     if out.exists():
@@ -56,14 +67,37 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         return planted.ingest_planted(str(source), out, options)
     if str(source).startswith(planted_documents.PREFIX):
         return planted_documents.ingest_planted_documents(str(source), out, options)
+    corpus = find_corpus(Path(source), options)
+    if corpus is not None:
+        return ingest_corpus(corpus, out, options)
     documents = find_documents(Path(source), options)
     if documents is not None:
         return ingest_documents(documents, out, options)
     parts = find_parts(Path(source))
     split = _choose_split(options, parts, Path(source))
-    table = read_table(parts, options)
-    split = split or ("time" if table.pairs.time is not None else "random")
-    return _build(table, str(source), out, split, options)
+    files = describe_files(parts, options, Path(source))
+    memory = memory_of(options)
+    with contextlib.ExitStack() as stack:
+        if memory_needed(files) <= memory:
+            table = read_table(files)
+        else:
+            table = read_spilled(files, stack.enter_context(_beside(out)), memory)
+        split = split or ("time" if table.pairs.time is not None else "random")
+        return _build(table, str(source), out, split, options)
+
+
+def memory_of(options: IngestOptions) -> int:
+    """Bytes that pairs and ids may take: as said, else half of what can be had."""
+    return left_memory()[0] // 2 if options.memory is None else int(options.memory * (1 << 30))
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder for pairs and ids on their way, on the disk where the dataset will be."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as folder:
+        say(f"pairs and ids go through {folder}: they would not fit in memory")
+        yield Path(folder)
 
 
 def _choose_split(options: IngestOptions, parts: dict[str, list[Path]], source: Path) -> str | None:
@@ -101,7 +135,7 @@ def _build(table: Table, source: str, out: Path, split: str, options: IngestOpti
             "a split by time needs times", where=source, wanted="a time column", do="name it: --time-col NAME"
         )
     merged = merge_rows(table, source)
-    train = slice(None) if pairs.part is None else pairs.part == TRAIN
+    train = None if pairs.part is None else pairs.part == TRAIN
     kept, counts_dropped = apply_min_counts(table, train, options)
     _check_something_is_left(pairs, counts_dropped["pairs"], source, options)
     labels, cuts = _labels(pairs, split, options)
@@ -131,24 +165,25 @@ def merge_rows(table: Table, source: str) -> int:
 
 def apply_min_counts(
     table: Table,
-    counted: np.ndarray | slice,
+    counted: np.ndarray | None,
     options: IngestOptions,
     lasting: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[MinCounts, dict[str, int]]:
-    """Filter the pairs by the minimum counts among those ``counted``; returns which queries and items stay (those of
-    the masks ``lasting`` do), and the report of what went."""
+    """Filter the pairs by the minimum counts among those ``counted`` (None: all); returns which queries
+    and items stay (those of the masks ``lasting`` do), and the report of what went."""
     pairs, before = table.pairs, len(table.pairs)
     kept = filter_min_counts(
-        pairs.query[counted],
-        pairs.item[counted],
+        pairs.query,
+        pairs.item,
         len(table.query_ids),
         len(table.item_ids),
         options.min_query_count,
         options.min_item_count,
         lasting,
+        counted,
     )
     if kept.rounds:
-        pairs.select(kept.queries[pairs.query] & kept.items[pairs.item])
+        pairs.select(alive_pairs(pairs.query, pairs.item, kept.queries, kept.items))
     gone = {
         "pairs": before - len(pairs),
         "queries": kept.dropped_queries,

@@ -108,6 +108,7 @@ def item_columns(old: Dataset, items: Union) -> pl.DataFrame | None:
 def as_type_of(old: Dataset, table: Table, role: str, source: Path) -> pl.Series:
     """The new ids in the type of the dataset's. Integers from a text file are strings where the dataset's ids are."""
     ids = table.query_ids if role == "query" else table.item_ids
+    assert isinstance(ids, pl.Series)
     wanted, got = old.manifest["id_types"][role], "int64" if ids.dtype == pl.Int64 else "string"
     if wanted == "string" and got == "int64" and role not in table.integers:
         return ids.cast(pl.String)

@@ -10,6 +10,7 @@ from xclass.config import Config
 from xclass.data.vectoriser import TextOptions
 
 Split = Literal["auto", "given", "random", "leave-last", "time"]
+Borders = Literal["stop", "cross", "ignore"]
 DEFAULT_VALID_FRACTION = 0.1
 
 
@@ -48,8 +49,19 @@ class IngestOptions(Config):
     """Queries with fewer distinct items are dropped, in turn with the items until nothing changes."""
     min_item_count: int = Field(default=0, ge=0)
     """Items with fewer distinct queries are dropped, in turn with the queries until nothing changes."""
+    vocabulary: int | None = Field(default=None, ge=3)
+    """Plain text: so many items at most, the unknown word and the end of a sentence among them. None: every word that
+    train has twice."""
+    context: int | None = Field(default=None, ge=1)
+    """Plain text: how many items before a position are its history. None: 4."""
+    borders: Borders | None = None
+    """Plain text, what the end of a line is. stop: an item like a word, and no history reaches back over it; cross: an
+    item like a word, in histories too; ignore: nothing, a part is one sequence. None: stop."""
     split_number: int = Field(default=1, ge=1)
     """Which column of the files of splits (``*_trSplit.txt``, ``*_tstSplit.txt``) that lie beside documents counts."""
+    memory: float | None = Field(default=None, ge=0, exclude=True)
+    """GiB that pairs and ids may take; a source that may need more is sorted on disk. None: half of what can be had.
+    It is not recorded: the dataset is the same."""
     seed: int = 0
     """Seed of the random split, of a valid part cut from a given train part, and of planted data."""
     header: bool | None = None

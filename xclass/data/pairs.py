@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xclass.data.arrays import VALUES_PER_BLOCK
 from xclass.progress import Progress
 
 PAIRS_PER_BLOCK = 1 << 18
@@ -28,24 +29,59 @@ class Pairs:
         return len(self.query)
 
     def select(self, rows: np.ndarray) -> None:
-        """Keep ``rows`` (a mask or positions), one array after another so that only one is there twice."""
+        """Keep ``rows`` (a mask or positions), one array after another so that only one is there twice.
+
+        By a mask, arrays on disk are closed up in their place.
+        """
         for name in ("query", "item", "weight", "time", "part"):
             array = getattr(self, name)
             if array is not None:
-                setattr(self, name, array[rows])
+                in_place = isinstance(array, np.memmap) and rows.dtype == np.bool_
+                setattr(self, name, _closed_up(array, rows) if in_place else array[rows])
 
 
-def offsets_by_query(query: np.ndarray, num_queries: int) -> np.ndarray:
-    """int64 (num_queries + 1,), where each query's pairs begin once they are grouped."""
+def _closed_up(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """What a mask keeps moved to the front of ``array``, block by block; the front of it."""
+    length = 0
+    for low, high in blocks_of(len(array)):
+        kept = array[low:high][keep[low:high]]
+        array[length : length + len(kept)] = kept
+        length += len(kept)
+    return array[:length]
+
+
+def blocks_of(length: int, size: int = VALUES_PER_BLOCK) -> Iterator[tuple[int, int]]:
+    """0 … length in ranges of ``size``."""
+    for low in range(0, length, size):
+        yield low, min(low + size, length)
+
+
+def count_codes(codes: np.ndarray, size: int, chosen: np.ndarray | None = None) -> np.ndarray:
+    """int64 (size,), how often each code comes up, among the pairs of the mask ``chosen`` if there is one.
+
+    Block by block: ``np.bincount`` makes 8 bytes of every code first.
+
+    >>> count_codes(np.array([2, 0, 2]), 4).tolist()
+    [1, 0, 2, 0]
+    """
+    counts = np.zeros(size, dtype=np.int64)
+    for low, high in blocks_of(len(codes), max(VALUES_PER_BLOCK, size)):
+        block = codes[low:high] if chosen is None else codes[low:high][chosen[low:high]]
+        counts += np.bincount(block, minlength=size)
+    return counts
+
+
+def offsets_by_query(query: np.ndarray, num_queries: int, chosen: np.ndarray | None = None) -> np.ndarray:
+    """int64 (num_queries + 1,), where each query's pairs begin once they are grouped; of a mask of pairs."""
     offsets = np.zeros(num_queries + 1, dtype=np.int64)
-    np.cumsum(np.bincount(query, minlength=num_queries), out=offsets[1:])
+    np.cumsum(count_codes(query, num_queries, chosen), out=offsets[1:])
     return offsets
 
 
 def group_by_query(pairs: Pairs) -> None:
     """Order by query; within a query by time where there are times, else as they came. Ties keep their order."""
     if not _is_rising(pairs.query):
-        pairs.select(np.argsort(pairs.query, kind="stable"))
+        pairs.select(np.argsort(pairs.query, kind="stable"))  # what comes from disk is in order
     if pairs.time is None:
         return
     for low, high in query_blocks(pairs.query, "order by time"):
@@ -140,12 +176,13 @@ def filter_min_counts(
     min_query: int,
     min_item: int,
     lasting: tuple[np.ndarray, np.ndarray] | None = None,
+    counted: np.ndarray | None = None,
 ) -> MinCounts:
     """Drop items with fewer than ``min_item`` pairs and queries with fewer than ``min_query``, until nothing changes.
 
     The result is the largest set of queries and items that meets both minimums among its own pairs, whatever the order
     of dropping. Every code below ``num_queries`` and ``num_items`` counts, those without pairs too. Queries and items
-    of the masks ``lasting`` stay whatever they have. O(pairs · rounds).
+    of the masks ``lasting`` stay whatever they have. Only pairs of the mask ``counted`` count. O(pairs · rounds).
 
     >>> kept = filter_min_counts(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 2]), 3, 3, 2, 2)
     >>> kept.queries.tolist(), kept.items.tolist(), kept.rounds
@@ -154,21 +191,25 @@ def filter_min_counts(
     alive_q, alive_i = np.ones(num_queries, dtype=bool), np.ones(num_items, dtype=bool)
     always_q, always_i = lasting if lasting is not None else (~alive_q, ~alive_i)
     rounds = 0
-    while True:
-        staying_i = alive_i & ((np.bincount(item, minlength=num_items) >= min_item) | always_i)
-        if not staying_i.all():
-            query, item = _where(query, item, staying_i[item])
-        staying_q = alive_q & ((np.bincount(query, minlength=num_queries) >= min_query) | always_q)
-        if not staying_q.all():
-            query, item = _where(query, item, staying_q[query])
+    while min_query > 0 or min_item > 0:
+        there = alive_pairs(query, item, alive_q, alive_i, counted) if rounds else counted
+        staying_i = alive_i & ((count_codes(item, num_items, there) >= min_item) | always_i)
+        there = alive_pairs(query, item, alive_q, staying_i, counted)
+        staying_q = alive_q & ((count_codes(query, num_queries, there) >= min_query) | always_q)
         if (staying_i == alive_i).all() and (staying_q == alive_q).all():
             break
         alive_i, alive_q, rounds = staying_i, staying_q, rounds + 1
     return MinCounts(alive_q, alive_i, rounds, int((~alive_q).sum()), int((~alive_i).sum()))
 
 
-def _where(query: np.ndarray, item: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return query[mask], item[mask]
+def alive_pairs(
+    query: np.ndarray, item: np.ndarray, queries: np.ndarray, items: np.ndarray, counted: np.ndarray | None = None
+) -> np.ndarray:
+    """Mask (n,) of the pairs whose query and item are in the masks of codes, among those of the mask ``counted``."""
+    there = np.ones(len(query), dtype=bool) if counted is None else counted.copy()
+    for low, high in blocks_of(len(query)):
+        there[low:high] &= queries[query[low:high]] & items[item[low:high]]
+    return there
 
 
 def _is_rising(values: np.ndarray) -> bool:

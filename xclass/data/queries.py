@@ -68,19 +68,19 @@ def dataset_queries(
     Args:
         most: a sample of so many of them, drawn by ``seed``, in rising order; None takes all.
     """
-    seen = dataset.seen(split)
+    history = dataset.history(split)
     numbers = torch.arange(dataset.num_queries)
     if only_with_positives:
         numbers = numbers[dataset.split(split).lengths() > 0]
     if most is not None and len(numbers) > most:
         chosen = torch.randperm(len(numbers), generator=torch_generator(seed, "sample of queries"))[:most]
         numbers = numbers[chosen.sort().values]
-    return _of_dataset(dataset, numbers, seen)
+    return _of_dataset(dataset, numbers, history)
 
 
 def dataset_slice(dataset: Dataset, start: int, stop: int, split: str = "test") -> Queries:
     """Queries number ``start … stop − 1``, with all that came before ``split`` as their history."""
-    return _of_dataset(dataset, torch.arange(start, stop), dataset.seen(split))
+    return _of_dataset(dataset, torch.arange(start, stop), dataset.history(split))
 
 
 def queries_by_id(
@@ -99,13 +99,16 @@ def queries_by_id(
     missing = unknown(ids, numbers)
     if not none_known:
         check_any_known(numbers, missing, "query")
-    return _of_dataset(dataset, numbers[numbers >= 0], dataset.seen(split), missing)
+    return _of_dataset(dataset, numbers[numbers >= 0], dataset.history(split), missing)
 
 
-def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile, none_known: bool = False) -> Queries:
+def queries_with_histories(
+    query_ids: IdMap, item_ids: IdMap, file: QueryFile, none_known: bool = False, unknown_item: int | None = None
+) -> Queries:
     """Queries given by their histories. The history given counts, also for a query that the dataset knows.
 
-    Items that nobody knows are left out of the histories and counted. ``none_known`` takes histories of such only.
+    Items that nobody knows are left out of the histories, or become ``unknown_item``, and are counted. ``none_known``
+    takes histories of such only.
 
     Raises:
         DataError: not one item is known.
@@ -115,7 +118,11 @@ def queries_with_histories(query_ids: IdMap, item_ids: IdMap, file: QueryFile, n
     missing = unknown(file.items, items)
     if not none_known:
         check_any_known(items, missing, "item")
-    history = Ragged(file.offsets, items).filter(items >= 0)
+    history = Ragged(file.offsets, items)
+    if unknown_item is None:
+        history = history.filter(items >= 0)
+    else:
+        history = Ragged(file.offsets, torch.where(items < 0, unknown_item, items))
     everything = torch.arange(len(file.query_ids))
     return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
 
@@ -160,9 +167,9 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
     return QueryFile(pl.Series("query_id", range(len(lists)), dtype=pl.Int64), offsets_of(lengths), items)
 
 
-def _of_dataset(dataset: Dataset, numbers: Tensor, seen: Lists, missing: Unknown = NOBODY) -> Queries:
+def _of_dataset(dataset: Dataset, numbers: Tensor, history: Lists, missing: Unknown = NOBODY) -> Queries:
     ids = dataset.queries["query_id"].gather(numbers.numpy())
-    return Queries(ids, numbers, seen, numbers, missing, features=dataset.query_features, hidden=dataset.hidden)
+    return Queries(ids, numbers, history, numbers, missing, features=dataset.query_features, hidden=dataset.hidden)
 
 
 def check_any_known(numbers: Tensor, missing: Unknown, what: str) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from xclass.data.columns import Columns, IdKind
+from xclass.data.format_parquet import Parquet, count_rows
 from xclass.data.formats import FORMATS, Format, find_format
+from xclass.data.hive import FolderKeys
 from xclass.data.ids import IdEncoder, recode
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
+from xclass.data.sorted_ids import Ids
 from xclass.data.sources import WHOLE
 from xclass.data.text import READ_ERRORS
 from xclass.errors import DataError
@@ -31,8 +37,8 @@ class Table:
     """
 
     pairs: Pairs
-    query_ids: pl.Series
-    item_ids: pl.Series
+    query_ids: Ids
+    item_ids: Ids
     counts: dict[str, int]
     lonely: np.ndarray
     formats: list[str]
@@ -40,19 +46,44 @@ class Table:
     integers: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
-class _Reader:
-    """The dictionaries and arrays that grow while file after file is read."""
+class File(NamedTuple):
+    """One file of a source. format: its name in ``FORMATS``; form: what reads it."""
 
-    query: IdEncoder = field(default_factory=IdEncoder)
-    item: IdEncoder = field(default_factory=IdEncoder)
-    batches: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {"query": [], "item": [], "weight": [], "time": []}
-    )
-    lonely: list[np.ndarray] = field(default_factory=list)
+    path: Path
+    part: str
+    format: str
+    form: Format
+    columns: Columns
+
+
+class Reader(ABC):
+    """Reads file after file, checks every row, and hands the pairs on in batches."""
+
+    def __init__(self) -> None:
+        self.pairs_read = 0
+
+    @abstractmethod
+    def ids(self, role: str) -> pl.Expr:
+        """What becomes of the ids ("query", "item"), strings, while a file streams by; null stays null."""
+
+    @abstractmethod
+    def take(self, batch: dict[str, pl.Series]) -> None:
+        """The next pairs: query and item as :meth:`ids` made them, weight Float32, time Int64 or Float64."""
+
+    @abstractmethod
+    def take_lonely(self, queries: pl.Series) -> None:
+        """Queries that stand without an item."""
+
+    @abstractmethod
+    def met_empty_ids(self) -> bool:
+        """Whether one of the ids so far was empty."""
+
+    def begin_part(self, part: str) -> None:
+        """The pairs to come are of this part of a split."""
+        return
 
     def read(self, path: Path, form: Format, columns: Columns, progress: Progress) -> None:
-        """Append the pairs of one file."""
+        """Take the pairs of one file."""
         try:
             checked = form.looks_wrong(path, columns)
             if checked:
@@ -62,12 +93,12 @@ class _Reader:
                 progress.advance(len(batch))
         except (pl.exceptions.PolarsError, *READ_ERRORS) as error:
             raise _unreadable(path, form, columns, error) from None
-        if "" in self.query or "" in self.item:
+        if self.met_empty_ids():
             _diagnose(path, form, columns)
             raise DataError("there are empty ids", where=path, wanted="an id in every row", do="give these rows an id")
 
     def _stream(self, frame: pl.LazyFrame, columns: Columns) -> Iterator[pl.DataFrame]:
-        expressions = [self.query.expression("query"), self.item.expression("item")]
+        expressions = [self.ids("query").alias("query"), self.ids("item").alias("item")]
         if columns.weight is not None:
             expressions.append(pl.col("weight").cast(pl.Float64, strict=False))
         if columns.time is not None:
@@ -75,80 +106,153 @@ class _Reader:
         return iter(frame.select(expressions).collect_batches(chunk_size=ROWS_PER_BATCH, maintain_order=True))
 
     def _append(self, batch: pl.DataFrame, path: Path, form: Format, columns: Columns, checked: bool) -> bool:
-        """Take one batch apart into arrays. True when a query was null and ``diagnose`` found that harmless."""
+        """Hand one batch on. True when a query was null and ``diagnose`` found that harmless."""
         blank = batch["query"].null_count() > 0
         if blank and not checked:
             _diagnose(path, form, columns)
         if blank or batch["item"].null_count():
             alone = pl.col("item").is_null() & pl.col("query").is_not_null()
-            self.lonely.append(batch.filter(alone)["query"].to_numpy())
+            self.take_lonely(batch.filter(alone)["query"])
             batch = batch.drop_nulls(["query", "item"])
-        for role in batch.columns:
-            array = batch[role].to_numpy() if role in ("query", "item") else _numbers(batch[role], role)
-            if array is None:
+        pairs = {role: batch[role] for role in ("query", "item")}
+        for role in batch.columns[2:]:
+            values = _numbers(batch[role], role)
+            if values is None:
                 _diagnose(path, form, columns)
                 raise DataError(f"not every {role} is a finite number", where=path, do="mend the file")
-            self.batches[role].append(array)
+            pairs[role] = values
+        self.pairs_read += len(batch)
+        self.take(pairs)
         return blank
 
-    def pairs_read(self) -> int:
-        """Pairs so far, over all files."""
-        return sum(map(len, self.batches["query"]))
 
-    def take(self, role: str) -> np.ndarray | None:
+class MemoryReader(Reader):
+    """The dictionaries and arrays that grow while file after file is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = {"query": IdEncoder(), "item": IdEncoder()}
+        self.lonely: list[np.ndarray] = []
+        self._batches: dict[str, list[np.ndarray]] = {"query": [], "item": [], "weight": [], "time": []}
+
+    def ids(self, role: str) -> pl.Expr:
+        """Codes of the dictionary."""
+        return self.encoders[role].expression(role)
+
+    def take(self, batch: dict[str, pl.Series]) -> None:
+        """Keep the arrays."""
+        for role, values in batch.items():
+            self._batches[role].append(values.to_numpy())
+
+    def take_lonely(self, queries: pl.Series) -> None:
+        """Keep their codes."""
+        self.lonely.append(queries.to_numpy())
+
+    def met_empty_ids(self) -> bool:
+        """Whether one is in a dictionary."""
+        return any("" in encoder for encoder in self.encoders.values())
+
+    def whole(self, role: str) -> np.ndarray | None:
         """The whole column; its batches are let go."""
-        batches, self.batches[role] = self.batches[role], []
+        batches, self._batches[role] = self._batches[role], []
         return np.concatenate(batches) if batches else None
 
 
-def read_table(parts: dict[str, list[Path]], options: IngestOptions) -> Table:
-    """Read every file of every part.
+def read_table(files: list[File]) -> Table:
+    """Read every file into memory.
 
     Raises:
         DataError: the first thing that is wrong with a file, and where.
     """
-    reader = _Reader()
+    reader = MemoryReader()
+    counts = read_parts(files, reader)
+    return _finish(reader, counts, files)
+
+
+def describe_files(parts: dict[str, list[Path]], options: IngestOptions, root: Path) -> list[File]:
+    """Format and columns of every file. Parquet files without a row, as Spark leaves them, are passed over.
+
+    Args:
+        parts: the files (:func:`find_parts`).
+        options: which columns mean what.
+        root: the source; folders ``key=value`` below it are columns of Parquet files.
+
+    Raises:
+        DataError: a file can't be read or lacks a column, and which.
+    """
+    keys = FolderKeys.of(root, [path for paths in parts.values() for path in paths])
+    files: list[File] = []
+    for part, paths in parts.items():
+        for path in paths:
+            name = find_format(options.format, path)
+            form = Parquet(keys.values(path)) if name == "parquet" and keys.integers else FORMATS[name]
+            if name == "parquet" and len(paths) > 1 and count_rows(path) == 0:
+                continue
+            files.append(File(path, part, name, form, form.columns(path, options)))
+            _same_values(files[0], files[-1])
+        if not any(file.part == part for file in files):
+            raise DataError("there are no pairs", where=paths[0], wanted="at least one query with an item")
+    return files
+
+
+def read_parts(files: list[File], reader: Reader, verb: str = "read") -> dict[str, int]:
+    """Every file in its order; returns the pairs of each part."""
     counts: dict[str, int] = {}
-    described: list[tuple[Path, str, Columns]] = []
-    for part, files in parts.items():
-        before = reader.pairs_read()
-        with Progress(f"read {files[0].name if len(files) == 1 else part}", None, "rows") as progress:
-            for path in files:
-                name = find_format(options.format, path)
-                described.append((path, name, FORMATS[name].columns(path, options)))
-                _same_values(described)
-                reader.read(path, FORMATS[name], described[-1][2], progress)
-        counts[part] = reader.pairs_read() - before
+    for part, group in itertools.groupby(files, key=lambda file: file.part):
+        members, before = list(group), reader.pairs_read
+        reader.begin_part(part)
+        with Progress(f"{verb} {members[0].path.name if len(members) == 1 else part}", None, "rows") as progress:
+            for file in members:
+                reader.read(file.path, file.form, file.columns, progress)
+        counts[part] = reader.pairs_read - before
         if counts[part] == 0:
-            raise DataError("there are no pairs", where=files[0], wanted="at least one query with an item")
-    return _finish(reader, counts, described)
+            raise DataError("there are no pairs", where=members[0].path, wanted="at least one query with an item")
+    return counts
 
 
-def _finish(reader: _Reader, counts: dict[str, int], described: list[tuple[Path, str, Columns]]) -> Table:
-    query_kinds: set[IdKind] = {columns.query_kind for _, _, columns in described}
-    item_kinds: set[IdKind] = {columns.item_kind for _, _, columns in described}
-    where = described[0][0]
-    query, item = reader.take("query"), reader.take("item")
+def part_labels(counts: dict[str, int]) -> np.ndarray | None:
+    """int8, the part of each pair in the order they were read; None where the source is one table."""
+    if WHOLE in counts:
+        return None
+    return np.repeat(np.array([PART_CODES[part] for part in counts], dtype=np.int8), list(counts.values()))
+
+
+def kinds_of(files: list[File], role: str) -> set[IdKind]:
+    """How the files hold the ids of "query" or "item"."""
+    return {getattr(file.columns, f"{role}_kind") for file in files}
+
+
+def table_of(
+    pairs: Pairs, ids: Mapping[str, Ids], counts: dict[str, int], lonely: np.ndarray, files: list[File]
+) -> Table:
+    """What was read, with what the files say of themselves."""
+    integers = frozenset(role for role in ("query", "item") if "int64" in kinds_of(files, role))
+    formats = sorted({file.format for file in files})
+    return Table(pairs, ids["query"], ids["item"], counts, lonely, formats, files[0].columns, integers)
+
+
+def _finish(reader: MemoryReader, counts: dict[str, int], files: list[File]) -> Table:
+    where = files[0].path
+    query, item = reader.whole("query"), reader.whole("item")
     assert query is not None and item is not None
     lonely = np.concatenate([*reader.lonely, np.zeros(0, dtype=np.uint32)])
-    num_queries = max(int(codes.max(initial=0)) for codes in (query, lonely)) + 1
-    query_ids, query_places = reader.query.finish(num_queries, query_kinds, where, "query")
-    item_ids, item_places = reader.item.finish(int(item.max()) + 1, item_kinds, where, "item")
+    sizes = {"query": max(int(codes.max(initial=0)) for codes in (query, lonely)) + 1, "item": int(item.max()) + 1}
+    ids, places = {}, {}
+    for role, encoder in reader.encoders.items():
+        ids[role], places[role] = encoder.finish(sizes[role], kinds_of(files, role), where, role)
     pairs = Pairs(
-        recode(query, query_places), recode(item, item_places), reader.take("weight"), _plain(reader.take("time"))
+        recode(query, places["query"]),
+        recode(item, places["item"]),
+        reader.whole("weight"),
+        plain_times(reader.whole("time")),
+        part_labels(counts),
     )
-    if WHOLE not in counts:
-        pairs.part = np.repeat(np.array([PART_CODES[part] for part in counts], dtype=np.int8), list(counts.values()))
-    formats = sorted({name for _, name, _ in described})
-    typed = {"query": query_kinds, "item": item_kinds}
-    integers = frozenset(role for role, kinds in typed.items() if "int64" in kinds)
-    lonely = np.unique(query_places[lonely])
-    return Table(pairs, query_ids, item_ids, counts, lonely, formats, described[0][2], integers)
+    return table_of(pairs, ids, counts, np.unique(places["query"][lonely]), files)
 
 
-def _same_values(described: list[tuple[Path, str, Columns]]) -> None:
+def _same_values(one: File, other: File) -> None:
     """Weights and times must be in all files or in none."""
-    (first, _, wanted), (path, _, columns) = described[0], described[-1]
+    (first, wanted), (path, columns) = (one.path, one.columns), (other.path, other.columns)
     for role in ("weight", "time"):
         if (getattr(columns, role) is None) != (getattr(wanted, role) is None):
             having, lacking = (path, first) if getattr(wanted, role) is None else (first, path)
@@ -176,20 +280,26 @@ def _unreadable(path: Path, form: Format, columns: Columns, error: Exception) ->
     )
 
 
-def _numbers(values: pl.Series, role: str) -> np.ndarray | None:
-    """Weights as float32 from 0, times as int64 where all are whole, else float64; None if one is neither."""
+def _numbers(values: pl.Series, role: str) -> pl.Series | None:
+    """Weights as Float32 from 0, times as Int64 where all are whole, else Float64; None if one is neither."""
     if role == "weight":
-        weights = values.to_numpy().astype(np.float32)
-        return weights if (np.isfinite(weights) & (weights >= 0)).all() else None
+        weights = values.cast(pl.Float32).fill_null(float("nan"))
+        return weights if bool((weights.is_finite() & (weights >= 0)).all()) else None
     whole = values.cast(pl.Int64, strict=False) if not values.dtype.is_float() else None
     if whole is not None and whole.null_count() == 0:
-        return whole.to_numpy()
-    times = values.cast(pl.Float64, strict=False).to_numpy()
-    return times if np.isfinite(times).all() else None
+        return whole
+    times = values.cast(pl.Float64, strict=False).fill_null(float("nan"))
+    return times if bool(times.is_finite().all()) else None
 
 
-def _plain(times: np.ndarray | None) -> np.ndarray | None:
-    """Floating-point times as int64 when all are whole numbers that float64 holds exactly."""
+def plain_times(times: np.ndarray | None) -> np.ndarray | None:
+    """Floating-point times as int64, in their place, when all are whole numbers that float64 holds exactly."""
     if times is None or times.dtype == np.int64:
         return times
-    return times.astype(np.int64) if ((times == np.floor(times)) & (np.abs(times) < 2**53)).all() else times
+    blocks = (times[low : low + ROWS_PER_BATCH] for low in range(0, len(times), ROWS_PER_BATCH))
+    if not all(((block == np.floor(block)) & (np.abs(block) < 2**53)).all() for block in blocks):
+        return times
+    whole = times.view(np.int64)
+    for low in range(0, len(times), ROWS_PER_BATCH):
+        whole[low : low + ROWS_PER_BATCH] = times[low : low + ROWS_PER_BATCH].astype(np.int64)
+    return whole

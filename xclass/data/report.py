@@ -11,6 +11,8 @@ EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 
 def render_report(report: dict[str, Any]) -> str:
     """The report as text for a person, one fact per line."""
+    if "text" in report:
+        return _text(report)
     lines = [f"read       {_read(report)}"]
     lines += [f"dropped    {line}" for line in _dropped(report["dropped"])]
     lines += _appended(report["appended"]) if "appended" in report else []
@@ -21,6 +23,25 @@ def render_report(report: dict[str, Any]) -> str:
             f"{name:<11}{part['pairs']:,} pairs of {part['queries']:,} queries, {part['items']:,} items{_dates(part)}"
         )
     lines += [f"note       {line}" for line in _notes(report)]
+    return "\n".join(lines)
+
+
+def _text(report: dict[str, Any]) -> str:
+    found, total = report["text"], sum(report["read"].values())
+    borders = {
+        "stop": "the end of a sentence is an item, and no history reaches back over it",
+        "cross": "the end of a sentence is an item, in histories too",
+        "ignore": "line breaks mean nothing",
+    }
+    lines = [f"read       {sum(found['lines'].values()):,} lines of text from {report['source']}"]
+    lines.append(f"words      {found['distinct']:,} different ones in train; {report['items']:,} items are kept")
+    lines.append(f"kept       {total:,} positions, each with a next item and up to {found['context']} before it")
+    for name, part in report["splits"].items():
+        share = found["unknown"][name] / max(part["pairs"], 1)
+        lines.append(f"{name:<11}{part['pairs']:,} positions, {part['items']:,} items, {share:.2%} unknown words")
+    lines.append(f"note       {borders[found['borders']]}")
+    if not found["unknown"]["train"] and any(found["unknown"].values()):
+        lines.append("note       train has no unknown word, so no run learns to expect one: lower --vocabulary")
     return "\n".join(lines)
 
 

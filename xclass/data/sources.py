@@ -16,7 +16,8 @@ def find_parts(source: Path) -> dict[str, list[Path]]:
 
     A directory is a given split when it holds ``train.*`` and ``test.*`` (``valid.*`` if there is one; RecBole's
     ``name.train.inter`` too) or the folders ``train/`` and ``test/`` of part files. Any other directory is one table in
-    part files, read in the order of their names. Hidden files and ``_SUCCESS`` markers are passed over.
+    part files, read in the order of their names. Hidden files and ``_SUCCESS`` markers are passed over. The folders
+    ``split=train/`` and ``split=test/``, as Spark writes them, are a given split, too.
 
     Raises:
         DataError: there is no such source, nothing in it, or a test part without a train part.
@@ -46,7 +47,7 @@ def part_name(path: Path) -> str | None:
     >>> part_name(Path("train.csv")), part_name(Path("ml-1m.valid.inter")), part_name(Path("train_extra.csv"))
     ('train', 'valid', None)
     """
-    stems = path.name.removesuffix(".gz").split(".")
+    stems = path.name.removeprefix("split=").removesuffix(".gz").split(".")
     if len(stems) == 1:
         return PART_NAMES.get(stems[0])
     return PART_NAMES.get(stems[0]) if len(stems) == 2 else PART_NAMES.get(stems[-2])
@@ -75,7 +76,12 @@ def _checked(parts: dict[str, list[Path]], source: Path) -> dict[str, list[Path]
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
+    return sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
+
+
+def _is_hidden(name: str) -> bool:
+    """Marks of Spark and Hadoop, checksums, files half-written; ``_day=7`` is a folder of data."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _files_below(folder: Path) -> list[Path]:

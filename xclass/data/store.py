@@ -7,6 +7,9 @@ train/ valid/ test/    offsets.npy (int64) values.npy (int32 or int64) [weights.
 query_features/<name>/ item_features/<name>/    offsets.npy values.npy weights.npy (float32) vocabulary.parquet:
                        sparse features, row = query or item number; a vocabulary's row number is the feature's number
 hidden/                offsets.npy values.npy: items that a query is never shown
+
+Of sequences (plain text) queries are positions: train, valid and test one after the other, a next item each, and
+"sequence" in dataset.json says how the items before a position are its history.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import torch
 from torch import Tensor
 
 from xclass.data.document_blocks import TEXT
-from xclass.data.lists import Joined
+from xclass.data.lists import Joined, Lists
 from xclass.data.vectoriser import FILE as VECTORISER
 from xclass.data.vectoriser import Vectoriser
+from xclass.data.windows import SequenceFacts, Windows
 from xclass.errors import ArtefactError, lookup, nearest
 from xclass.manifest import read_manifest, verify_files
 from xclass.types import Ragged
@@ -36,6 +40,7 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
 SIDES = ("query", "item")
 HIDDEN = "hidden"  # items that a query must never be shown
+SEQUENCE = "sequence"  # in the manifest: queries are positions in sequences
 COUNTS_PER_BLOCK = 1 << 22
 
 
@@ -90,6 +95,20 @@ class Dataset:
         return "documents" in self.manifest.get("report", {})
 
     @property
+    def sequence(self) -> SequenceFacts | None:
+        """How its sequences are read, where queries are positions of a text; None where histories are sets."""
+        return sequence_facts(self.manifest)
+
+    @functools.cached_property
+    def windows(self) -> Windows | None:
+        """The items before every position, oldest first; None where queries are no positions."""
+        facts = self.sequence
+        if facts is None:
+            return None
+        stop = facts.border_item if facts.borders == "stop" else None
+        return Windows([self.split(name).values for name in self.splits], facts.context, stop)
+
+    @property
     def num_train_queries(self) -> int:
         """Train documents, those without a label too; of other datasets the queries with a train pair."""
         if self.holds_documents:
@@ -102,11 +121,19 @@ class Dataset:
         options = self.manifest.get("options", {})
         return options.get("propensity_a", 0.55), options.get("propensity_b", 1.5)
 
+    def history(self, split: str) -> Lists:
+        """What a query tower may look at for every query before ``split``: what it has seen; of positions in sequences
+        the items just before, in order. Nothing is read before lists are taken."""
+        return self.windows or self.seen(split)
+
     def seen(self, split: str) -> Ragged | Joined:
         """What is known of every query before ``split``: train, and valid too when ``split`` is test.
 
-        It is the query's history at that point, and what retrieval leaves out. Nothing is read before lists are taken.
+        It is what retrieval leaves out, and as a rule the query's history. Of positions in sequences nothing: what came
+        before may come again. Nothing is read before lists are taken.
         """
+        if self.sequence is not None:
+            return Ragged(torch.zeros(1, dtype=torch.int64).expand(self.num_queries + 1), torch.zeros(0).long())
         parts = [self.split("train")]
         if split == "test" and "valid" in self.splits:
             parts.append(self.split("valid"))
@@ -175,6 +202,14 @@ class Dataset:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
         return self._read("items.parquet")
 
+    @property
+    def item_texts(self) -> pl.Series:
+        """(N,) strings: what each item is called, its title; its id where it has none. Read anew at every access."""
+        ids = self._read("items.parquet", ["item_id"])["item_id"].cast(pl.String)
+        if "title" not in self.items.columns:
+            return ids.alias("text")
+        return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), ids).alias("text"))["text"]
+
     @functools.cached_property
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
@@ -195,6 +230,11 @@ class Dataset:
     def verify(self) -> None:
         """Check the SHA-256 of every file; ArtefactError names the first that differs."""
         verify_files(self.path, self.manifest)
+
+
+def sequence_facts(manifest: dict[str, Any]) -> SequenceFacts | None:
+    """What the manifest of a dataset, or of a run over it, says about sequences."""
+    return SequenceFacts(**manifest[SEQUENCE]) if SEQUENCE in manifest else None
 
 
 def read_item_counts(path: Path) -> Tensor:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from xclass.data import writing
-from xclass.data.ids import samples
 from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs
+from xclass.data.pairs import PART_CODES, TRAIN, Pairs, blocks_of
 from xclass.data.reading import Table
+from xclass.data.sorted_ids import Ids
 from xclass.data.store import Dataset
 from xclass.progress import say
+
+SAMPLES = 5
 
 
 def write_table(
@@ -49,61 +51,85 @@ def write_table(
     """
     pairs = table.pairs
     item_order, train_counts = writing.number_items(pairs, labels, len(table.item_ids), lasting[1])
-    has_pairs = np.zeros(len(table.query_ids), dtype=bool)
-    has_pairs[pairs.query] = True
+    has_pairs = writing.marked(pairs.query, len(table.query_ids))
     lonely = np.zeros_like(has_pairs)
     lonely[table.lonely] = True
     query_order = np.flatnonzero(has_pairs | (lonely & lasting[0]))
-    item_ids, query_ids = table.item_ids.gather(item_order), table.query_ids.gather(query_order)
+    item_ids, query_ids = table.item_ids, table.query_ids
     writing.numbered(
         pairs, writing.invert(query_order, len(has_pairs)), writing.invert(item_order, len(table.item_ids))
     )
-    report |= _describe(pairs, labels, item_ids, query_ids, train_counts)
-    items = pl.DataFrame({"item_id": item_ids, "train_count": train_counts})
+    report |= _describe(pairs, labels, _Named(item_ids, item_order), _Named(query_ids, query_order), train_counts)
+    items = pl.DataFrame({"train_count": train_counts})
     items = items if item_columns is None else items.hstack(item_columns[item_order])
-    queries = pl.DataFrame({"query_id": query_ids})
-    queries = queries if query_columns is None else queries.hstack(query_columns[query_order])
+    queries = pl.DataFrame(height=len(query_order)) if query_columns is None else query_columns[query_order]
     needed = writing.bytes_needed(
-        len(pairs), len(query_ids), [*items.iter_columns(), query_ids], pairs.weight is not None, pairs.time is not None
+        len(pairs),
+        len(query_order),
+        [item_ids, query_ids, *items.iter_columns(), *queries.iter_columns()],  # what is left out takes nothing
+        pairs.weight is not None,
+        pairs.time is not None,
     )
     with writing.dataset_directory(out, needed, replace) as folder:
         say(f"write {out}")
-        splits = writing.write_pairs(folder, pairs, labels, len(query_ids))
-        items.write_parquet(folder / "items.parquet")
-        queries.write_parquet(folder / "queries.parquet")
+        splits = writing.write_pairs(folder, pairs, labels, len(query_order))
+        writing.write_ids(folder / "items.parquet", "item_id", item_ids, item_order, items)
+        writing.write_ids(folder / "queries.parquet", "query_id", query_ids, query_order, queries)
         written = {} if features is None else features(folder, item_order)
         told = {"columns": table.columns.used(), "options": options.model_dump(mode="json"), "report": report}
         types = {"query": writing.id_type(query_ids), "item": writing.id_type(item_ids)}
         writing.write_dataset_manifest(
-            folder, len(query_ids), len(item_ids), splits, types, {"split": split, **told, **written, **(fields or {})}
+            folder,
+            len(query_order),
+            len(item_order),
+            splits,
+            types,
+            {"split": split, **told, **written, **(fields or {})},
         )
     return Dataset(out)
 
 
-def _describe(
-    pairs: Pairs, labels: np.ndarray, item_ids: pl.Series, query_ids: pl.Series, train_counts: np.ndarray
-) -> dict[str, Any]:
-    """The part of the report that is about what was kept; ``pairs`` are numbered."""
-    known = np.zeros(len(query_ids), dtype=bool)
-    known[pairs.query[labels == TRAIN]] = True
-    anywhere = np.zeros(len(query_ids), dtype=bool)
-    anywhere[pairs.query] = True
-    facts: dict[str, Any] = {"kept": len(pairs), "queries": len(query_ids), "items": len(item_ids), "splits": {}}
-    facts |= {"cold_items": {}, "queries_without_history": {}, "queries_without_pairs": int((~anywhere).sum())}
+class _Named(NamedTuple):
+    """Ids in the order of codes, and the code of each number."""
+
+    ids: Ids
+    order: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def samples(self, numbers: np.ndarray) -> list[str | int]:
+        return self.ids.gather(self.order[numbers[:SAMPLES]]).to_list()
+
+
+def _describe(pairs: Pairs, labels: np.ndarray, items: _Named, queries: _Named, counts: np.ndarray) -> dict[str, Any]:
+    """The part of the report that is about what was kept; ``pairs`` are numbered, ``counts`` the items' in train."""
+    known = writing.marked(pairs.query, len(queries), labels == TRAIN)
+    alone = len(queries) - int(np.count_nonzero(writing.marked(pairs.query, len(queries))))
+    facts: dict[str, Any] = {"kept": len(pairs), "queries": len(queries), "items": len(items), "splits": {}}
+    facts |= {"cold_items": {}, "queries_without_history": {}, "queries_without_pairs": alone}
     for name, label in PART_CODES.items():
         rows = labels == label
-        query, item = pairs.query[rows], pairs.item[rows]
-        if name != "train" and len(query) == 0:
+        size = int(np.count_nonzero(rows))
+        if name != "train" and size == 0:
             continue
-        queries = np.flatnonzero(np.bincount(query, minlength=len(query_ids)))
-        items = np.flatnonzero(np.bincount(item, minlength=len(item_ids)))
-        facts["splits"][name] = {"pairs": len(query), "queries": len(queries), "items": len(items)}
-        if pairs.time is not None and len(query):
-            times = pairs.time[rows]
-            facts["splits"][name] |= {"first_time": times.min().item(), "last_time": times.max().item()}
+        there_q = np.flatnonzero(writing.marked(pairs.query, len(queries), rows))
+        there_i = np.flatnonzero(writing.marked(pairs.item, len(items), rows))
+        facts["splits"][name] = {"pairs": size, "queries": len(there_q), "items": len(there_i)}
+        if pairs.time is not None and size:
+            first, last = _extremes(pairs.time, rows)
+            facts["splits"][name] |= {"first_time": first, "last_time": last}
         if name != "train":
-            cold, new = items[train_counts[items] == 0], queries[~known[queries]]
-            cold_pairs = int(np.count_nonzero(train_counts[item] == 0))
-            facts["cold_items"][name] = {"items": len(cold), "pairs": cold_pairs, "samples": samples(item_ids, cold)}
-            facts["queries_without_history"][name] = {"queries": len(new), "samples": samples(query_ids, new)}
+            cold, new = there_i[counts[there_i] == 0], there_q[~known[there_q]]
+            cold_pairs = sum(np.count_nonzero(rows[low:high] & (counts[pairs.item[low:high]] == 0))
+                             for low, high in blocks_of(len(pairs)))  # fmt: skip
+            facts["cold_items"][name] = {"items": len(cold), "pairs": int(cold_pairs), "samples": items.samples(cold)}
+            facts["queries_without_history"][name] = {"queries": len(new), "samples": queries.samples(new)}
     return facts
+
+
+def _extremes(values: np.ndarray, chosen: np.ndarray) -> tuple[Any, Any]:
+    """Least and largest of the values of a mask, which has some."""
+    blocks = (values[low:high][chosen[low:high]] for low, high in blocks_of(len(values)))
+    found = [(block.min(), block.max()) for block in blocks if len(block)]
+    return min(low for low, _ in found).item(), max(high for _, high in found).item()

@@ -13,6 +13,7 @@ from typing import IO, cast
 from xclass.errors import DataError
 
 HEAD_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 23
 READ_ERRORS = (OSError, EOFError, zlib.error)
 BLANKS = re.compile(r"[ \t]+")
 SEPARATORS = ("::", "\t", ",", ";", "|", " ")
@@ -49,6 +50,26 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     with open_binary(path) as file, _readable(path):
         for number, line in enumerate(file, start=1):
             yield number, _decode(line, path, number)
+
+
+def whole_lines(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """The file in blocks of whole lines, about ``block_bytes`` each (a longer line is a block of its own).
+
+    Raises:
+        DataError: names the first line that is not UTF-8.
+    """
+    number = 1
+    with open_binary(path) as file, _readable(path):
+        while block := file.read(block_bytes):
+            block += file.readline() if not block.endswith(b"\n") else b""
+            try:
+                block.decode("utf-8")
+            except UnicodeDecodeError:
+                for place, line in enumerate(block.split(b"\n"), number):
+                    _decode(line, path, place)
+            lines = block.count(b"\n")
+            yield block.removeprefix(b"\xef\xbb\xbf") if number == 1 else block
+            number += lines
 
 
 def split_line(line: str, separator: str) -> list[str]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.io.plugins import register_io_source
 
+from xclass.data.arrays import ArrayWriter
 from xclass.data.ids import index_dtype, recode
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs, offsets_by_query
-from xclass.data.store import FORMAT_VERSION, KIND, MANIFEST, write_ragged
+from xclass.data.pairs import PART_CODES, TRAIN, Pairs, blocks_of, count_codes, offsets_by_query
+from xclass.data.sorted_ids import Ids
+from xclass.data.store import FORMAT_VERSION, KIND, MANIFEST
 from xclass.errors import ArtefactError
 from xclass.manifest import atomic_directory, require_space, write_manifest
+
+IDS_PER_BLOCK = 1 << 18
 
 
 def number_items(
@@ -28,12 +33,21 @@ def number_items(
             names.
         counts: int64 (N,), train pairs of each.
     """
-    counts = np.bincount(pairs.item[labels == TRAIN], minlength=num_codes)
-    present = np.zeros(num_codes, dtype=bool) if lasting is None else lasting.copy()
-    present[pairs.item] = True
+    counts = count_codes(pairs.item, num_codes, labels == TRAIN)
+    present = marked(pairs.item, num_codes)
+    if lasting is not None:
+        present |= lasting
     codes = np.flatnonzero(present)
     order = codes[np.argsort(-counts[codes], kind="stable")]
     return order, counts[order]
+
+
+def marked(codes: np.ndarray, size: int, chosen: np.ndarray | None = None) -> np.ndarray:
+    """Mask (size,) of the codes that come up, among the pairs of the mask ``chosen`` if there is one."""
+    mask = np.zeros(size, dtype=bool)
+    for low, high in blocks_of(len(codes)):
+        mask[codes[low:high] if chosen is None else codes[low:high][chosen[low:high]]] = True
+    return mask
 
 
 def invert(order: np.ndarray, size: int) -> np.ndarray:
@@ -53,16 +67,43 @@ def write_pairs(folder: Path, pairs: Pairs, labels: np.ndarray, num_queries: int
         chosen = labels == label
         if name != "train" and not chosen.any():
             continue
-        query = pairs.query[chosen]
-        offsets = offsets_by_query(query, num_queries)
-        weight = None if pairs.weight is None else pairs.weight[chosen]
-        time = None if pairs.time is None else pairs.time[chosen]
-        write_ragged(folder / name, offsets, pairs.item[chosen], weight, time)
-        splits[name] = {"pairs": len(query), "queries": int(np.count_nonzero(np.diff(offsets)))}
+        offsets = offsets_by_query(pairs.query, num_queries, chosen)
+        np.save(_made(folder / name) / "offsets.npy", offsets)
+        arrays = {"values": pairs.item, "weights": pairs.weight, "times": pairs.time}
+        for role, array in arrays.items():
+            if array is not None:
+                _save_chosen(folder / name / f"{role}.npy", array, chosen)
+        splits[name] = {"pairs": int(offsets[-1]), "queries": int(np.count_nonzero(np.diff(offsets)))}
     return splits
 
 
-def bytes_needed(num_pairs: int, num_queries: int, ids: list[pl.Series], weighted: bool, timed: bool) -> int:
+def _save_chosen(path: Path, array: np.ndarray, chosen: np.ndarray) -> None:
+    """``np.save(path, array[chosen])``, block by block."""
+    with ArrayWriter(path, array.dtype.type) as writer:
+        for low, high in blocks_of(len(array)):
+            writer.append(array[low:high][chosen[low:high]])
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_ids(path: Path, name: str, ids: Ids, order: np.ndarray, columns: pl.DataFrame) -> None:
+    """``ids`` (in the order of codes) by ``order``, beside ``columns``, as Parquet; in blocks: ids may be on disk."""
+
+    def blocks(wanted: object, where: object, rows: object, size: object) -> Iterator[pl.DataFrame]:
+        named = None if isinstance(ids, pl.Series) else ids.blocks(order, IDS_PER_BLOCK)
+        for low, high in blocks_of(len(order), IDS_PER_BLOCK):
+            block = next(named) if named is not None else ids.gather(order[low:high])
+            yield pl.DataFrame([block.alias(name)]).hstack(columns[low:high])
+
+    schema = pl.Schema({name: ids.dtype, **columns.schema})
+    source = register_io_source(blocks, schema=schema)
+    source.sink_parquet(path, row_group_size=IDS_PER_BLOCK, engine="streaming")
+
+
+def bytes_needed(num_pairs: int, num_queries: int, ids: Sequence[Ids], weighted: bool, timed: bool) -> int:
     """An upper estimate of what :func:`write_pairs` and the two tables take on disk."""
     per_pair = 8 + 4 * weighted + 8 * timed
     return (
@@ -85,7 +126,7 @@ def dataset_directory(out: Path, needed_bytes: int, replace: bool = False) -> It
         with atomic_directory(out, replace) as folder:
             yield folder
     except (OSError, pl.exceptions.PolarsError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _sounds_full(str(error))
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _sounds_full(str(error))
         raise ArtefactError(
             "the disk is full" if full else "the dataset can't be written",
             where=out,
@@ -108,7 +149,7 @@ def write_dataset_manifest(
     write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, {**known, **fields})
 
 
-def id_type(ids: pl.Series) -> str:
+def id_type(ids: Ids) -> str:
     """The name of a series' id type in the manifest."""
     return "int64" if ids.dtype == pl.Int64 else "string"
 

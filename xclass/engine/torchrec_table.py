@@ -15,7 +15,7 @@ from torch import Tensor
 from xclass.engine.group import Group
 from xclass.engine.sharded import ShardedTable, rows_of
 from xclass.errors import ConfigError
-from xclass.optim import ROW_OPTIMIZERS
+from xclass.optim.rows import RowAdaGrad
 from xclass.tables import MemoryTable, RowOptimizer, TableOptions
 
 FEATURE = "rows"
@@ -94,13 +94,13 @@ def _check(optimizer: RowOptimizer | None, options: TableOptions) -> float:
             "TorchRec is not installed", where="distributed.tables", got="torchrec", do=f'{INSTALL}; or "exchange"'
         )
     plain = options.dtype == torch.float32 and not options.weight_decay and not options.clip_norm
-    if not isinstance(optimizer, ROW_OPTIMIZERS["adagrad"]) or not plain:
+    if not isinstance(optimizer, RowAdaGrad) or not plain:
         raise ConfigError(
             "TorchRec's tables are trained by row-wise AdaGrad, in float32, without weight decay or clipping",
             where="distributed.tables",
             do='set distributed.tables = "exchange", which takes every setting',
         )
-    return float(optimizer.eps)
+    return optimizer.eps
 
 
 def _sharded_module(num_rows: int, dim: int, eps: float, group: Group) -> Any:

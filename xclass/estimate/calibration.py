@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset
 from xclass.errors import Interrupted
@@ -23,15 +23,17 @@ from xclass.estimate.layout import held, layout_of
 from xclass.estimate.machine import anonymous_bytes
 from xclass.estimate.memory import Job, rows_of
 from xclass.estimate.sample import Shrunk, random_lists, shrink
+from xclass.heads.config import SCORED
 from xclass.model import TwoTower
 from xclass.progress import Progress
+from xclass.run_config import RunConfig
 from xclass.sampling import Known, SamplerConfig, build_sampler
 from xclass.spectral import feature_factors, spectral_factors
 from xclass.training import Trainer
 from xclass.training.mining import hard_samplers
 from xclass.training.validate import make_validator
 
-TABLE_BYTES = 256 << 20
+TABLE_BYTES, WARM_BYTES = 256 << 20, 8 << 20
 WARM_STEPS = 4
 FEWEST_STEPS, MOST_STEPS = 4, 5000
 TIMED_S = 5.0
@@ -130,6 +132,18 @@ def calibrate(
     )
 
 
+def warm_up(dataset: Dataset, config: RunConfig, device: torch.device, place: Path) -> None:
+    """Train some steps on a tiny cut and forget them: what training compiles is compiled then.
+
+    Args:
+        place: an existing directory; what is written there is removed.
+    """
+    with tempfile.TemporaryDirectory(prefix=".xclass-warm-", dir=place) as folder:
+        trial = Trial(_cut(dataset, config, WARM_BYTES), _tame(config), device, Path(folder))
+        trial.build()
+        trial.train(WARM_STEPS, NEVER_S)
+
+
 class Trial:
     """The run in small.
 
@@ -165,7 +179,7 @@ class Trial:
         self.sampler_s = time.perf_counter() - started
         for hard in hard_samplers(sampler):
             hard.replace(lists)
-        if self.config.head.kind == "dot":
+        if self.config.head.kind in SCORED:
             self.model.head.sampler = sampler
 
     def train(self, steps: int, report_every_s: float) -> None:
@@ -174,7 +188,7 @@ class Trial:
         out.mkdir()
         changes = {"steps": steps, "report_every_s": report_every_s}
         hold_out, features = self.model.tower.uses_history, self.data.query_features
-        batches = TrainBatches(self.data.train, self.config.train.batch, 0, hold_out, features)
+        batches = TrainBatches(self.data.train, self.config.train.batch, 0, hold_out, features, self.data.windows)
         trainer = Trainer(self.model, batches, self.config.train.model_copy(update=changes), out, None)
         started = time.perf_counter()
         try:
@@ -247,12 +261,12 @@ class WatchedMemory:
                 return
 
 
-def _cut(dataset: Dataset, config: RunConfig) -> Shrunk:
-    """Rows of all tables in proportion, so that they take 256 MiB at most, and enough items to draw from."""
+def _cut(dataset: Dataset, config: RunConfig, table_bytes: int = TABLE_BYTES) -> Shrunk:
+    """Rows of all tables in proportion, so that they take so much at most, and enough items to draw from."""
     job = Job.of(dataset)
-    tables = layout_of(config, job.features).tables
+    tables = layout_of(config, job.features, job.sequence).tables
     size = sum(rows_of(name, job, config.head) * sum(tensors.values()) for name, tensors in tables.items())
-    share = min(1.0, TABLE_BYTES / size)
+    share = min(1.0, table_bytes / size)
     queries = round(share * job.queries) if "query" in tables else job.queries
     items = max(round(share * job.items), 4 * _most_sampled(config.sampler), 1)
     return shrink(dataset, max(queries, 1), items, share)

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
+from xclass.data.windows import SequenceFacts
+from xclass.heads import CnnHead
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
+from xclass.run_config import RunConfig
 from xclass.sampling import SamplerConfig
 from xclass.tables import Table
 from xclass.training.state import ModelState
@@ -30,10 +34,13 @@ class Few:
     Args:
         items, queries: how many.
         features: side → the names of its sets, of as many features each as the smallest of these catalogues has items.
+        sequence: how positions of a text are read, where queries are such.
     """
 
-    def __init__(self, items: int, queries: int, features: Features | None = None) -> None:
-        self.num_items, self.num_queries = items, queries
+    def __init__(
+        self, items: int, queries: int, features: Features | None = None, sequence: SequenceFacts | None = None
+    ) -> None:
+        self.num_items, self.num_queries, self.sequence = items, queries, sequence
         self.counted = False
         self._features = features or {}
         self.query_features, self.item_features = dict[str, Ragged](), dict[str, Ragged]()
@@ -55,6 +62,11 @@ class Few:
     def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
         """Nobody has any."""
         return torch.zeros(ROWS, dtype=torch.int64), ROWS
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """Of a length as words have it."""
+        return pl.Series("text", ["0123456789"] * self.num_items)
 
     @property
     def item_counts(self) -> Tensor:
@@ -95,10 +107,10 @@ class Layout(NamedTuple):
     head: Grows
 
 
-def layout_of(config: RunConfig, features: Features | None = None) -> Layout:
+def layout_of(config: RunConfig, features: Features | None = None, sequence: SequenceFacts | None = None) -> Layout:
     """Cost: three models of 512 and 1024 rows. ``features``: side → name → number of features of the dataset."""
     sizes = (ROWS, ROWS), (2 * ROWS, ROWS), (ROWS, 2 * ROWS)
-    plain, items, queries = (_built(config, *size, features) for size in sizes)
+    plain, items, queries = (_built(config, *size, features, sequence) for size in sizes)
     model = plain[1]
     state = ModelState(model, config.train.dense_learning_rate)
     tables = {name: _row_bytes(table) for name, table in model.tables.items()}
@@ -125,8 +137,10 @@ def _growth(measured: list[int]) -> tuple[float, float, float]:
     return plain - ROWS * (per_item + per_query), per_item, per_query
 
 
-def _built(config: RunConfig, items: int, queries: int, features: Features | None) -> tuple[Few, TwoTower]:
-    few = Few(items, queries, features)
+def _built(
+    config: RunConfig, items: int, queries: int, features: Features | None, sequence: SequenceFacts | None
+) -> tuple[Few, TwoTower]:
+    few = Few(items, queries, features, sequence)
     changes: dict[str, Any] = {
         "model": config.model.model_copy(update={"init": "random"}),
         "sampler": _small(config.sampler),
@@ -153,7 +167,9 @@ def _sampler(model: TwoTower) -> object:
 
 
 def _head_bytes(model: TwoTower) -> int:
-    """Of an output layer of its own, without its dense layers."""
+    """Of an output layer of its own, without its dense layers; the texts that a network reads."""
+    if isinstance(model.head, CnnHead):
+        return held(model.head.texts)
     if model.head.searched_by == "vectors":
         return 0
     dense = [parameter for name, parameter in model.named_parameters() if name.startswith("head.")]

@@ -9,19 +9,22 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.build import RunConfig
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
+from xclass.data.windows import SequenceFacts
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
 from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
+from xclass.heads.config import SCORED
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
+from xclass.run_config import RunConfig
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
 from xclass.scorers.config import DocumentsConfig
+from xclass.towers.item_texts import CORRECTION
 from xclass.training.snapshot import SPARE_BYTES
 from xclass.training.validate import SHOWN
 
@@ -36,7 +39,8 @@ FLOAT, INT = 4, 8
 class Job(NamedTuple):
     """The sizes of a dataset that memory and time depend on.
 
-    features: side → name → number of different features. feature_values: the same → values of all lists.
+    features: side → name → number of different features. feature_values: the same → values of all lists. sequence:
+    how positions of a text are read, where it is one.
     """
 
     queries: int
@@ -46,6 +50,7 @@ class Job(NamedTuple):
     files: dict[str, int]
     features: Features = MappingProxyType({})
     feature_values: Features = MappingProxyType({})
+    sequence: SequenceFacts | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Job:
@@ -58,15 +63,18 @@ class Job(NamedTuple):
             splits["train"]["pairs"],
             splits["valid"]["pairs"] if "valid" in splits else 0,
             {name: entry["bytes"] for name, entry in files.items()},
-            *(
-                {side: {name: part[key] for name, part in sets.items()} for side, sets in features.items()}
-                for key in ("size", "values")
-            ),
+            _of_sets(features, "size"),
+            _of_sets(features, "values"),
+            dataset.sequence,
         )
 
     def bytes_of(self, prefix: str) -> int:
         """Bytes of the files whose names begin so."""
         return sum(count for name, count in self.files.items() if name.startswith(prefix))
+
+
+def _of_sets(features: dict[str, dict[str, dict[str, int]]], key: str) -> Features:
+    return {side: {name: part[key] for name, part in sets.items()} for side, sets in features.items()}
 
 
 def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int) -> list[Part]:
@@ -83,7 +91,7 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
     of_scorers = _scorers(config.documents, job) if config.documents.sparse else []
     if not config.documents.towers:
         return [Part(BASE, "memory", base_bytes), *of_scorers]
-    layout = layout_of(config, job.features)
+    layout = layout_of(config, job.features, job.sequence)
     return [
         Part(BASE, "memory", base_bytes),
         *of_scorers,
@@ -153,6 +161,10 @@ def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[P
         learned = min(labels, longest) * id_bytes
         if not sampler.window and labels > longest:
             learned += 3 * INT * job.items
+    elif sampler.kind == "adaptive":
+        learned = min(_positives_per_epoch(config, job), job.pairs) * (
+            4 * INT if sampler.proposal != "unigram" else INT
+        )
     elif sampler.kind == "hard":
         learned = 2 * min(job.queries, job.pairs) * sampler.depth * INT
     elif sampler.kind == "given":
@@ -199,20 +211,30 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
 def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> int:
     """Rows that a step pulls, their gradients and what is computed from them; measured where there is a calibration."""
     queries, positives = _queries(config, job), _positives(config, job)
-    history = round(queries * job.pairs / max(job.queries, 1))
+    length = job.pairs / max(job.queries, 1) if job.sequence is None else job.sequence.context
+    history = round(queries * length)
     drawn = sampled(config.sampler, positives, queries, job.items)
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
-    if config.head.kind != "dot":
+    if config.head.kind not in SCORED:
         drawn = 0
-        asked |= rows_asked(config.head, job.items, positives)
+    asked |= rows_asked(config.head, job.items, positives + drawn)
     asked |= _features_asked(config, job, layout, queries, positions=positives + drawn)
     row_bytes = config.model.embedding_dim * FLOAT
     distinct = sum(min(asked[table], rows_of(table, job, config.head)) for table in layout.tables)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
+    blocks += _network_bytes(config, min(positives + drawn, job.items))
     return 4 * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+
+
+def _network_bytes(config: RunConfig, items: int) -> int:
+    """What a network over the items' texts keeps of a step for its gradients, and those."""
+    if config.head.kind != "cnn":
+        return 0
+    layers = 4 + 5 * config.head.highway
+    return items * FLOAT * (layers * sum(config.head.filters) + 4 * config.model.embedding_dim)
 
 
 def _features_asked(config: RunConfig, job: Job, layout: Layout, queries: int, positions: int) -> dict[str, int]:
@@ -233,6 +255,8 @@ def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) ->
     """How many candidates a batch has, at most; those of each query's own counted for all queries."""
     if sampler.kind == "mixture":
         return sum(sampled(part, positives, queries, items) for part in sampler.parts)
+    if sampler.per_query or (sampler.kind == "adaptive" and sampler.proposal != "unigram"):
+        return queries * sampler.num_sampled
     if sampler.kind in ("given", "hard"):
         return queries * (sampler.num_sampled or sampler.depth)
     return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)
@@ -283,6 +307,10 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
         own = [name for name in layout.tables if name.startswith("item_feature.") or name == "item"]
         weights -= sum(rows[name] * layout.tables[name]["weight"] for name in own)
         weights += job.items * next(iter(layout.tables.values()))["weight"]
+    if config.head.kind == "cnn":  # likewise: its corrections go into them
+        correction = CORRECTION in layout.tables
+        weights -= rows[CORRECTION] * layout.tables[CORRECTION]["weight"] if correction else 0
+        weights += job.items * config.model.embedding_dim * (2 if config.tables.dtype == "bfloat16" else FLOAT)
     yield Part("model", "disk", weights)
     yield Part(
         "ids and small files", "disk", job.bytes_of("items.parquet") + job.bytes_of("queries.parquet") + SMALL_FILES

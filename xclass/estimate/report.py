@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import RunConfig
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset
 from xclass.estimate.calibration import Rates, calibrate
@@ -18,7 +17,7 @@ from xclass.estimate.memory import BATCH, LOADER, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
-from xclass.towers import QUERY_TOWERS
+from xclass.run_config import RunConfig
 
 COPY = 0.5  # of what is saved: writing that takes as much memory or more makes a copy
 
@@ -86,8 +85,10 @@ def estimate(
     """
     job, base, there = Job.of(dataset), anonymous_bytes(), available(device, out)
     started = time.perf_counter()
-    uses_history = "history" in QUERY_TOWERS[config.model.query.kind]
-    batches = TrainBatches(dataset.split("train"), config.train.batch, config.train.seed, uses_history)
+    uses_history = config.model.query.reads_history
+    batches = TrainBatches(
+        dataset.split("train"), config.train.batch, config.train.seed, uses_history, windows=dataset.windows
+    )
     opening_s = time.perf_counter() - started
     whole = config.train.epochs * len(batches)
     steps = whole if config.train.steps is None else min(whole, config.train.steps)

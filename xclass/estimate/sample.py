@@ -6,14 +6,16 @@ finds about as many different rows as it does in the whole catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
 from xclass.data.store import Dataset
+from xclass.data.windows import SequenceFacts
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.rng import torch_generator
 from xclass.types import Ragged, offsets_of
@@ -27,7 +29,8 @@ LEAST_FEATURES = 1024
 class Shrunk(NamedTuple):
     """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
 
-    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists).
+    train, valid: Ragged by query, in memory. features: side → name → (number of features, lists). sequence,
+    windows: how positions of a text are read, and their histories; None elsewhere. read_texts: of all items.
     """
 
     num_queries: int
@@ -36,6 +39,14 @@ class Shrunk(NamedTuple):
     train: Ragged
     valid: Ragged | None
     features: Mapping[str, Mapping[str, tuple[int, Ragged]]] = MappingProxyType({})
+    sequence: SequenceFacts | None = None
+    windows: Ragged | None = None
+    read_texts: Callable[[], pl.Series] = pl.Series
+
+    @property
+    def item_texts(self) -> pl.Series:
+        """(N,) of the most popular items."""
+        return self.read_texts().head(self.num_items)
 
     @property
     def hidden(self) -> None:
@@ -79,8 +90,12 @@ class Shrunk(NamedTuple):
         """The pairs of a split."""
         return self.train if name == "train" or self.valid is None else self.valid
 
-    def seen(self, split: str) -> Ragged:
+    def history(self, split: str) -> Ragged:
         """The history before a split."""
+        return self.windows or self.seen(split)
+
+    def seen(self, split: str) -> Ragged:
+        """What is left out of lists."""
         return Ragged(self.train.offsets, self.train.values)
 
 
@@ -113,7 +128,10 @@ def shrink(dataset: Dataset, most_queries: int, most_items: int, feature_share: 
         }
         for side in rows
     }
-    return Shrunk(len(taken), items, counts, few, valid, features)
+    windows = None if dataset.windows is None else _folded(dataset.windows.take(taken), items)
+    return Shrunk(
+        len(taken), items, counts, few, valid, features, dataset.sequence, windows, lambda: dataset.item_texts
+    )
 
 
 def _fewer_features(lists: Ragged, size: int, share: float) -> tuple[int, Ragged]:

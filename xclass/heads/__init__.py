@@ -2,6 +2,7 @@
 
 from xclass.heads.adaptive import AdaptiveHead
 from xclass.heads.building import KnownItems, build_head
+from xclass.heads.cnn import CnnHead
 from xclass.heads.config import HeadConfig, rows_asked, table_shapes
 from xclass.heads.differentiated import DifferentiatedHead
 from xclass.heads.dot import DotHead, DotPlan
@@ -16,11 +17,13 @@ HEADS: dict[str, type[Head]] = {
     "hierarchical": HierarchicalHead,
     "differentiated": DifferentiatedHead,
     "adaptive": AdaptiveHead,
+    "cnn": CnnHead,
 }
 
 __all__ = [
     "HEADS",
     "AdaptiveHead",
+    "CnnHead",
     "DifferentiatedHead",
     "DotHead",
     "DotPlan",

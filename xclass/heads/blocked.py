@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xclass.heads.blocks import Gradients, Problem, run_blocks
+from xclass.heads.columns import many_columns, run_columns
 from xclass.heads.masks import Hits
 from xclass.heads.top_weights import TopWeights
 from xclass.losses import Loss
@@ -93,7 +94,7 @@ def _run(
 ) -> tuple[Tensor, Gradients]:
     """Loss and gradients, with a row for every query or for every pair."""
     if not (scoring.per_pair or scoring.loss.per_pair):
-        return run_blocks(_problem(query, items, pos_rows, neg_rows, scoring), weights_B)
+        return _blocks(_problem(query, items, pos_rows, neg_rows, scoring), weights_B)
     owners = scoring.positives.rows()
     if neg_rows.dim() == 2:
         ids, log_q, pos_log_q = scoring.negatives
@@ -103,9 +104,14 @@ def _run(
     pairs = problem._replace(
         query=problem.query.index_select(0, owners), offsets=torch.arange(len(owners) + 1, device=query.device)
     )
-    loss, gradients = run_blocks(pairs, None if weights_B is None else weights_B[owners])
+    loss, gradients = _blocks(pairs, None if weights_B is None else weights_B[owners])
     by_query = torch.zeros_like(query).index_add_(0, owners, gradients.query)
     return loss.new_zeros(len(query)).index_add_(0, owners, loss), Gradients(by_query, gradients.items)
+
+
+def _blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
+    """By blocks of rows, or of candidates where these are many."""
+    return (run_columns if many_columns(problem) else run_blocks)(problem, weights)
 
 
 def _problem(query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Problem:

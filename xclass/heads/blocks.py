@@ -18,7 +18,7 @@ from xclass.heads.pairs import add_rows, pair_scores
 from xclass.heads.top_weights import TopWeights, top_weights
 from xclass.losses import Loss
 from xclass.losses.rows import pass_over
-from xclass.losses.seam import mask_value, positive_rows
+from xclass.losses.seam import RowSums, mask_value, positive_rows
 from xclass.workers import in_parts, scratch
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
@@ -81,14 +81,20 @@ class Span(NamedTuple):
     last: int
 
 
+def outputs(problem: Problem) -> Outputs:
+    """Not filled."""
+    query = problem.query
+    return Outputs(query.new_empty(len(query)), query.new_empty(len(problem.pos_rows)), torch.empty_like(query))
+
+
 def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
     """(R,) loss, times the weights, and the gradients."""
     rows, columns = len(problem.query), problem.neg_rows.shape[-1]
     shared = problem.neg_rows.dim() == 1
-    out = Outputs(
-        problem.query.new_empty(rows), problem.query.new_empty(len(problem.pos_rows)), torch.empty_like(problem.query)
-    )
-    negatives = (problem.items.index_select(0, problem.neg_rows) if shared else problem.items).to(problem.product_dtype)
+    out = outputs(problem)
+    gathered = shared and not _in_order(problem.neg_rows, len(problem.items))
+    negatives = problem.items.index_select(0, problem.neg_rows) if gathered else problem.items
+    negatives = negatives.to(problem.product_dtype).contiguous()
     hits_by_row = torch.bincount(problem.hits.rows, minlength=rows)
     shape = Shape(hits_by_row, torch.cat([hits_by_row.new_zeros(1), hits_by_row.cumsum(0)]))
     compiled = Rows(problem, shape.first_hit, negatives, weights, out) if fits(problem) else None
@@ -102,12 +108,18 @@ def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradie
         (rows * columns + len(problem.pos_rows) * problem.query.shape[1]) // PART_CELLS,
         problem.query.device,
     )
-    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), _item_gradient(problem, out, totals))
+    item_grad = _item_gradient(problem, out, totals, gathered)
+    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), item_grad)
 
 
-def _item_gradient(problem: Problem, out: Outputs, totals: list[Tensor]) -> Tensor:
+def _in_order(rows: Tensor, number: int) -> bool:
+    """Whether the rows are 0 … number − 1, as those of all items are: then nothing need be gathered."""
+    return len(rows) == number and bool((rows == torch.arange(number, device=rows.device)).all())
+
+
+def _item_gradient(problem: Problem, out: Outputs, totals: list[Tensor], gathered: bool) -> Tensor:
     """(U, D): what the parts found for the negatives, and the positives' own."""
-    if problem.neg_rows.dim() == 1:
+    if gathered:
         items, every = torch.zeros_like(problem.items), torch.arange(len(problem.neg_rows), device=out.loss.device)
         for total in totals:
             add_rows(items, problem.neg_rows, total, every, total.new_ones(len(total)))
@@ -202,12 +214,33 @@ def _finish(problem: Problem, shape: Shape, weights: Tensor | None, out: Outputs
     logits = scores if problem.pos_log_q is None else scores - problem.pos_log_q[own]
     unmasked = (cells.shape[1] - shape.hits[here]).to(logits.dtype)
     sums = pass_over(problem.loss, cells, unmasked, _rows_of(problem.log_q, span), logits)
+    return settle(problem, weights, out, span, logits, share, sums)
+
+
+def settle(
+    problem: Problem,
+    weights: Tensor | None,
+    out: Outputs,
+    span: Span,
+    logits: Tensor,
+    share: Tensor,
+    sums: RowSums,
+) -> Tensor:
+    """From the sums over the negatives: fills ``out`` for the rows of ``span``; (b, 1) scale of their cells.
+
+    Args:
+        logits, share: of the positives of these rows.
+        sums: of these rows.
+    """
+    own, here = slice(span.first, span.last), slice(span.low, span.high)
+    offsets = problem.offsets[span.low : span.high + 1] - span.first
+    rows = positive_rows(offsets, span.last - span.first)
     loss, pos_grad, scale = problem.loss.finish(logits, offsets, share, sums)
     if weights is not None:
         each = weights[here]
         loss, pos_grad, scale = loss * each, pos_grad * each[rows], scale * each
     out.loss[here], out.pos_grad[own] = loss, pos_grad
-    add_rows(out.query[here].zero_(), rows, problem.items, item_rows, pos_grad)
+    add_rows(out.query[here].zero_(), rows, problem.items, problem.pos_rows[own], pos_grad)
     return scale.unsqueeze(1)
 
 

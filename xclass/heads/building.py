@@ -18,6 +18,8 @@ from xclass.heads.hierarchical import HierarchicalHead
 from xclass.heads.seam import Head
 from xclass.heads.trees import balanced_tree, huffman_tree
 from xclass.rng import torch_generator
+from xclass.towers.characters import CharacterCnn
+from xclass.towers.item_texts import TextEncoder
 
 
 class KnownItems(NamedTuple):
@@ -37,7 +39,7 @@ class KnownItems(NamedTuple):
 
 
 def build_head(config: HeadConfig, known: KnownItems, temperature: float) -> Head:
-    """The head that a configuration names; not for kind = "dot".
+    """The head that a configuration names; not for kind = "dot" or "cnn", which have sampler and loss.
 
     Raises:
         ConfigError: fewer than two items, or fewer items than bands.
@@ -52,6 +54,12 @@ def build_head(config: HeadConfig, known: KnownItems, temperature: float) -> Hea
         ),
     }
     return makers[config.kind]()
+
+
+def build_encoder(config: HeadConfig, dim: int, generator: torch.Generator) -> TextEncoder:
+    """The network that makes item vectors of texts, for kind = "cnn"."""
+    cnn = CharacterCnn(dim, config.symbol_dim, config.filters, config.highway, generator)
+    return TextEncoder(cnn, config.correction, generator)
 
 
 def _edges(config: HeadConfig, known: KnownItems) -> list[int]:

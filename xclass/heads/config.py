@@ -10,17 +10,20 @@ import pydantic
 
 from xclass.config import Config
 from xclass.heads.bands import band_edges
+from xclass.towers.item_texts import CORRECTION
 
 BANDED = ("differentiated", "adaptive")
+SCORED = ("dot", "cnn")  # item vectors, trained against sampled items by the sections sampler and loss
 
 
 class HeadConfig(Config):
     """The output layer."""
 
-    kind: Literal["dot", "hierarchical", "differentiated", "adaptive"] = "dot"
+    kind: Literal["dot", "hierarchical", "differentiated", "adaptive", "cnn"] = "dot"
     """dot: item vectors, with the sampler and the loss of their sections; hierarchical: a softmax over a tree, without
     item vectors, sampler or index; differentiated: a softmax over all items, rare ones with shorter vectors; adaptive:
-    frequent items and clusters of rare ones in one softmax, and one softmax for each cluster."""
+    frequent items and clusters of rare ones in one softmax, and one softmax for each cluster; cnn: as dot, with item
+    vectors computed from the characters of the items' texts (their titles, or their ids where they have none)."""
     tree: Literal["balanced", "huffman", "clustered"] = "huffman"
     """hierarchical: even in depth; frequent items near the root; or items that are alike together."""
     arity: int = pydantic.Field(2, ge=2)
@@ -34,18 +37,31 @@ class HeadConfig(Config):
     order of their train counts: (0.05, 0.25) makes bands of 5%, 20% and 75%."""
     dims: tuple[int, ...] = ()
     """differentiated: dimensions of each band, model.embedding_dim together; adaptive: of each band but the first."""
+    filters: tuple[pydantic.NonNegativeInt, ...] = (32, 64, 64, 64, 64)
+    """cnn: how many filters read 1, 2, 3, … bytes of the text at a time."""
+    symbol_dim: int = pydantic.Field(16, ge=1)
+    """cnn: dimensions of the vector of a byte."""
+    highway: int = pydantic.Field(1, ge=0)
+    """cnn: highway layers behind the filters."""
+    correction: int = pydantic.Field(0, ge=0)
+    """cnn: dimensions of a vector of its own for each item, which tells items of like spelling apart; 0 for none."""
+    text_bytes: int = pydantic.Field(48, ge=1)
+    """cnn: a text is read up to so many bytes."""
 
     @pydantic.model_validator(mode="after")
     def _keys_fit_the_kind(self) -> HeadConfig:
         allowed = {
             **dict.fromkeys(("tree", "arity", "beam", "cluster_by"), ("hierarchical",)),
             **dict.fromkeys(("cuts", "dims"), BANDED),
+            **dict.fromkeys(("filters", "symbol_dim", "highway", "correction", "text_bytes"), ("cnn",)),
         }
         for name, kinds in allowed.items():
             if self.kind not in kinds and getattr(self, name) != HeadConfig.model_fields[name].default:
                 raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
         if self.cluster_by != "pairs" and self.tree != "clustered":
             raise ValueError('cluster_by goes with tree = "clustered"')
+        if not sum(self.filters):
+            raise ValueError("filters has one number above 0 at least")
         self._check_bands()
         return self
 
@@ -69,13 +85,17 @@ def table_shapes(config: HeadConfig, num_items: int, dim: int) -> dict[str, tupl
             return {f"band{number}": shape for number, shape in enumerate(zip(sizes, config.dims, strict=True))}
         tails = {f"tail{number}": shape for number, shape in enumerate(zip(sizes[1:], config.dims, strict=True))}
         return {"shortlist": (sizes[0] + len(config.dims), dim), **tails}
+    if config.kind == "cnn":
+        return {CORRECTION: (num_items, config.correction)} if config.correction else {}
     return {"item": (num_items, dim)}
 
 
 def rows_asked(config: HeadConfig, num_items: int, positives: int) -> dict[str, int]:
-    """Table → rows that a step with so many targets asks for, about; repeats counted."""
+    """Table → rows that a step with so many targets asks for, about, repeats counted; cnn: targets and negatives."""
     if config.kind == "hierarchical":
         return {"node": round(positives * math.log(max(num_items, 2), config.arity) * (config.arity - 1))}
     if config.kind in BANDED:
         return {name: rows for name, (rows, _) in table_shapes(config, num_items, 1).items()}
+    if config.kind == "cnn":
+        return {CORRECTION: positives}
     return {}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.dot_plan import DotPlan, ItemPlan, last_items, no_candidates
 from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.growing import Growth, growing_loss
 from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.normaliser import log_normaliser, scores_of_pairs
-from xclass.heads.seam import Asked, Head, SearchedBy, targets_of
+from xclass.heads.seam import Asked, Head, LogParts, SearchedBy, targets_of
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
@@ -23,65 +25,15 @@ from xclass.index.rows import exact_among
 from xclass.losses import Loss
 from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
-from xclass.tables.working_set import RowPlan, Table, plan_rows
+from xclass.sampling.adaptive import TAUGHT_QUERIES
+from xclass.tables.working_set import Table, plan_rows
 from xclass.towers.features import ItemFeatures
+from xclass.towers.item_texts import ItemTexts
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
 from xclass.workers import short_operations
 
-
-class ItemPlan(NamedTuple):
-    """The distinct items of a step with their features, where items have features.
-
-    items: where targets and negatives stand among the distinct items. features: field → Ragged (U), after dropout.
-    """
-
-    items: RowPlan
-    features: dict[str, Ragged]
-
-
-class DotPlan(NamedTuple):
-    """The candidates of a batch and the cells to mask; the items' features, where they are read; weights of the
-    targets, where items have weights; the queries that are normalised, where not all are."""
-
-    negatives: Negatives
-    hits: Hits
-    items: ItemPlan | None = None
-    weights: Tensor | None = None
-    normalised: Tensor | None = None
-
-    def to(self, device: torch.device) -> DotPlan:
-        """The same plan on another device."""
-        negatives = Negatives(*(tensor.to(device) for tensor in self.negatives))
-        hits, items = Hits(self.hits.rows.to(device), self.hits.columns.to(device)), self.items
-        if items is not None:
-            features = {name: lists.to(device) for name, lists in items.features.items()}
-            items = ItemPlan(items.items.to(device), features)
-        others = (None if each is None else each.to(device) for each in (self.weights, self.normalised))
-        return DotPlan(negatives, hits, items, *others)
-
-    def part(self, whole: Batch, start: int, stop: int, per_pair: bool) -> DotPlan:
-        """Of the plan of a whole batch, what its queries ``start … stop-1`` need: the same candidates, their own cells.
-
-        per_pair: rows of the hits are pairs.
-        """
-        low, high = targets_of(whole).offsets[[start, stop]].tolist()
-        ids, log_q, pos_log_q = self.negatives
-        own = ids.dim() == 2
-        negatives = Negatives(*((ids[start:stop], log_q[start:stop]) if own else (ids, log_q)), pos_log_q[low:high])
-        first, last = (low, high) if per_pair else (start, stop)
-        cells = slice(*torch.searchsorted(self.hits.rows, torch.tensor([first, last])).tolist())
-        hits, items, normalised = Hits(self.hits.rows[cells] - first, self.hits.columns[cells]), self.items, None
-        if items is not None:
-            places = items.items.positions
-            flat = places["negatives"].view(ids.shape)[start:stop].flatten() if own else places["negatives"]
-            items = ItemPlan(
-                RowPlan(items.items.unique, {"positives": places["positives"][low:high], "negatives": flat}),
-                items.features,
-            )
-        if self.normalised is not None:
-            normalised = self.normalised[(self.normalised >= start) & (self.normalised < stop)] - start
-        return DotPlan(negatives, hits, items, None if self.weights is None else self.weights[low:high], normalised)
+__all__ = ["DotHead", "DotPlan"]
 
 
 class DotHead(Head):
@@ -100,10 +52,16 @@ class DotHead(Head):
         per_pair: every (query, target) is a row of its own, and only its own target is masked for it.
         product_dtype: float32, or bfloat16 for the large products (logits are then rounded to 8 bits).
         top_weights: weigh each target by its place among the items.
-        features: of the items; None when they have their rows alone.
+        features: of the items, or their texts; None when they have their rows alone.
         item_rows: whether items have rows of their own beside their features.
         normalised_share: of the queries for which the sum over candidates is made at all; below 1 with a loss that
             needs it for a penalty only.
+        whole_batches: the share is one of batches, not of the queries of each: a batch without a sum reads no
+            candidate.
+        growth: each query takes as many of the candidates as their effective size asks for; with a loss that leaves the
+            positive out of its sum.
+        log_z: log Z of NCE, subtracted from scores; None for a loss without one.
+        learn_log_z: log_z is a parameter; what is given is its start.
         item_weights: (N,) weight of a target by its item; with a loss that takes weights as they are. None for 1.
     """
 
@@ -124,15 +82,22 @@ class DotHead(Head):
         per_pair: bool = False,
         product_dtype: torch.dtype = torch.float32,
         top_weights: TopWeights | None = None,
-        features: ItemFeatures | None = None,
+        features: ItemFeatures | ItemTexts | None = None,
         item_rows: bool = True,
         item_weights: Tensor | None = None,
         normalised_share: float = 1.0,
+        whole_batches: bool = False,
+        growth: Growth | None = None,
+        log_z: float | None = None,
+        learn_log_z: bool = False,
     ) -> None:
         super().__init__()
         if item_weights is not None and loss.normalise:
             raise InputError("this loss divides weights by their sum", wanted="one built with item_weights")
         self.item_weights, self.normalised_share = item_weights, normalised_share
+        self.whole_batches, self.growth = whole_batches, growth
+        self.fixed_log_z = log_z
+        self.log_z = nn.Parameter(torch.tensor(log_z or 0.0)) if learn_log_z else None
         if not (item_rows or features):
             raise InputError("items have neither rows nor features", wanted="one of them, or both")
         self.features, self.item_rows = features, item_rows
@@ -143,7 +108,7 @@ class DotHead(Head):
         self.num_items, self.dim, self.score_scale = sampler.num_items, projection.dim, 1.0 / temperature
         subtract = loss.subtract_log_q if subtract_log_q is None else subtract_log_q
         self.log_q_of: Literal["both", "negatives", "none"] = (
-            "none" if not subtract else "negatives" if corrected_log_q else "both"
+            "none" if not subtract else "negatives" if corrected_log_q or not loss.positive_log_q else "both"
         )
         hits = loss.remove_accidental_hits if remove_accidental_hits is None else remove_accidental_hits
         self.remove_accidental_hits, self.remove_known_positives = hits, remove_known_positives
@@ -153,16 +118,28 @@ class DotHead(Head):
         """Sample, and find the candidates that are no negatives."""
         with short_operations():
             positives = targets_of(batch)
-            negatives = self.sampler.sample(positives, generator, batch.query_ids)
+            normalised = self._normalised(len(positives), generator)
+            if self.whole_batches and normalised is not None:
+                negatives = no_candidates(positives)
+            else:
+                asked = last_items(batch.history) if self.sampler.by_context else batch.query_ids
+                negatives = self.sampler.sample(positives, generator, asked)
             hits = self._hits(batch, positives, negatives.ids)
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
-            share = self.normalised_share
-            normalised = None if share == 1 else chosen_queries(len(positives), share, generator)
             return DotPlan(negatives, hits, items, self._weights(positives), normalised)
 
     def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
         """The candidates, the log-Q and what the sampler learns are the whole batch's."""
         return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
+
+    def _normalised(self, queries: int, generator: torch.Generator) -> Tensor | None:
+        """int64, rising: the queries of which a sum is made; None for all."""
+        share = self.normalised_share
+        if share == 1:
+            return None
+        if not self.whole_batches:
+            return chosen_queries(queries, share, generator)
+        return None if float(torch.rand((), generator=generator)) < share else torch.empty(0, dtype=torch.int64)
 
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
@@ -176,7 +153,7 @@ class DotHead(Head):
         return own * self.item_weights[positives.values]
 
     def _item_plan(
-        self, features: ItemFeatures, positives: Ragged, negatives: Negatives, generator: torch.Generator
+        self, features: ItemFeatures | ItemTexts, positives: Ragged, negatives: Negatives, generator: torch.Generator
     ) -> ItemPlan:
         items = plan_rows({"positives": positives.values, "negatives": negatives.ids.flatten().clamp(min=0)})
         return ItemPlan(items, features.drop(features.take(items.unique), generator))
@@ -188,6 +165,8 @@ class DotHead(Head):
             excluded = batch.known
         elif self.remove_accidental_hits:
             excluded = positives
+        if ids.dim() == 1 and not isinstance(excluded, Selection) and not len(excluded.values):
+            return Hits(excluded.values, excluded.values)
         if self.per_pair:
             owners = positives.rows()
             own = self.own_hits_only and self.remove_accidental_hits
@@ -200,7 +179,10 @@ class DotHead(Head):
         """The item rows of targets and candidates, and the rows of their features."""
         if self.features is None or plan.items is None:
             negatives = plan.negatives.ids.flatten().clamp(min=0)
-            return {"item": {"positives": targets_of(batch).values, "negatives": negatives}}
+            wanted_items = {"positives": targets_of(batch).values, "negatives": negatives}
+            if self.growth is not None and self.growth.exact_when_short:
+                wanted_items["every"] = torch.arange(self.num_items)
+            return {"item": wanted_items}
         wanted = self.features.requests(plan.items.features)
         if self.item_rows:
             wanted.setdefault("item", {})["items"] = plan.items.items.unique
@@ -218,12 +200,13 @@ class DotHead(Head):
     def loss(self, query_BD: Tensor, batch: Batch, plan: DotPlan, rows: dict[str, Rows]) -> Tensor:
         """(B,) loss of each query times its weight in the batch. Cost O(B·K·D); memory O((B + K)·D), never B·K."""
         items, positions = self._items(plan, rows)
+        query_BD, items, shift = self._less_log_z(query_BD, items)
         targets = targets_of(batch)
         if plan.weights is not None:
             targets = Ragged(targets.offsets, targets.values, plan.weights)
         scoring = Scoring(
             targets,
-            plan.negatives,
+            plan.negatives if not shift else _shifted(plan.negatives, shift),
             plan.hits,
             self.loss_kind,
             1.0 / self.temperature,
@@ -234,9 +217,33 @@ class DotHead(Head):
             self.top_weights,
         )
         negatives = positions["negatives"].view(plan.negatives.ids.shape)
+        if self.sampler.adapts and len(query_BD):
+            self._tell(query_BD, items, negatives, scoring)
+        if self.growth is not None:
+            every = positions.get("every")
+            return growing_loss(query_BD, items, positions["positives"], negatives, scoring, self.growth, every)
         if plan.normalised is not None:
             return infrequent_loss(query_BD, items, positions["positives"], negatives, scoring, plan.normalised)
         return blocked_loss(query_BD, items, positions["positives"], negatives, scoring)
+
+    @torch.no_grad()
+    def _tell(self, query_BD: Tensor, items: Tensor, negatives: Tensor, scoring: Scoring) -> None:
+        """The sampler hears how probable the model finds its candidates."""
+        some, log_q = query_BD[:TAUGHT_QUERIES] * scoring.inverse_temperature, scoring.negatives.log_q
+        if negatives.dim() == 1:
+            self.sampler.tell(scoring.negatives.ids.cpu(), (some @ items[negatives].T - log_q).cpu())
+            return
+        own = items[negatives[:TAUGHT_QUERIES]]
+        ratios = torch.einsum("bkd,bd->bk", own, some) - log_q[:TAUGHT_QUERIES]
+        self.sampler.tell(scoring.negatives.ids.cpu(), ratios.cpu())
+
+    def _less_log_z(self, query_BD: Tensor, items: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Query and item vectors whose products are less log Z, where it is learned, through one dimension more; else
+        the vectors, and the number that is left to subtract."""
+        if self.log_z is None:
+            return query_BD, items, self.fixed_log_z or 0.0
+        ones = query_BD.new_full((len(query_BD), 1), self.temperature)
+        return torch.cat([query_BD, ones], 1), torch.cat([items, -self.log_z.expand(len(items), 1)], 1), 0.0
 
     def item_vectors(self, tables: dict[str, Table]) -> ItemVectors:
         """(N, D) item vectors, made from rows and features and projected when they are read."""
@@ -258,17 +265,34 @@ class DotHead(Head):
         return index.search(query_BD, asked.k, asked.exclude)
 
     def unnormalised_log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
-        """(M,) score / temperature − log N: what a self-normalised loss makes near to :meth:`log_probability`.
+        """(M,) score / temperature − c: what a self-normalised loss makes near to :meth:`log_probability`.
 
-        Cost O(M·D): there is no sum over the catalogue.
+        c is the log Z of NCE, fixed or learned, else log N. Cost O(M·D): there is no sum over the catalogue.
         """
         vectors = self.item_vectors(tables)
         scores = scores_of_pairs(query_BD, vectors, items.rows(), items.values.long())
-        return (scores / self.temperature - math.log(len(vectors))).cpu()
+        return (scores / self.temperature - self.log_constant).cpu()
+
+    @property
+    def log_constant(self) -> float:
+        """What log Z is taken for where no sum is made."""
+        if self.log_z is not None:
+            return float(self.log_z.detach())
+        return math.log(self.num_items) if self.fixed_log_z is None else self.fixed_log_z
 
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        return self.log_parts(query_BD, items, tables).log_probability
+
+    def log_parts(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> LogParts:
+        """The same with log Z of each query: of score / temperature over the catalogue."""
         vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
         scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
-        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
-        return (scores - normaliser).float().cpu()
+        log_z = log_normaliser(query_BD, vectors, inverse)
+        logs = (scores - log_z[rows.to(scores.device)]).float().cpu()
+        return LogParts(logs, log_z.float().cpu(), self.log_constant)
+
+
+def _shifted(negatives: Negatives, log_z: float) -> Negatives:
+    """log-Q and log Z together, which are both subtracted from the scores."""
+    return negatives._replace(log_q=negatives.log_q + log_z, pos_log_q=negatives.pos_log_q + log_z)

@@ -1,4 +1,4 @@
-"""Rows of items that have features, computed when they are read: as a table that nobody writes to."""
+"""Rows of items that have features or texts, computed when they are read: as a table that nobody writes to."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from torch import Tensor
 
 from xclass.tables.working_set import Table, plan_rows
 from xclass.towers.features import ItemFeatures
+from xclass.towers.item_texts import ItemTexts
 from xclass.types import Rows
 
 BLOCK_ROWS = 1 << 14
 
 
 class FeatureRows:
-    """The vector of an item before the projection: the bags of its features, plus its own row where it has one.
+    """The vector of an item before the projection: the bags of its features, or what a network makes of its text, plus
+    its own row where it has one.
 
     Only what is asked for is computed, in blocks of 16,384 items: cost O(values of their features · D), memory of the
-    distinct features of a block and its result. What is read is of the tables at that moment.
+    distinct features of a block and its result; of texts see :class:`xclass.towers.characters.CharacterCnn`. What is
+    read is of the tables at that moment.
 
     Args:
-        features: of the items.
-        tables: with the rows of the features.
+        features: of the items, or their texts.
+        tables: with the rows that are read.
         own: the items' own rows, or None.
         num_items: N.
     """
 
-    def __init__(self, features: ItemFeatures, tables: dict[str, Table], own: Table | None, num_items: int) -> None:
+    def __init__(
+        self, features: ItemFeatures | ItemTexts, tables: dict[str, Table], own: Table | None, num_items: int
+    ) -> None:
         self.features, self.own, self.num_rows = features, own, num_items
-        self.tables = {field.table: tables[field.table] for field in features.fields}
-        first = next(iter(self.tables.values()))
+        self.tables = {name: tables[name] for name in features.tables}
+        first = features if isinstance(features, ItemTexts) else next(iter(self.tables.values()))
         self.dim, self.device = first.dim, first.device
 
     @property

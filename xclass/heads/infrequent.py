@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import Hits
+from xclass.heads.some_queries import some_queries
 from xclass.losses.seam import final_weights
 
 
@@ -31,21 +31,14 @@ def infrequent_loss(
     Cost O(P·D) and that of the blocked loss for the chosen queries.
     """
     positives, inverse = scoring.positives, scoring.inverse_temperature
-    owners, place = positives.rows(), torch.full((len(query_BD),), -1, device=query_BD.device)
-    place[chosen] = torch.arange(len(chosen), device=chosen.device)
-    inside = place[owners] >= 0
+    some, owners = some_queries(scoring, chosen), positives.rows()
+    outside = ~some.positives
     share = final_weights(scoring.loss, positives.offsets, positives.weights, query_BD.new_empty(len(owners)))
-    scores = torch.linalg.vecdot(query_BD[owners[~inside]], item_UD[pos_rows[~inside]]) * inverse
-    loss = query_BD.new_zeros(len(query_BD)).index_add(0, owners[~inside], -share[~inside] * scores)
+    scores = torch.linalg.vecdot(query_BD[owners[outside]], item_UD[pos_rows[outside]]) * inverse
+    loss = query_BD.new_zeros(len(query_BD)).index_add(0, owners[outside], -share[outside] * scores)
     if scoring.row_weights is not None:
         loss = loss * scoring.row_weights
     if not len(chosen):
         return loss
-    kept = place[scoring.hits.rows] >= 0
-    part = scoring._replace(
-        positives=positives.take(chosen),
-        negatives=scoring.negatives._replace(pos_log_q=scoring.negatives.pos_log_q[inside]),
-        hits=Hits(place[scoring.hits.rows[kept]], scoring.hits.columns[kept]),
-        row_weights=None if scoring.row_weights is None else scoring.row_weights[chosen],
-    )
-    return loss.index_add(0, chosen, blocked_loss(query_BD[chosen], item_UD, pos_rows[inside], neg_rows, part))
+    own = blocked_loss(query_BD[chosen], item_UD, pos_rows[some.positives], neg_rows, some.scoring)
+    return loss.index_add(0, chosen, own)

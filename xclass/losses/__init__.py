@@ -21,7 +21,7 @@ from xclass.losses.logistic import (
 )
 from xclass.losses.rows import one_pass
 from xclass.losses.seam import Loss, mask_value
-from xclass.losses.softmax import full_softmax_loss, sampled_softmax_loss
+from xclass.losses.softmax import effective_size, full_softmax_loss, importance_loss, sampled_softmax_loss
 
 __all__ = [
     "LOSSES",
@@ -29,9 +29,11 @@ __all__ = [
     "LossConfig",
     "bpr_loss",
     "build_loss",
+    "effective_size",
     "full_sigmoid_loss",
     "full_softmax_loss",
     "gbce_power",
+    "importance_loss",
     "item_weights",
     "mask_value",
     "nce_loss",

@@ -27,11 +27,19 @@ from xclass.losses.softmax import (
     finish_full_softmax,
     finish_sampled_softmax,
     full_softmax_loss,
+    importance_loss,
     sampled_softmax_loss,
 )
 
 LOSSES: dict[str, Loss] = {
     "sampled-softmax": Loss(sampled_softmax_loss, "softmax", finish_sampled_softmax),
+    "importance": Loss(
+        importance_loss,
+        "softmax",
+        functools.partial(finish_sampled_softmax, positive_in_denominator=False),
+        remove_accidental_hits=False,
+        positive_log_q=False,
+    ),
     "full-softmax": Loss(
         full_softmax_loss,
         "softmax",
@@ -50,15 +58,24 @@ LOSSES: dict[str, Loss] = {
     ),
 }
 SAMPLED_LOGISTIC = ("nce", "sampled-logistic", "negative-sampling")
+ESTIMATING_Z = ("nce", "sampled-logistic")
 
 
 class LossConfig(Config):
     """What is minimised."""
 
     kind: Literal[
-        "sampled-softmax", "full-softmax", "nce", "sampled-logistic", "negative-sampling", "bpr", "full-sigmoid"
+        "sampled-softmax",
+        "importance",
+        "full-softmax",
+        "nce",
+        "sampled-logistic",
+        "negative-sampling",
+        "bpr",
+        "full-sigmoid",
     ] = "sampled-softmax"
-    """full-softmax and full-sigmoid are the references: every item for every query, sampler.kind = "all"."""
+    """importance: the softmax with its sum estimated from the sample, the target in it where it was drawn only.
+    full-softmax and full-sigmoid are the references: every item for every query, sampler.kind = "all"."""
     positives: Literal["decoupled", "joint", "per-positive"] = "decoupled"
     """Several targets of a query: decoupled (each alone against the negatives, none of them a negative), joint
     (all in one denominator, or target 1/T each, as TensorFlow has it), per-positive (each pair is a row of its own,
@@ -71,7 +88,22 @@ class LossConfig(Config):
     """full-softmax: α of the penalty α (log Z − log N)² that makes scores log-probabilities without a sum over
     items."""
     normalised_share: float = pydantic.Field(1.0, gt=0, le=1)
-    """full-softmax: γ below 1 computes log Z for a random share of the queries of a batch, for the penalty alone."""
+    """full-softmax: γ below 1 computes log Z for a random share of the queries, for the penalty alone."""
+    normalised_by: Literal["query", "batch"] = "query"
+    """normalised_share below 1: queries are drawn one by one, or whole batches, so that the others read no row but
+    those of their targets."""
+    effective_size: float = pydantic.Field(0.0, ge=0)
+    """importance: a query's sample grows, sample_block candidates at a time, until its effective size
+    (Σ r)² / Σ r², r = e^score / expected count, reaches this, or all num_sampled candidates are in it. 0: all."""
+    sample_block: int = pydantic.Field(32, ge=1)
+    """importance, with effective_size: candidates that a sample grows by."""
+    exact_when_short: bool = False
+    """importance, with effective_size: a query whose sample does not reach it has the exact sum over all items, which
+    reads the whole item table in every step."""
+    log_z: float = 0.0
+    """nce, sampled-logistic: log Z: score − log_z is a log-probability of the model. Where learned, the start."""
+    learn_log_z: bool = False
+    """nce, sampled-logistic: log_z is a parameter, learned at train.dense_learning_rate."""
     subtract_log_q: bool | None = None
     """Logits are score − log_q, for negatives and positives. Unset: as the loss wants it, which is true but for
     negative-sampling, bpr and the full losses."""
@@ -111,9 +143,13 @@ class LossConfig(Config):
             "calibration": self.calibration > 0 and not logistic,
             "normaliser_weight": self.normaliser_weight > 0 and self.kind != "full-softmax",
             "normalised_share": self.normalised_share < 1 and self.kind != "full-softmax",
+            "effective_size": self.effective_size > 0 and self.kind != "importance",
+            "log_z": self.log_z != 0 and self.kind not in ESTIMATING_Z,
+            "learn_log_z": self.learn_log_z and self.kind not in ESTIMATING_Z,
             "positives": self.positives != "decoupled" and not (softmax or logistic),
-            "top_k": self.top_k > 0 and self.kind in ("full-softmax", "full-sigmoid"),
-            "subtract_log_q": self.subtract_log_q is True and self.kind in ("bpr", "full-softmax", "full-sigmoid"),
+            "top_k": self.top_k > 0 and self.kind in ("full-softmax", "full-sigmoid", "importance"),
+            "subtract_log_q": self.subtract_log_q is (self.kind != "importance")
+            and self.kind in ("importance", "bpr", "full-softmax", "full-sigmoid"),
         }
         for name, wrong in misplaced.items():
             if wrong:
@@ -126,18 +162,32 @@ class LossConfig(Config):
             not self.positive_in_denominator or self.positives == "joint" or self.subtract_log_q is False
         ):
             raise ValueError("corrected_log_q needs log-Q, the positive in the denominator, and positives not joint")
-        if self.normalised_share < 1 and not self.normaliser_weight:
-            raise ValueError("normalised_share below 1 needs normaliser_weight: nothing else holds log Z")
         if self.positives == "joint" and (self.calibration > 0 or self.top_k > 0):
             raise ValueError('positives = "joint" goes neither with calibration nor with top_k')
+        if self.positives == "per-positive" and self.remove_known_positives:
+            raise ValueError('remove_known_positives would leave nothing of positives = "per-positive"')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _sums_are_made_one_way(self) -> LossConfig:
+        if self.normalised_share < 1 and not self.normaliser_weight:
+            raise ValueError("normalised_share below 1 needs normaliser_weight: nothing else holds log Z")
+        if self.normalised_by == "batch" and self.normalised_share == 1:
+            raise ValueError("normalised_by goes with normalised_share below 1")
+        if not self.effective_size and (self.exact_when_short or self.sample_block != 32):
+            raise ValueError("sample_block and exact_when_short go with effective_size")
+        if (self.log_z or self.learn_log_z) and (self.subtract_log_q is False or self.top_k):
+            raise ValueError("log_z and learn_log_z need log-Q, and do not go with top_k")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _weights_fit(self) -> LossConfig:
         if self.item_weights != "none" and self.positives == "joint":
             raise ValueError('item_weights goes with positives = "decoupled" or "per-positive"')
         if self.item_weights == "propensity-unbiased" and self.kind not in (*SAMPLED_LOGISTIC, "full-sigmoid"):
             raise ValueError(f'item_weights = "propensity-unbiased" is not for kind = "{self.kind}"')
         if self.item_weights == "propensity-unbiased" and (self.calibration > 0 or self.top_k > 0):
             raise ValueError('item_weights = "propensity-unbiased" goes neither with calibration nor with top_k')
-        if self.positives == "per-positive" and self.remove_known_positives:
-            raise ValueError('remove_known_positives would leave nothing of positives = "per-positive"')
         return self
 
     def weights_of_items(self, item_counts: Tensor, num_queries: int, propensity: tuple[float, float]) -> Tensor | None:
@@ -165,7 +215,7 @@ class LossConfig(Config):
         """What ``remove_known_positives`` means when it is unset."""
         if self.remove_known_positives is not None:
             return self.remove_known_positives
-        return self.kind not in ("nce", "full-softmax") and self.positives != "per-positive"
+        return self.kind not in ("nce", "importance", "full-softmax") and self.positives != "per-positive"
 
 
 def build_loss(config: LossConfig, num_sampled: int, num_items: int) -> Loss:

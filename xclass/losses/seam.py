@@ -69,6 +69,7 @@ class Loss(NamedTuple):
     full: the positives are among the negatives' logits.
     all_items: the negatives are every item but the positives (or every item, when ``full``).
     mean_weights: weights of items multiply what sums to 1 within a query; when false, 1 for each positive.
+    positive_log_q: log-Q, where it is subtracted, is subtracted from positives, too.
     subtract_log_q, remove_accidental_hits: what the logits should be made with, unless a configuration says otherwise.
     """
 
@@ -81,6 +82,7 @@ class Loss(NamedTuple):
     all_items: bool = False
     subtract_log_q: bool = True
     remove_accidental_hits: bool = True
+    positive_log_q: bool = True
     mean_weights: bool = True
 
 

@@ -82,6 +82,48 @@ def sampled_softmax_loss(
     return sum_by_row(share * losses, rows, len(neg_logits))
 
 
+def importance_loss(
+    pos_logits: Tensor,
+    neg_logits: Tensor,
+    offsets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    normalise: bool = True,
+) -> Tensor:
+    """Biased importance sampling: the softmax's likelihood with an estimate of log Z from the sample.
+
+    loss_b = Σ_p w_p · (log Σ_j r_bj − pos_p), r_bj = e^{neg_bj} = e^{score} / (expected count of j in the sample), w
+    summing to 1 over the positives of b. The gradient is that of the full softmax, −∇s_p + Σ_i P(i) ∇s_i, with
+    Σ_i P(i) ∇s_i estimated by Σ_j r_bj ∇s_j / Σ_j r_bj.
+
+    Args:
+        pos_logits: (P,), scores of the positives *without* log-Q.
+        neg_logits: (B, K), score − log_q of the sample; a candidate that is a positive stays in it, since the sum that
+            is estimated is over all items.
+        offsets, weights, normalise: as in :func:`sampled_softmax_loss`.
+
+    The estimate is biased by O(1/K), and falls short where the sample misses items of high probability; the positive
+    is in no denominator, so the loss then has no lower bound. The effective sample size says when that is near:
+    :func:`effective_size`. Cost O(P + B·K).
+
+    Source: Bengio & Senécal 2003, "Quick training of probabilistic neural nets by importance sampling", §3.2.
+    """
+    return sampled_softmax_loss(
+        pos_logits, neg_logits, offsets, weights, positive_in_denominator=False, normalise=normalise
+    )
+
+
+def effective_size(neg_logits: Tensor) -> Tensor:
+    """(B,) effective size of each row's sample: (Σ_j r_j)² / Σ_j r_j² with r_j = e^{neg_bj}, between 1 and K.
+
+    So many draws from the softmax itself would estimate as well as this sample does. 0 for a row without candidates.
+    Source: Kong 1992; the rule of Bengio & Senécal 2003, §3.4.
+    """
+    wide = widened(neg_logits)
+    size = torch.exp(2 * wide.logsumexp(1) - (2 * wide).logsumexp(1))
+    return torch.where(_alive(neg_logits), size, 0.0) if neg_logits.shape[1] else wide.new_zeros(len(wide))
+
+
 def finish_sampled_softmax(
     pos_logits: Tensor,
     offsets: Tensor,

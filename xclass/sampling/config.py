@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xclass.config import Config
 from xclass.errors import ConfigError
+from xclass.sampling.adaptive import AdaptiveProposal, Proposal
 from xclass.sampling.all_items import AllItems
 from xclass.sampling.drawn import Counts, LogUniform, Uniform
 from xclass.sampling.in_batch import InBatch
@@ -24,6 +25,7 @@ from xclass.sampling.unigram import FixedUnigram
 from xclass.types import Ragged
 
 DRAWN = ("uniform", "log-uniform", "fixed-unigram", "learned-unigram")
+INDEPENDENT = (*DRAWN, "adaptive")
 CHECKED_AT_ONCE = 1 << 22
 
 
@@ -40,16 +42,21 @@ class SamplerConfig(Config):
         "given",
         "hard",
         "mixture",
+        "adaptive",
         "all",
     ] = "uniform"
     """uniform; log-uniform; fixed-unigram (train counts to a power, or a file of weights); learned-unigram (the targets
     seen so far); in-batch; target (the different targets of a part of the data); given (a file with each query's own
-    candidates); hard (each query's own, from an index); mixture of `parts`; all items."""
+    candidates); hard (each query's own, from an index); mixture of `parts`;
+    adaptive (a proposal that follows the model while it trains); all items."""
     num_sampled: int = pydantic.Field(1024, ge=0)
     """Candidates shared by a batch; for given and hard of each query's list, and there 0 takes all of it."""
     replacement: bool = True
     """uniform, log-uniform, fixed-unigram, learned-unigram, in-batch: false makes all candidates of a batch
     different. The other kinds never repeat an item."""
+    per_query: bool = False
+    """uniform, log-uniform, fixed-unigram, learned-unigram: num_sampled draws for each query, in place of draws that
+    all queries of a batch share."""
     counts: Counts = "calibrated"
     """Expected counts without replacement: calibrated, or TensorFlow's formula."""
     power: float = 0.75
@@ -87,6 +94,11 @@ class SamplerConfig(Config):
     """hard: the items are mined before the first epoch, and anew every so many epochs."""
     factory: str | None = None
     """hard: Faiss factory string of the index that is mined; exact search without it."""
+    proposal: Proposal = "mixture"
+    """adaptive: unigram (of the targets, shared by a batch); bigram (of the targets after the last item of the query's
+    history, for each query); mixture of both. Each with uniform draws, by weights that lower KL(model, proposal)."""
+    proposal_rate: float = pydantic.Field(0.05, gt=0, lt=1)
+    """adaptive: how fast those weights follow."""
     parts: tuple[SamplerConfig, ...] = ()
     """mixture: the samplers whose candidates are joined."""
 
@@ -101,6 +113,7 @@ class SamplerConfig(Config):
         allowed = {
             "replacement": (*DRAWN, "in-batch"),
             "counts": DRAWN,
+            "per_query": DRAWN,
             "power": ("fixed-unigram",),
             "smoothing": ("fixed-unigram",),
             "num_reserved_ids": ("fixed-unigram",),
@@ -117,14 +130,24 @@ class SamplerConfig(Config):
             "depth": ("hard",),
             "refresh_epochs": ("hard",),
             "factory": ("hard",),
+            "proposal": ("adaptive",),
+            "proposal_rate": ("adaptive",),
         }
         for name, kinds in allowed.items():
             if self.kind not in kinds and getattr(self, name) != _default(name):
                 raise ValueError(f'{name} is not a key of kind = "{self.kind}"')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _keys_fit_each_other(self) -> SamplerConfig:
         if self.window and self.decay:
             raise ValueError("window and decay do not go together")
         if self.replacement and self.counts != "calibrated":
             raise ValueError(f'counts = "{self.counts}" is a formula for replacement = false')
+        if any(part.kind == "adaptive" for part in self.parts):
+            raise ValueError('kind = "adaptive" is a mixture itself and no part of one')
+        if self.per_query and not self.replacement:
+            raise ValueError("per_query goes with replacement = true")
         if self.shard >= self.num_shards:
             raise ValueError("shard is below num_shards")
         streaming = ("frequency_rate", "frequency_hashes", "frequency_buckets", "frequency_start")
@@ -163,14 +186,19 @@ def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
     """
     size, drawn = config.num_sampled, (config.replacement, config.counts)
     makers: dict[str, Callable[[], Sampler]] = {
-        "uniform": lambda: Uniform(known.num_items, size, *drawn),
+        "uniform": lambda: Uniform(known.num_items, size, *drawn, config.per_query),
         "log-uniform": lambda: _log_uniform(config, known),
         "fixed-unigram": lambda: _fixed_unigram(config, known),
-        "learned-unigram": lambda: LearnedUnigram(known.num_items, size, *drawn, config.window, config.decay),
+        "learned-unigram": lambda: LearnedUnigram(
+            known.num_items, size, *drawn, config.window, config.decay, config.per_query
+        ),
         "in-batch": lambda: InBatch(_frequency(config, known), config.replacement),
         "target": lambda: TargetSampling(known.num_items, size),
         "given": lambda: GivenCandidates(_candidates(config, known), known.num_items, size),
         "hard": lambda: HardNegatives(known.num_queries, known.num_items, size),
+        "adaptive": lambda: AdaptiveProposal(
+            known.num_items, size, config.proposal, max(int(known.counts().sum()), 1), config.proposal_rate
+        ),
         "mixture": lambda: Mixture([build_sampler(part, known) for part in config.parts]),
         "all": lambda: AllItems(known.num_items),
     }
@@ -188,7 +216,7 @@ def _log_uniform(config: SamplerConfig, known: Known) -> LogUniform:
             got=f"item {item} with {int(counts[item])} train pairs after {int(counts[item - 1])}",
             do='use kind = "fixed-unigram", or number the items by frequency as xclass ingest does',
         )
-    return LogUniform(known.num_items, config.num_sampled, config.replacement, config.counts)
+    return LogUniform(known.num_items, config.num_sampled, config.replacement, config.counts, config.per_query)
 
 
 def _first_rise(counts: Tensor) -> int | None:
@@ -213,6 +241,7 @@ def _fixed_unigram(config: SamplerConfig, known: Known) -> FixedUnigram:
         num_shards=config.num_shards,
         shard=config.shard,
         local_ids=False,
+        per_query=config.per_query,
     )
     if sampler.num_items != known.num_items:
         raise ConfigError(

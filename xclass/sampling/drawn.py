@@ -19,7 +19,7 @@ Counts = Literal["calibrated", "tensorflow"]
 
 
 class Drawn(BaseSampler):
-    """K candidates from a law, shared by the batch.
+    """K candidates from a law, shared by the batch or for each query.
 
     Args:
         law: the distribution.
@@ -29,19 +29,29 @@ class Drawn(BaseSampler):
         counts: of samples without repeats. "calibrated": 1 − (1 − p)^t with the one t that makes the counts of all
             items add up to K. "tensorflow": 1 − (1 − p)^tries with the number of draws that this sample happened to
             take, and p·K where none was rejected; random, and further off.
+        per_query: K draws for each query of the batch, its own; with replacement only.
 
-    Cost O(K) a batch, and what a draw from the law costs.
+    Cost O(K) a batch, or a query where each has its own, and what a draw from the law costs.
 
     Source of the counts: TensorFlow's candidate sampling (range_sampler.cc), and for the calibrated ones the expected
     number of distinct items of t draws.
     """
 
-    def __init__(self, law: Law, num_sampled: int, replacement: bool = True, counts: Counts = "calibrated") -> None:
+    def __init__(
+        self,
+        law: Law,
+        num_sampled: int,
+        replacement: bool = True,
+        counts: Counts = "calibrated",
+        per_query: bool = False,
+    ) -> None:
         self.law, self.num_items = law, law.num_items
         self.num_sampled = check_size("num_sampled", num_sampled)
         if counts not in ("calibrated", "tensorflow"):
             raise InputError("counts is unknown", wanted='"calibrated" or "tensorflow"', got=repr(counts))
-        self.replacement, self.counts = replacement, counts
+        if per_query and not replacement:
+            raise InputError("draws for each query repeat", wanted="replacement with per_query", got="no replacement")
+        self.replacement, self.counts, self.per_query = replacement, counts, per_query
         if not replacement and num_sampled > law.num_drawable:
             raise InputError(
                 "more different items are wanted than can be drawn",
@@ -53,7 +63,9 @@ class Drawn(BaseSampler):
         self._last_tries = self._tries
 
     def draw(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Tensor:
-        """int64 (K,)."""
+        """int64 (K,), or (B, K) for each query."""
+        if self.per_query:
+            return self.law.draw(len(positives) * self.num_sampled, generator).view(-1, self.num_sampled)
         if self.replacement:
             return self.law.draw(self.num_sampled, generator)
         ids, self._last_tries = draw_distinct(self.law, self.num_sampled, generator, self._tries)
@@ -77,9 +89,14 @@ class Uniform(Drawn):
     """Any item with probability 1/N: log_q = log(K / N), with repeats or without. Nothing is stored."""
 
     def __init__(
-        self, num_items: int, num_sampled: int, replacement: bool = True, counts: Counts = "calibrated"
+        self,
+        num_items: int,
+        num_sampled: int,
+        replacement: bool = True,
+        counts: Counts = "calibrated",
+        per_query: bool = False,
     ) -> None:
-        super().__init__(UniformLaw(num_items), num_sampled, replacement, counts)
+        super().__init__(UniformLaw(num_items), num_sampled, replacement, counts, per_query)
 
 
 class LogUniform(Drawn):
@@ -89,6 +106,11 @@ class LogUniform(Drawn):
     """
 
     def __init__(
-        self, num_items: int, num_sampled: int, replacement: bool = True, counts: Counts = "calibrated"
+        self,
+        num_items: int,
+        num_sampled: int,
+        replacement: bool = True,
+        counts: Counts = "calibrated",
+        per_query: bool = False,
     ) -> None:
-        super().__init__(LogUniformLaw(num_items), num_sampled, replacement, counts)
+        super().__init__(LogUniformLaw(num_items), num_sampled, replacement, counts, per_query)

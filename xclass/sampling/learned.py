@@ -24,7 +24,7 @@ class LearnedUnigram(Drawn):
     Args:
         num_items: N.
         num_sampled: K.
-        replacement, counts: as in :class:`xclass.sampling.Drawn`.
+        replacement, counts, per_query: as in :class:`xclass.sampling.Drawn`.
         window: only the last so many labels count; 0 for all.
         decay: an occurrence a batches ago weighs decay^a; 0 for no decay. Not together with a window.
 
@@ -44,17 +44,18 @@ class LearnedUnigram(Drawn):
         counts: Counts = "calibrated",
         window: int = 0,
         decay: float = 0.0,
+        per_query: bool = False,
     ) -> None:
         if window and decay:
             raise InputError("window and decay do not go together", wanted="one of them 0", got=f"{window}, {decay}")
         law: LearnedLaw | DecayedLaw = (
             DecayedLaw(num_items, decay, not replacement) if decay else LearnedLaw(num_items, window, not replacement)
         )
-        super().__init__(law, num_sampled, replacement, counts)
+        super().__init__(law, num_sampled, replacement, counts, per_query)
         self._calibrated_at = 0
 
     def draw(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Tensor:
-        """int64 (K,)."""
+        """int64 (K,), or (B, K) for each query."""
         self._calibrate()
         return super().draw(positives, generator, query_ids)
 

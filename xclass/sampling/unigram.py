@@ -23,7 +23,7 @@ class FixedUnigram(Drawn):
         num_sampled: K.
         power: 1 keeps the weights, 0 makes all positive weights equal.
         smoothing: added to every weight before the power. With 0, an item of weight 0 is never drawn.
-        replacement, counts: as in :class:`xclass.sampling.Drawn`.
+        replacement, counts, per_query: as in :class:`xclass.sampling.Drawn`.
         num_reserved_ids: ids 0 … R−1 have no weight and are never drawn; the first weight is that of id R.
         num_shards, shard: keep the ids with id % num_shards == shard.
         local_ids: item numbers count within the shard, id // num_shards; false: they stay those of the catalogue, and
@@ -45,6 +45,7 @@ class FixedUnigram(Drawn):
         num_shards: int = 1,
         shard: int = 0,
         local_ids: bool = True,
+        per_query: bool = False,
     ) -> None:
         given = read_weights(weights) if isinstance(weights, (str, Path)) else _checked(torch.as_tensor(weights))
         if not (math.isfinite(power) and math.isfinite(smoothing) and smoothing >= 0):
@@ -53,7 +54,7 @@ class FixedUnigram(Drawn):
         law: Law = WeightedLaw(kept)
         if num_shards > 1 and not local_ids:
             law = ShardLaw(law, num_shards, shard, num_reserved_ids + len(given))
-        super().__init__(law, num_sampled, replacement, counts)
+        super().__init__(law, num_sampled, replacement, counts, per_query)
 
 
 def read_weights(path: str | Path) -> Tensor:

@@ -17,6 +17,7 @@ from xclass.towers import IdSource, Projection, QueryTower
 from xclass.types import Batch, Ragged, Rows
 
 QUERIES = 5
+DENSE_RATE = 0.02
 TARGETS = [[0, 3], [1], [2, 0, 4], [], [3]]
 
 
@@ -33,6 +34,7 @@ def check_head(
     """
     case = _Case(make, tables, num_items, dim)
     check_probabilities_sum_to_one(case)
+    check_log_z_is_of_the_scores(case)
     check_topk_is_the_sorted_probabilities(case)
     check_what_must_not_come_out_does_not(case)
     check_gradients(case)
@@ -95,6 +97,20 @@ def check_probabilities_sum_to_one(case: _Case) -> None:
     torch.testing.assert_close(some, whole[rows, items], rtol=1e-4, atol=1e-4)
 
 
+def check_log_z_is_of_the_scores(case: _Case) -> None:
+    """Where a head has a score of every item: log P + log Z is ⟨query, item vector⟩ times one number."""
+    head, tables = case.make(), case.tables()
+    vectors, found = head.item_vectors(tables), head.log_parts(case.queries(), case.every_item(), tables)
+    if found.log_z is None or vectors is None:
+        return
+    scores = found.log_probability.view(QUERIES, -1) + found.log_z.unsqueeze(1)
+    products = case.queries() @ vectors.read(0, len(vectors)).T
+    constant = (scores * products).sum() / products.square().sum()
+    torch.testing.assert_close(scores, constant * products, rtol=1e-3, atol=1e-3)
+    asked = head.log_probability(case.queries(), case.every_item(), tables)
+    torch.testing.assert_close(found.log_probability, asked)
+
+
 def check_topk_is_the_sorted_probabilities(case: _Case) -> None:
     """The exact search gives the items with the largest probabilities, in their order, for any k."""
     head, tables = case.make(), case.tables()
@@ -108,8 +124,16 @@ def check_topk_is_the_sorted_probabilities(case: _Case) -> None:
             torch.testing.assert_close(
                 found.scores.view(QUERIES, -1), whole.gather(1, found.ids.view(QUERIES, -1)), rtol=1e-4, atol=1e-4
             )
+    check_scores_are_logits(head, whole, tables, case)
     usual = head.topk(case.queries(), case.num_items, tables)
     assert torch.equal(usual.ids, head.topk(case.queries(), case.num_items, tables, exact=True).ids)
+
+
+def check_scores_are_logits(head: Head, whole: Tensor, tables: dict[str, Table], case: _Case) -> None:
+    """The difference log P(i | q) − score_scale · score_i is the same for all items of a query."""
+    found = head.topk(case.queries(), case.num_items, tables, exact=True)
+    rest = whole.gather(1, found.ids.view(QUERIES, -1)) - head.score_scale * found.scores.view(QUERIES, -1)
+    torch.testing.assert_close(rest, rest[:, :1].expand_as(rest), rtol=1e-4, atol=1e-4)
 
 
 def check_what_must_not_come_out_does_not(case: _Case) -> None:
@@ -129,26 +153,27 @@ def check_what_must_not_come_out_does_not(case: _Case) -> None:
 
 
 def check_gradients(case: _Case) -> None:
-    """Central differences along random directions, for queries and for every table's rows; unequal weights too."""
+    """Central differences along random directions, for queries, for every table's rows and for dense parameters;
+    unequal weights too."""
     for weights in (None, torch.linspace(0.5, 2.0, QUERIES)):
         head, tables, batch = case.make(), case.tables(), case.batch(TARGETS, weights)
         query = case.queries().requires_grad_(True)
-        loss, rows = case.loss(head, batch, query, tables)
         upstream = torch.linspace(1.0, 2.0, QUERIES) if weights is not None else torch.ones(QUERIES)
-        leaves = {"query": query, **{name: each.values for name, each in rows.items()}}
-        gradients = torch.autograd.grad((loss * upstream).sum(), list(leaves.values()))
+        loss, rows = case.loss(head, batch, query, tables)
+        leaves = {"query": query, **{name: each.values for name, each in rows.items()}, **dict(head.named_parameters())}
+        gradients = torch.autograd.grad((loss * upstream).sum(), list(leaves.values()), allow_unused=True)
+        plan = head.plan(batch, torch_generator(2, "conformance"))
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-            way = torch.randn(leaf.shape, generator=torch_generator(3, name))
-            values = []
-            for step in (1e-2, -1e-2):
-                moved = {
-                    other: each.detach() + step * way if other == name else each.detach()
-                    for other, each in leaves.items()
-                }
-                plan = head.plan(batch, torch_generator(2, "conformance"))
-                held = {other: Rows(moved[other], rows[other].positions) for other in rows}
-                values.append(float((head.loss(moved["query"], batch, plan, held) * upstream).sum()))
-            slope, found = (values[0] - values[1]) / 2e-2, float((gradient * way).sum())
+            way, values = torch.randn(leaf.shape, generator=torch_generator(3, name)), list[float]()
+            far = 1e-2 if name == "query" or name in rows else 2e-4  # a network has kinks
+            for step in (far, -2 * far, far):
+                with torch.no_grad():
+                    leaf += step * way
+                    values.append(float((head.loss(query, batch, plan, rows) * upstream).sum()))
+            slope, found = (
+                (values[0] - values[1]) / (2 * far),
+                0.0 if gradient is None else float((gradient * way).sum()),
+            )
             assert abs(slope - found) <= 2e-2 * max(abs(slope), 1.0), f"{name}: {found}, by differences {slope}"
 
 
@@ -171,7 +196,8 @@ def check_only_requested_rows_change(case: _Case) -> None:
             asked[prepared.row_plans[name].unique] = True
         same = (table.weight == before[name]).all(1)
         assert bool(same[~asked].all()), f"a row of table {name} changed that was not asked for"
-    assert any(not torch.equal(table.weight, before[name]) for name, table in tables.items() if name in case.shapes)
+    changed = any(not torch.equal(table.weight, before[name]) for name, table in tables.items() if name in case.shapes)
+    assert changed or any(each.grad is not None and bool(each.grad.any()) for each in head.parameters())
 
 
 def check_weights(case: _Case) -> None:
@@ -198,7 +224,7 @@ def check_loss_is_the_mean_over_targets(case: _Case) -> None:
 
 
 def check_training_raises_the_targets(case: _Case) -> None:
-    """A few steps of gradient descent on the tables make the targets likelier."""
+    """A few steps of gradient descent on tables and dense parameters make the targets likelier."""
     head, tables, batch = case.make(), case.tables(), case.batch(TARGETS)
     losses = []
     for _ in range(20):
@@ -209,5 +235,9 @@ def check_training_raises_the_targets(case: _Case) -> None:
             gradient = rows[name].values.grad
             assert gradient is not None
             tables[name].push(plan_rows(requests).unique, gradient, 0.5)
+        with torch.no_grad():
+            for each in head.parameters():
+                each.sub_(torch.zeros_like(each) if each.grad is None else DENSE_RATE * each.grad)
+        head.zero_grad()
         losses.append(float(loss.detach().mean()))
     assert losses[-1] < 0.8 * losses[0]

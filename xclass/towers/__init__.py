@@ -1,5 +1,6 @@
 """Query towers: what is known of a query → one vector. Bags of features, and the projection that ends both towers."""
 
+from xclass.towers.context import ContextSource, check_positions, context_source, last_items
 from xclass.towers.features import (
     Combiner,
     FeatureField,
@@ -15,6 +16,7 @@ from xclass.towers.query import QUERY_TOWERS, HistorySource, IdSource, QueryTowe
 __all__ = [
     "QUERY_TOWERS",
     "Combiner",
+    "ContextSource",
     "FeatureField",
     "FeatureSource",
     "HistorySource",
@@ -25,5 +27,8 @@ __all__ = [
     "Source",
     "Weighting",
     "bag_shares",
+    "check_positions",
+    "context_source",
     "inverse_frequencies",
+    "last_items",
 ]

@@ -8,7 +8,9 @@ import pydantic
 
 from xclass.config import Config
 
-QueryKind = Literal["id", "history", "id+history", "features", "id+features", "history+features", "id+history+features"]
+QueryKind = Literal[
+    "id", "history", "context", "id+history", "features", "id+features", "history+features", "id+history+features"
+]  # fmt: skip
 
 
 class FeatureConfig(Config):
@@ -25,12 +27,22 @@ class FeatureConfig(Config):
     """In training each feature is left out of its bag with this chance."""
 
 
+class ContextConfig(Config):
+    """How an ordered history becomes a vector."""
+
+    mode: Literal["weighted", "concat"] = "concat"
+    """weighted: a bag with a weight for each place and dimension; concat: a linear layer over the vectors side by
+    side."""
+    length: int = pydantic.Field(0, ge=0)
+    """So many items before a position are read; 0 takes as many as the dataset gives."""
+
+
 class QueryTowerConfig(Config):
     """The query tower."""
 
     kind: QueryKind = "history"
     """What is known of a query: id (a vector of its own), history (the items it has), features (sparse features or
-    text); what is named is added."""
+    text); what is named is added. context: the last items before it in their order, for positions of a text."""
     history_weights: Literal["mean", "degree"] = "mean"
     """degree: an item of train count c has weight c^-degree_power in the history."""
     degree_power: float = 0.5
@@ -39,6 +51,8 @@ class QueryTowerConfig(Config):
     """The history reads the head's item table instead of one of its own."""
     hidden: tuple[int, ...] = ()
     """Widths of a residual MLP at the end of the tower; empty for none."""
+    context: ContextConfig = ContextConfig()
+    """Of kind = "context"."""
     features: FeatureConfig = FeatureConfig()
     """Of the query's features."""
 
@@ -46,6 +60,17 @@ class QueryTowerConfig(Config):
     def parts(self) -> tuple[str, ...]:
         """The sources that ``kind`` names."""
         return tuple(self.kind.split("+"))
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether items that a query has had change its vector."""
+        return bool({"history", "context"} & set(self.parts))
+
+    @pydantic.model_validator(mode="after")
+    def _only_a_context_is_ordered(self) -> QueryTowerConfig:
+        if self.kind != "context" and self.context != ContextConfig():
+            raise ValueError('query.context is for query.kind = "context"')
+        return self
 
 
 class ItemTowerConfig(Config):

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from xclass.errors import InputError
+from xclass.towers.bags import weighted_bags
 from xclass.towers.features import FeatureSource
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Rows
@@ -71,15 +71,14 @@ class HistorySource:
         if self.item_weights is not None:
             share = share * self.item_weights[history.values]
         positions = rows.positions[self.request]
-        return functional.embedding_bag(
-            positions, rows.values, history.offsets[:-1], mode="sum", per_sample_weights=share
-        )
+        return weighted_bags(rows.values, positions, history.offsets, share)
 
 
 QUERY_TOWERS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "history": ("history",),
     "id+history": ("id", "history"),
+    "context": ("context",),
     "features": ("features",),
     "id+features": ("id", "features"),
     "history+features": ("history", "features"),
@@ -93,7 +92,7 @@ class QueryTower(nn.Module):
     def __init__(self, sources: Sequence[Source], projection: Projection) -> None:
         super().__init__()
         self.sources = tuple(sources)
-        self.fields = nn.ModuleList([source for source in sources if isinstance(source, FeatureSource)])
+        self.fields = nn.ModuleList([source for source in sources if isinstance(source, nn.Module)])
         self.projection = projection
 
     @property
@@ -135,6 +134,6 @@ class QueryTower(nn.Module):
         if not (self.uses_history or self.uses_features):
             raise InputError(
                 "this model knows queries by id only and can't embed a new history",
-                wanted='a query tower of kind "history", "features", or one that has them among others',
+                wanted='a query tower of kind "history", "context", "features", or one that has them among others',
                 do="train with model.query.kind set to one of them, or retrieve by query id",
             )

@@ -21,10 +21,11 @@ from xclass.sampling.renumbering import renumbered
 from xclass.tables import Table
 from xclass.tables.places import blocks
 from xclass.tables.start import write_normal
+from xclass.towers.item_texts import CORRECTION
 from xclass.training.state import SAMPLER, ModelState
 
 # The ids that a table has a row of; the rows of any other table are features, numbered for that table alone.
-SPACES = {"item": "item", "history": "item", "query": "query"}
+SPACES = {"item": "item", "history": "item", "query": "query", CORRECTION: "item"}
 BLOCK_ROWS = 1 << 16
 SCALE_ROWS = 1 << 16
 
@@ -129,6 +130,7 @@ def grow_tensors(
     for name, table in model.tables.items():
         numbers = maps[space_of(name)]
         spreads[name] = _spread(path, f"table.{name}.weight") if new_rows.std is None else new_rows.std
+        spreads[name] *= name != CORRECTION  # which starts at 0: a new item is what its text says
         seed = derive_seed(new_rows.seed, f"grown.{name}", new_rows.number)
         _draw_new(table, numbers.old_of_new, spreads[name], seed)
         for key in [key for key in rows if table_of(key) == name]:

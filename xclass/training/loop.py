@@ -29,6 +29,7 @@ from xclass.training.position import Position
 from xclass.training.shards import make_store
 from xclass.training.signals import StopSignal
 from xclass.training.state import SAMPLER, ModelState
+from xclass.training.validate import lower_is_better
 from xclass.types import Batch
 from xclass.workers import short_operations
 
@@ -189,8 +190,8 @@ class Trainer:
 
     def _note(self) -> str:
         """What stands behind rate and time left in the line of progress."""
-        loss, name = f"loss {self._report.mean_loss():.4f}", self.config.validation.metric
-        return f"{loss}, {name} {self.position.validations[-1][name]:.4f}" if self.position.validations else loss
+        loss, last = f"loss {self._report.mean_loss():.4f}", self.position.validations[-1:]
+        return f"{loss}, {(name := _judged(last[0]))} {last[0][name]:.4f}" if last else loss
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -235,7 +236,8 @@ class Trainer:
             say(warnings[figure])
             here.warned.append(figure)
         self._wait()
-        best = here.judge(metrics[settings.metric], settings.patience)
+        name = _judged(metrics)
+        best = here.judge(metrics[name], settings.patience, lower_is_better(name))
         told = self.on_validation is not None and self.on_validation(here.step, dict(metrics))
         here.stopped |= bool(self.engine.group.broadcast_value(bool(told), what="a validation"))
         return {"valid": metrics, "collapse": collapse}, best
@@ -271,7 +273,7 @@ class Trainer:
                 got=error.what,
                 do="restore it, or remove it and run the same command with --resume: the last weights are taken then",
             ) from None
-        say(f"keeping the weights of step {here.best_step:,}: {settings.metric} {here.best:.4f}")
+        say(f"keeping the weights of step {here.best_step:,}: {_judged(here.validations[-1])} {here.best:.4f}")
 
     def _write_report(self, log: MetricsLog | NoLog, measured: dict[str, dict[str, float]] | None = None) -> None:
         here = self.position
@@ -305,3 +307,8 @@ class Trainer:
 
     def _total_positives(self) -> int:
         return round(self.total_steps / max(len(self.batches), 1) * self.batches.positives_per_epoch())
+
+
+def _judged(metrics: dict[str, float]) -> str:
+    """The metric that a validation is judged by: the first one."""
+    return next(name for name in metrics if name != "step")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xclass.data.batches import inference_batches
 from xclass.data.lists import Lists
-from xclass.index import ExactIndex, FaissIndex
+from xclass.engine import Engine, LocalEngine
+from xclass.index import FaissIndex
 from xclass.model import TwoTower
 from xclass.progress import Progress
 from xclass.sampling import HardNegatives, Mixture, Sampler, SamplerConfig
@@ -19,7 +21,11 @@ BATCH = 1024
 
 
 def make_miner(
-    config: SamplerConfig, train: Ragged, features: Mapping[str, Lists] | None = None
+    config: SamplerConfig,
+    train: Ragged,
+    features: Mapping[str, Lists] | None = None,
+    windows: Lists | None = None,
+    engine: Engine | None = None,
 ) -> Callable[[TwoTower, int], None] | None:
     """A function of (model, epoch) that mines when an epoch asks for it; None when the sampler has no hard negatives.
 
@@ -27,6 +33,8 @@ def make_miner(
         config: of the sampler; its parts are looked through.
         train: the train split: every known positive is left out of a query's list.
         features: the queries' features by name, where the model reads them.
+        windows: the queries' histories, where they are not their train pairs.
+        engine: searches the items, where no Faiss index does.
 
     One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations and a sweep over
     the items for every 4096 queries, or through a Faiss index that is built from the item vectors first.
@@ -36,9 +44,12 @@ def make_miner(
         return None
 
     def mine(model: TwoTower, epoch: int) -> None:
-        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):  # type: ignore[attr-defined]
+        assert model.head.sampler is not None
+        for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):
             if epoch % part.refresh_epochs == 0:
-                sampler.mined(search_all(model, train, part.depth, part.factory, features), train.long())
+                sampler.mined(
+                    search_all(model, train, part.depth, part.factory, features, windows, engine), train.long()
+                )
 
     return mine
 
@@ -51,7 +62,7 @@ def hard_parts(config: SamplerConfig) -> Iterator[SamplerConfig]:
         yield from hard_parts(part)
 
 
-def hard_samplers(sampler: Sampler) -> Iterator[HardNegatives]:
+def hard_samplers(sampler: Sampler | None) -> Iterator[HardNegatives]:
     """The samplers of hard negatives that a sampler is made of, in the order of its configuration."""
     if isinstance(sampler, HardNegatives):
         yield sampler
@@ -66,17 +77,20 @@ def search_all(
     depth: int,
     factory: str | None,
     features: Mapping[str, Lists] | None = None,
+    windows: Lists | None = None,
+    engine: Engine | None = None,
 ) -> Ragged:
     """Ragged by query number: the ``depth`` best items of each query with a train pair, those pairs left out."""
-    vectors = model.item_vectors()
-    assert vectors is not None
-    index = ExactIndex() if factory is None else FaissIndex("factory", factory)
-    index.build(vectors)
+    index: Any = (engine or LocalEngine()).search(model)
+    if factory is not None:
+        vectors, index = model.item_vectors(), FaissIndex("factory", factory)
+        assert vectors is not None
+        index.build(vectors)
     queries = train.lengths().nonzero().squeeze(1)
     lengths, values = torch.zeros(len(train), dtype=torch.int64), list[Tensor]()
     with Progress("hard negatives", len(queries), "queries") as progress:
         for part in queries.split(index.queries_at_once):
-            batches = inference_batches(train, part, BATCH, features)
+            batches = inference_batches(windows or train, part, BATCH, features)
             query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
             found = index.search(query_BD, depth, exclude=Ragged(train.offsets, train.values).take(part))
             lengths[part] = found.lengths()
