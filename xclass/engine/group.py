@@ -255,6 +255,8 @@ class Group:
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
         """Errors of an exchange inside become a RankError that says who is missing, where it was, and why."""
+        if self._watch is not None:
+            self._watch.exchanges += 1
         try:
             yield
         except RuntimeError as error:
