@@ -14,7 +14,7 @@ import pytest
 import torch
 from engine.launching import ROOT, ended, launch, run, start
 
-from xclass.data.ingest import ingest
+from xclass.data.planted import PlantedModel
 from xclass.data.store import open_dataset
 from xclass.errors import ConfigError
 from xclass.run import RunDirectory, resolve_config, train_run
@@ -34,8 +34,8 @@ CHANGES = [
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("planted") / "dataset"
-    ingest("planted:items=301,queries=400,pairs=6000", out)
-    return out
+    model = PlantedModel(num_items=301, num_queries=400, pairs=6000, num_topics=8, seed=3)
+    return Path(model.write_dataset(out).path)
 
 
 @pytest.fixture(scope="module")

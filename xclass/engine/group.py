@@ -38,6 +38,11 @@ def launched() -> bool:
     return all(name in os.environ for name in LAUNCHED_BY)
 
 
+def launched_alone() -> bool:
+    """Whether there is no other process in this launch."""
+    return not launched() or os.environ["WORLD_SIZE"] == "1"
+
+
 def is_first() -> bool:
     """Whether this is rank 0 of a launch, or a process on its own."""
     return not launched() or os.environ["RANK"] == "0"
