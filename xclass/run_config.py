@@ -7,6 +7,7 @@ from typing import Literal
 import pydantic
 
 from xclass.config import Config, describe_toml
+from xclass.engine import TIMEOUT_S
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
 from xclass.sampling import SamplerConfig
@@ -63,7 +64,7 @@ class DistributedConfig(Config):
     tables: Literal["exchange", "torchrec"] = "exchange"
     """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
     where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
-    timeout_s: float = pydantic.Field(300.0, gt=0)
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
     """No process waits longer for the others: then the run ends, and says who was missing."""
 
 

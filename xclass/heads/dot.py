@@ -128,10 +128,6 @@ class DotHead(Head):
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
             return DotPlan(negatives, hits, items, self._weights(positives), normalised)
 
-    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
-        """The candidates, the log-Q and what the sampler learns are the whole batch's."""
-        return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
-
     def _normalised(self, queries: int, generator: torch.Generator) -> Tensor | None:
         """int64, rising: the queries of which a sum is made; None for all."""
         share = self.normalised_share
@@ -140,6 +136,10 @@ class DotHead(Head):
         if not self.whole_batches:
             return chosen_queries(queries, share, generator)
         return None if float(torch.rand((), generator=generator)) < share else torch.empty(0, dtype=torch.int64)
+
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
+        """The candidates, the log-Q and what the sampler learns are the whole batch's."""
+        return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
 
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
