@@ -21,10 +21,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.heads import DotHead, Head, HeadConfig, KnownItems, build_head, table_shapes
+from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, build_head, table_shapes
+from xclass.heads.building import build_encoder
 from xclass.losses import LossConfig, build_loss
 from xclass.memory import keep_freed_memory
 from xclass.optim import ROW_OPTIMIZERS
@@ -32,6 +34,8 @@ from xclass.rng import torch_generator
 from xclass.sampling import AllItems, LogUniform, Sampler
 from xclass.tables import MemoryTable, Table, TableOptions, plan_rows
 from xclass.towers import Projection
+from xclass.towers.characters import text_bytes
+from xclass.towers.item_texts import ItemTexts
 from xclass.types import Batch, Ragged, Rows
 
 FULL = "full softmax"
@@ -40,7 +44,7 @@ COLUMNS = {"train_us": "training example", "probability_us": "one probability", 
 
 
 class Way(NamedTuple):
-    """A layer, its tables, and how many queries one of its steps takes.
+    """A layer, its tables, the queries of a step; and what serves, where a finished run is another.
 
     seeds: of as many steps, timed together: steps of a layer that are not alike.
     """
@@ -49,6 +53,12 @@ class Way(NamedTuple):
     tables: dict[str, Table]
     batch: int
     seeds: tuple[int, ...] = (0,)
+    served: tuple[Head, dict[str, Table]] | None = None
+
+    @property
+    def at_test(self) -> tuple[Head, dict[str, Table]]:
+        """What answers at test time."""
+        return self.served or (self.head, self.tables)
 
 
 def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
@@ -74,6 +84,7 @@ def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
         ),
         "nce, 25": Way(_dot(num_items, dim, LogUniform(num_items, 25), "nce"), items, batch),
     }
+    found["cnn, 1024 sampled"] = _cnn(num_items, dim, batch, items)
     counts = zipf(num_items)
     for name, each in settings.items():
         config = HeadConfig.model_validate(each)
@@ -93,6 +104,18 @@ def _by_batch(num_items: int, dim: int, tables: dict[str, Table], batch: int) ->
     summed = {seed: bool(len(head.plan(few, torch_generator(seed, "bench")).negatives.ids)) for seed in range(60)}
     with_sum = [seed for seed, made in summed.items() if made][:1]
     return Way(head, tables, batch, tuple(with_sum + [seed for seed, made in summed.items() if not made][:9]))
+
+
+def _cnn(num_items: int, dim: int, batch: int, items: dict[str, Table]) -> Way:
+    """Item vectors computed of different words of eight letters; a finished run has them in a table."""
+    config = HeadConfig(kind="cnn")
+    encoder = build_encoder(config, dim, torch_generator(0, "bench"))
+    words = pl.Series([f"{number * 2654435761 % 10**8:08d}" for number in range(num_items)])
+    texts = ItemTexts(encoder, text_bytes(words, config.text_bytes), num_items)
+    sampler, loss = LogUniform(num_items, 1024), build_loss(LossConfig(), 1024, num_items)
+    projection = Projection(dim, (), False, torch_generator(0, "bench"))
+    trained, served = (CnnHead(encoder, each, sampler, loss, projection) for each in (texts, None))
+    return Way(trained, {}, batch, served=(served, items))
 
 
 def zipf(num_items: int) -> Tensor:
@@ -193,6 +216,7 @@ def measure(num_items: int, dim: int, batch: int, runs: int, chosen: list[str], 
     for name, way in found.items():
         medians = {key: statistics.median(values) for key, values in times[name].items()}
         numbers = sum(table.num_rows * table.dim for table in way.tables.values())
+        numbers += sum(parameter.numel() for parameter in way.head.parameters())
         records.append({"items": num_items, "dim": dim, "way": name, **medians, "parameters": numbers})
     return records
 
@@ -203,8 +227,8 @@ def _calls(way: Way, query: Tensor, num_items: int, number: int) -> dict[str, Ca
     one = Ragged(torch.arange(SEARCHED + 1), torch.arange(SEARCHED) * (num_items // SEARCHED))
     return {
         "train_us": lambda: steps(way, batch_of(num_items, way.batch, number), query),
-        "probability_us": lambda: way.head.log_probability(asked, one, way.tables),
-        "topk_us": lambda: way.head.topk(asked, TOPK, way.tables),
+        "probability_us": lambda: way.at_test[0].log_probability(asked, one, way.at_test[1]),
+        "topk_us": lambda: way.at_test[0].topk(asked, TOPK, way.at_test[1]),
     }
 
 
