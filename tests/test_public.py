@@ -46,7 +46,10 @@ OPTIONS: dict[str, set[str]] = {
         "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
         "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--memory", "--json",
     },
-    "estimate": {"--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--json"},
+    "estimate": {
+        "--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--ranks", "--device-memory", "--bandwidth",
+        "--latency", "--flops", "--memory-bandwidth", "--json",
+    },
     "train": {
         "--config", "--out", "--set", "--resume", "--grow-vocab", "--device", "--memory-check", "--no-memory-check", "--json",
     },

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xclass.catalogue import Catalogue
 from xclass.data.windows import follow_counts
+from xclass.engine import Engine, LocalEngine
 from xclass.errors import ConfigError, nearest
 from xclass.heads import CnnHead, DotHead, Head, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.building import build_encoder
@@ -74,6 +75,7 @@ def build_model(
     folder: Path | None = None,
     start: bool = True,
     stored: dict[str, Tensor] | None = None,
+    engine: Engine | None = None,
 ) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
@@ -88,6 +90,7 @@ def build_model(
         stored: rows of each table of a finished run, which are used as they are; without them they are all 0.
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
+        engine: makes the tables of a model that is trained; None for one process.
     """
     if catalogue.sequence is not None:
         check_positions(config.model.query, config.model.init)
@@ -95,7 +98,7 @@ def build_model(
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
     sizes = _table_sizes(config, items, catalogue, fields, untrained)
     if untrained:
-        tables = _tables(config, sizes, Place(device, folder), start)
+        tables = _tables(config, sizes, Place(device, folder), start, engine or LocalEngine())
     else:
         tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
@@ -223,8 +226,11 @@ def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) 
     return factors.vectors * factors.values
 
 
-def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool) -> dict[str, Table]:
-    return {name: _table(config, name, rows, place, start and _is_drawn(config, name)) for name, rows in sizes.items()}
+def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool, engine: Engine) -> dict[str, Table]:
+    def table(name: str, rows: int) -> Table:
+        return _table(config, name, rows, place, start and _is_drawn(config, name), engine)
+
+    return {name: table(name, rows) for name, rows in sizes.items()}
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
@@ -243,7 +249,7 @@ def _finished(config: RunConfig, sizes: dict[str, int], place: Place, stored: di
     return {name: table(name, rows) for name, rows in sizes.items()}
 
 
-def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
+def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool, engine: Engine) -> Table:
     chosen = config.tables
     options = TableOptions(
         config.model.init_std if drawn else None,
@@ -253,7 +259,7 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return TABLES[chosen.storage](rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+    return engine.table(chosen.storage, rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
 
 
 def _dim(config: RunConfig, name: str) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 import pydantic
 
 from xclass.config import Config, describe_toml
+from xclass.engine import TIMEOUT_S
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
 from xclass.sampling import SamplerConfig
@@ -57,6 +58,16 @@ class ModelConfig(Config):
         return self
 
 
+class DistributedConfig(Config):
+    """What a launch of several processes (torchrun) goes by; one process reads none of it."""
+
+    tables: Literal["exchange", "torchrec"] = "exchange"
+    """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
+    where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
+    """No process waits longer for the others: then the run ends, and says who was missing."""
+
+
 class RunConfig(Config):
     """Everything that decides a run; the file given to `xclass train --config`."""
 
@@ -78,6 +89,8 @@ class RunConfig(Config):
     """The loop."""
     documents: DocumentsConfig = DocumentsConfig()
     """Scorers of documents by their sparse features, beside the two towers or instead of them."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Training in several processes."""
 
     @pydantic.model_validator(mode="after")
     def _full_losses_take_all_items(self) -> RunConfig:
@@ -103,8 +116,8 @@ class RunConfig(Config):
         if self.sampler.kind not in INDEPENDENT or not self.sampler.replacement:
             names = ", ".join(INDEPENDENT)
             raise ValueError(f"loss.effective_size needs independent draws: sampler.kind one of {names}")
-        if self.loss.exact_when_short and self.model.item.kind != "id":
-            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
+        if self.loss.exact_when_short and (self.model.item.kind != "id" or self.head.kind != "dot"):
+            raise ValueError('loss.exact_when_short needs head.kind = "dot" and model.item.kind = "id"')
         return self
 
     @pydantic.model_validator(mode="after")

@@ -7,15 +7,46 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xclass.cli.amounts import bytes_of, count_of, seconds_of
 from xclass.cli.options import AsJson, ConfigFile, Device, Overrides, one_of
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.cli.plan import show_plan
 
 if TYPE_CHECKING:
     from xclass.estimate import Estimate
 
 
+RANKS = "Plan for N processes that train together (torchrun); see docs/planning.md."
+Ranks = Annotated[int | None, typer.Option(min=1, metavar="N", help=RANKS, show_default=False)]
+DeviceMemory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="With --ranks: memory of each device, as 80GiB.", show_default=False)
+]
+Bandwidth = Annotated[
+    str, typer.Option(metavar="RATE", help="With --ranks: what a rank sends, as 25GB/s or 200Gbit/s.")
+]
+Latency = Annotated[
+    str, typer.Option(metavar="TIME", help="With --ranks: what an exchange takes before its first byte.")
+]
+Flops = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE",
+        help="With --ranks: operations a second of a device, as 40T; else a step is measured on this machine.",
+        show_default=False,
+    ),
+]
+MemoryBandwidth = Annotated[
+    str | None, typer.Option(metavar="RATE", help="With --flops: what a device reads, as 3TB/s.", show_default=False)
+]
+
+
 def estimate(
-    dataset: Annotated[Path, typer.Argument(help="A directory that `xclass ingest` made.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="A directory that `xclass ingest` made; with --ranks also planted:items=…,queries=…,pairs=…"
+        ),
+    ],
     config: ConfigFile,
     overrides: Overrides = [],  # noqa: B006  Typer wants a list; it is never changed
     out: Annotated[Path, typer.Option(help="Where the run would be written: whose disk is looked at.")] = Path("runs"),
@@ -23,17 +54,40 @@ def estimate(
     calibrate: Annotated[
         bool, typer.Option(help="Train some seconds on a small cut of the data; without it there are no times.")
     ] = True,
+    ranks: Ranks = None,
+    device_memory: DeviceMemory = None,
+    bandwidth: Bandwidth = "10GB/s",
+    latency: Latency = "30us",
+    flops: Flops = None,
+    memory_bandwidth: MemoryBandwidth = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what training would take: memory, disk and time by component, and whether it fits here."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
+    if ranks is None and (device_memory, flops, memory_bandwidth) != (None, None, None):
+        raise typer.BadParameter("--device-memory, --flops and --memory-bandwidth go with it", param_hint="'--ranks'")
 
     from xclass.build import choose_device
     from xclass.data.store import open_dataset
     from xclass.estimate import estimate as measure
     from xclass.run import resolve_config
 
-    found = measure(open_dataset(dataset), resolve_config(config, overrides), choose_device(device), out, calibrate)
+    settings = resolve_config(config, overrides)
+    if ranks is not None:
+        from xclass.estimate import Cluster, plan_for
+
+        rates = None if flops is None else count_of("--flops", flops)
+        reads = None if memory_bandwidth is None else bytes_of("--memory-bandwidth", memory_bandwidth)
+        memory = None if device_memory is None else round(bytes_of("--device-memory", device_memory))
+        sends, waits = bytes_of("--bandwidth", bandwidth), seconds_of("--latency", latency)
+        cluster = Cluster(ranks, memory, sends, waits, rates, reads)
+        planned = plan_for(dataset, settings, device, cluster, out, calibrate)
+        if as_json:
+            print_json(planned.to_json())
+        else:
+            show_plan(planned)
+        return
+    found = measure(open_dataset(dataset), settings, choose_device(device), out, calibrate)
     if as_json:
         print_json(found.to_json())
     else:

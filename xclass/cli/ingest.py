@@ -19,7 +19,8 @@ Source = Annotated[
     str,
     typer.Argument(
         help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
-        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]; "
+        "or planted-text:items=…,words=…"
     ),
 ]
 Append = Annotated[

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
+from xclass.data.planted_spec import parse_planted
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.data.windows import SequenceFacts
@@ -34,6 +36,7 @@ WINDOW_ROW_BYTES = 40  # of the loader, see xclass.data.shuffle
 FOUND_BYTES = 36  # of exact search, for each of k items of a query
 SMALL_FILES = 1 << 20
 FLOAT, INT = 4, 8
+ID_BYTES = 16  # an external id in a file, about
 
 
 class Job(NamedTuple):
@@ -68,6 +71,21 @@ class Job(NamedTuple):
             dataset.sequence,
         )
 
+    @classmethod
+    def planned(cls, source: str) -> Job:
+        """Of ``planted:items=…,queries=…,pairs=…``, which need not exist: a dataset of that size, split by default."""
+        sizes = parse_planted(source)
+        queries, items = sizes["num_queries"], sizes["num_items"]
+        valid = round(DEFAULT_VALID_FRACTION * sizes["pairs"])
+        pairs = sizes["pairs"] - valid - round(IngestOptions().test_fraction * sizes["pairs"])
+        files = {
+            "train/offsets.npy": INT * (queries + 1),
+            "train/values.npy": pairs * (FLOAT if items < 1 << 31 else INT),
+            "items.parquet": ID_BYTES * items,
+            "queries.parquet": ID_BYTES * queries,
+        }
+        return cls(queries, items, pairs, valid, files)
+
     def bytes_of(self, prefix: str) -> int:
         """Bytes of the files whose names begin so."""
         return sum(count for name, count in self.files.items() if name.startswith(prefix))
@@ -77,14 +95,18 @@ def _of_sets(features: dict[str, dict[str, dict[str, int]]], key: str) -> Featur
     return {side: {name: part[key] for name, part in sets.items()} for side, sets in features.items()}
 
 
-def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int) -> list[Part]:
-    """Every part of training ``config`` on a dataset of these sizes.
+def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int, ranks: int = 1) -> list[Part]:
+    """Every part of training ``config`` on a dataset of these sizes; of several ranks, what one of them takes.
+
+    Tables are divided among ranks, and so are the queries of a batch. Everything else is there on every rank; the disk
+    is shared.
 
     Args:
         config: checked.
         job: the dataset.
         device: where it would be computed.
         base_bytes: what the interpreter and the libraries take.
+        ranks: how many processes train together.
 
     Cost: models of a few hundred rows are built; nothing is as long as the catalogue.
     """
@@ -95,11 +117,11 @@ def parts_of(config: RunConfig, job: Job, device: torch.device, base_bytes: int)
     return [
         Part(BASE, "memory", base_bytes),
         *of_scorers,
-        *_tables(config, job, device, layout),
+        *_tables(config, job, device, layout, ranks),
         *_beside_tables(config, job, device, layout),
         *_samplers(config.sampler, config, job),
-        *_flow(config, job, device, layout),
-        *_disk(config, job, layout),
+        *_flow(config, job, device, layout, ranks),
+        *_disk(config, job, layout, ranks),
     ]
 
 
@@ -126,16 +148,16 @@ def rows_of(name: str, job: Job, head: HeadConfig) -> int:
     return job.queries if name == "query" else job.items
 
 
-def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
+def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout, ranks: int) -> Iterator[Part]:
     storage = storage_of(config)
     place: Place = "accelerator" if device.type == "cuda" and storage == "device" else "memory"
     mapped = storage == "mapped"
     for table, tensors in layout.tables.items():
         for key, row_bytes in tensors.items():
-            component, size = f"table {table}: {key}", rows_of(table, job, config.head) * row_bytes
+            component, size = f"table {table}: {key}", -(-rows_of(table, job, config.head) // ranks) * row_bytes
             yield Part(component, place, size, certain=not mapped, cache=mapped)
             if mapped:
-                yield Part(component, "disk", size)
+                yield Part(component, "disk", rows_of(table, job, config.head) * row_bytes)
 
 
 def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
@@ -155,7 +177,7 @@ def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[P
     learned = 0
     if sampler.kind == "learned-unigram" and sampler.decay:
         batches = math.ceil(math.log(FORGOTTEN) / math.log(sampler.decay))
-        learned = 2 * batches * (_positives(config, job) * id_bytes + 2 * INT)
+        learned = 2 * batches * (positives_of(config, job) * id_bytes + 2 * INT)
     elif sampler.kind == "learned-unigram":
         longest = sampler.window or max(FOLD_SHARE * job.items, FOLD)
         learned = min(labels, longest) * id_bytes
@@ -180,7 +202,7 @@ def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[P
         yield from _samplers(part, config, job)
 
 
-def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
+def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout, ranks: int) -> Iterator[Part]:
     """The data that flows through: mapped files, batches, validation; and what the start needs for itself."""
     place: Place = "accelerator" if device.type == "cuda" else "memory"
     dim = config.model.embedding_dim
@@ -188,7 +210,7 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
     yield Part("dataset, mapped files", "memory", mapped, certain=False, cache=True)
     rows = job.queries if config.train.batch.by == "query" else job.pairs
     yield Part(LOADER, "memory", min(rows, 2 * WINDOW_ROWS) * WINDOW_ROW_BYTES, "training", certain=False)
-    yield Part(BATCH, place, _batch_bytes(config, job, device, layout), "training", certain=False)
+    yield Part(BATCH, place, _batch_bytes(config, job, device, layout, ranks), "training", certain=False)
     if job.valid_pairs:
         settings = config.train.validation
         k = max(_cutoff(name) for name in (settings.metric, *SHOWN))
@@ -208,25 +230,45 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> 
         yield Part("start from documents", "memory", 2 * job.items * dim * FLOAT, "start", certain=False)
 
 
-def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> int:
-    """Rows that a step pulls, their gradients and what is computed from them; measured where there is a calibration."""
-    queries, positives = _queries(config, job), _positives(config, job)
-    length = job.pairs / max(job.queries, 1) if job.sequence is None else job.sequence.context
-    history = round(queries * length)
-    drawn = sampled(config.sampler, positives, queries, job.items)
+def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layout, ranks: int) -> int:
+    """Rows that a step pulls, their gradients and what is computed from them; measured where there is a calibration.
+
+    With several ranks each row and each gradient is there twice more: as it is sent, and as it is put together.
+    """
+    queries, asked = -(-queries_of(config, job) // ranks), asked_rows(config, job, layout, ranks)
+    drawn = 0 if config.head.kind not in SCORED else candidates_of(config, job, ranks)
+    row_bytes = config.model.embedding_dim * FLOAT
+    distinct = sum(min(asked[table], rows_of(table, job, config.head)) for table in layout.tables)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
+    blocks += _network_bytes(config, min(-(-positives_of(config, job) // ranks) + drawn, job.items))
+    copies = 4 if ranks == 1 else 8
+    return copies * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+
+
+def asked_rows(config: RunConfig, job: Job, layout: Layout, ranks: int = 1) -> dict[str, int]:
+    """Table → rows that a rank's share of a batch asks for; repeats counted. Shared candidates are asked for by all."""
+    queries, positives = (-(-count // ranks) for count in (queries_of(config, job), positives_of(config, job)))
+    history = history_of(job, queries)
+    drawn = candidates_of(config, job, ranks)
     asked = {"item": positives + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
     if config.head.kind not in SCORED:
         drawn = 0
     asked |= rows_asked(config.head, job.items, positives + drawn)
-    asked |= _features_asked(config, job, layout, queries, positions=positives + drawn)
-    row_bytes = config.model.embedding_dim * FLOAT
-    distinct = sum(min(asked[table], rows_of(table, job, config.head)) for table in layout.tables)
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    blocks = threads * (BLOCK_BYTES[device.type] + min(drawn, job.items) * row_bytes)
-    blocks += _network_bytes(config, min(positives + drawn, job.items))
-    return 4 * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+    return asked | _features_asked(config, job, layout, queries, positions=positives + drawn)
+
+
+def history_of(job: Job, queries: int) -> int:
+    """Items that so many queries have seen, about."""
+    length = job.pairs / max(job.queries, 1) if job.sequence is None else job.sequence.context
+    return round(queries * length)
+
+
+def candidates_of(config: RunConfig, job: Job, ranks: int = 1) -> int:
+    """Candidates that a rank scores its queries against, at most: those for the whole batch, and its queries' own."""
+    return _candidates(config.sampler, positives_of(config, job), -(-queries_of(config, job) // ranks), job.items)
 
 
 def _network_bytes(config: RunConfig, items: int) -> int:
@@ -251,10 +293,10 @@ def _features_asked(config: RunConfig, job: Job, layout: Layout, queries: int, p
     return asked
 
 
-def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) -> int:
+def _candidates(sampler: SamplerConfig, positives: int, queries: int, items: int) -> int:
     """How many candidates a batch has, at most; those of each query's own counted for all queries."""
     if sampler.kind == "mixture":
-        return sum(sampled(part, positives, queries, items) for part in sampler.parts)
+        return sum(_candidates(part, positives, queries, items) for part in sampler.parts)
     if sampler.per_query or (sampler.kind == "adaptive" and sampler.proposal != "unigram"):
         return queries * sampler.num_sampled
     if sampler.kind in ("given", "hard"):
@@ -262,27 +304,28 @@ def sampled(sampler: SamplerConfig, positives: int, queries: int, items: int) ->
     return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)
 
 
-def _queries(config: RunConfig, job: Job) -> int:
+def queries_of(config: RunConfig, job: Job) -> int:
+    """Queries of a batch; by pair as many as pairs."""
     return min(config.train.batch.size, job.queries if config.train.batch.by == "query" else job.pairs)
 
 
-def _positives(config: RunConfig, job: Job) -> int:
+def positives_of(config: RunConfig, job: Job) -> int:
     """Targets of a batch, about."""
     batch = config.train.batch
     if batch.by == "pair":
-        return _queries(config, job)
+        return queries_of(config, job)
     mean = job.pairs / max(min(job.queries, job.pairs), 1)
     each = max(mean / 2, 1) if "history" in config.model.query.parts else mean
-    return round(_queries(config, job) * min(each, batch.positives_per_query or math.inf))
+    return round(queries_of(config, job) * min(each, batch.positives_per_query or math.inf))
 
 
 def _positives_per_epoch(config: RunConfig, job: Job) -> int:
     if config.train.batch.by == "pair":
         return job.pairs
-    return round(_positives(config, job) * min(job.queries, job.pairs) / max(_queries(config, job), 1))
+    return round(positives_of(config, job) * min(job.queries, job.pairs) / max(queries_of(config, job), 1))
 
 
-def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
+def _disk(config: RunConfig, job: Job, layout: Layout, ranks: int) -> Iterator[Part]:
     """At most so much at a time. One checkpoint and the model are certain. What is read back from a file is mapped.
 
     While a checkpoint is being written the numbered ones are max(keep_checkpoints, 2), that one included, and the best.
@@ -298,7 +341,7 @@ def _disk(config: RunConfig, job: Job, layout: Layout) -> Iterator[Part]:
     others = (max(config.train.keep_checkpoints, 2) - 1) * checkpoint - weights
     yield Part("checkpoints: others, while there is no model", "disk", others, certain=False)
     if trains:
-        aside = min(tables, SPARE_BYTES)
+        aside = min(tables // ranks, SPARE_BYTES)
         yield Part("rows kept aside while a checkpoint is written", "memory", aside, "training", certain=False)
     if config.train.validation.keep_best and job.valid_pairs:
         yield Part("best weights", "disk", checkpoint, certain=False)

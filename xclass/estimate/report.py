@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from xclass.build import choose_device
 from xclass.data.batches import TrainBatches
-from xclass.data.store import Dataset
+from xclass.data.planted_spec import PREFIX
+from xclass.data.store import Dataset, open_dataset
 from xclass.estimate.calibration import Rates, calibrate
 from xclass.estimate.machine import Available, anonymous_bytes, available, resident_bytes
 from xclass.estimate.memory import BATCH, LOADER, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, by_component, cached, total
+from xclass.estimate.ranks import Cluster, Plan, plan
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
 from xclass.run_config import RunConfig
@@ -104,6 +107,31 @@ def estimate(
     times = None if rates is None else _times(config, job, rates, parts, steps, len(batches), opening_s)
     answer = verdict(config, job, device, parts, there)
     return Estimate(config, job, device, steps, positives, parts, there, answer, rates, times)
+
+
+def plan_for(
+    source: str, config: RunConfig, device: str, cluster: Cluster, out: Path, calibration: bool = True
+) -> Plan:
+    """What training on several ranks would take of each: :func:`xclass.estimate.ranks.plan`, from what is known here.
+
+    Args:
+        source: a dataset directory, or ``planted:items=…,queries=…,pairs=…`` for sizes alone, without a calibration.
+        config: checked.
+        device: cpu or cuda, of each rank, which need not be here; auto: what this machine has.
+        cluster: the ranks.
+        out: an existing directory, or one below it: where a calibration writes.
+        calibration: measure a step here, if the cluster's rates are not stated.
+    """
+    where = choose_device("auto") if device == "auto" else torch.device(device)
+    if source.startswith(PREFIX):
+        return plan(config, Job.planned(source), where, cluster, base_bytes=anonymous_bytes())
+    dataset, base = open_dataset(source), anonymous_bytes()
+    rates = None
+    if calibration and cluster.operations_per_s is None:
+        say("calibrating on a small cut of the data; --no-calibrate leaves it out")
+        rates = calibrate(dataset, config, choose_device(device), _existing(out), base)
+    counts = dataset.item_counts
+    return plan(config, Job.of(dataset), where, cluster, base_bytes=base, counts=counts, rates=rates)
 
 
 def _positives(config: RunConfig, batches: TrainBatches, steps: int) -> int:

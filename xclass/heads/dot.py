@@ -137,6 +137,10 @@ class DotHead(Head):
             return chosen_queries(queries, share, generator)
         return None if float(torch.rand((), generator=generator)) < share else torch.empty(0, dtype=torch.int64)
 
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
+        """The candidates, the log-Q and what the sampler learns are the whole batch's."""
+        return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
+
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
         items'; None without weights of items."""

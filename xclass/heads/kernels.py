@@ -7,12 +7,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, F
-from xclass.losses.kernels import exp_of
-
-I = np.int32  # noqa: E741
-SUMMED = 4096  # cells whose exponentials are summed in float32; their sums are added up in float64
-
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def pair_scores(query: Any, query_rows: Any, items: Any, item_rows: Any, scores: Any) -> None:
@@ -118,32 +112,3 @@ def slot_of(item: Any, candidates: Any, first: Any, mask: Any) -> Any:
     while first[slot] >= 0 and candidates[first[slot]] != item:
         slot = (slot + 1) & mask
     return slot
-
-
-@njit(**FAST)
-def row_log_sums(low: Any, high: Any, cells: Any, found: Any) -> None:
-    """Rows low … high−1: found_b = log Σ_j e^{x_bj}, float64, of float32 cells."""
-    for b in range(low, high):
-        row = cells[b]
-        largest, smallest = I(-2147483648), I(2147483647)
-        for j in range(len(row)):  # of floats as integers, see xclass.heads.block_kernels
-            bits = F(row[j]).view(np.int32)
-            largest = bits if bits > largest else largest
-            smallest = bits if bits < smallest else smallest
-        top = I(smallest if largest < I(0) else largest).view(np.float32)
-        total = np.float64(0.0)
-        for start in range(0, len(row), SUMMED):
-            part, some = row[start : start + SUMMED], F(0.0)
-            for j in range(len(part)):
-                some += exp_of(part[j] - top)
-            total += some
-        found[b] = np.float64(top) + np.log(total)
-
-
-@njit(**FAST)
-def row_shares(low: Any, high: Any, cells: Any, log_sums: Any, weights: Any) -> None:
-    """Rows low … high−1 in place: x_bj becomes weight_b · e^{x_bj − log_sum_b}; no x is above its row's log_sum."""
-    for b in range(low, high):
-        row, log_sum, weight = cells[b], log_sums[b], weights[b]
-        for j in range(len(row)):
-            row[j] = weight * exp_of(row[j] - log_sum)

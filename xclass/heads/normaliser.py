@@ -5,36 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.heads.log_sum import PART_CELLS, row_log_sums
+from xclass.heads.log_sum import log_sum
 from xclass.vectors import Vectors
-from xclass.workers import in_parts, scratch
 
-BLOCK_SCORES = 1 << 20
+READ_ROWS = 1 << 14
 
 
 @torch.no_grad()
 def log_normaliser(query_BD: Tensor, vectors: Vectors, inverse_temperature: float = 1.0) -> Tensor:
     """(B,) log Σ_i e^{⟨q_b, v_i⟩ / τ} over all items, float64 sums of float32 scores.
 
-    Cost 2·B·N·D operations; memory: a block of 1 Mi scores.
+    Cost 2·B·N·D operations and B·N exponentials; memory: 16 Ki vectors, and 256 Ki scores for each thread.
     """
     query_BD = query_BD.to(vectors.device).float() * inverse_temperature
     total = torch.full((len(query_BD),), -torch.inf, dtype=torch.float64, device=vectors.device)
-    for start in range(0, len(vectors), step := max(BLOCK_SCORES // max(len(query_BD), 1), 1)):
-        block = vectors.read(start, min(start + step, len(vectors)))
-        cells = scratch(len(query_BD) * len(block), query_BD).view(len(query_BD), len(block))
-        scores = torch.mm(query_BD, block.T, out=cells)
-        total = torch.logaddexp(total, _log_sums(scores))
+    for _, block in vectors.blocks(READ_ROWS):
+        total = torch.logaddexp(total, log_sum(query_BD, block).double())
     return total
-
-
-def _log_sums(scores: Tensor) -> Tensor:
-    """(B,) float64, rows on several threads."""
-
-    def part(low: int, high: int) -> Tensor:
-        return row_log_sums(scores[low:high])
-
-    return torch.cat(in_parts(part, len(scores), scores.numel() // PART_CELLS, scores.device))
 
 
 @torch.no_grad()

@@ -68,6 +68,12 @@ class Head(nn.Module, ABC):
     def plan(self, batch: Batch, generator: torch.Generator) -> Any:
         """What ``loss`` will need beside vectors, on the CPU; its ``to(device)`` gives it on another device."""
 
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> Any:
+        """The plan of the queries ``start … stop-1`` of a batch, drawn as for the whole of it: other processes compute
+        the rest. A head that draws says how."""
+        assert self.sampler is None, "a head that draws for a batch must draw for the whole batch"
+        return self.plan(whole.slice(start, stop), generator)
+
     @abstractmethod
     def requests(self, batch: Batch, plan: Any) -> dict[str, dict[str, Tensor]]:
         """Table → request → ids of the rows that the loss reads."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from xclass.data.batches import inference_batches
 from xclass.data.store import Dataset
+from xclass.engine import Engine, LocalEngine
 from xclass.errors import ConfigError, InputError
-from xclass.index.exact import ExactIndex
 from xclass.likelihood import likelihood_of
 from xclass.metrics import PERPLEXITY, MetricName, average, compute, parse_metric
 from xclass.metrics.likelihood import joined
@@ -19,7 +19,6 @@ from xclass.rng import torch_generator
 from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged, concat_ragged
-from xclass.vectors import Vectors
 
 BATCH = 1024
 AUTO = "auto"
@@ -27,7 +26,9 @@ SHOWN = ("recall@20", "ndcg@20")
 NEED_PROPENSITIES = ("psp", "psndcg")
 
 
-def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTower], Validated] | None:
+def make_validator(
+    dataset: Dataset, config: TrainingConfig, engine: Engine | None = None
+) -> Callable[[TwoTower], Validated] | None:
     """A function that measures a model on a fixed sample of the valid split; None when there is no such split.
 
     The sample depends on the seed only. A query's history is its train items, which are left out of its top-k; of
@@ -50,12 +51,11 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
     metrics = list(dict.fromkeys([*wanted, *map(parse_metric, SHOWN)]))
     k = max(metric.k for metric in metrics)
     positives = truth.take(queries).long()
+    searching = engine or LocalEngine()
     watch = CollapseWatch(dataset.num_items, config.seed)
 
     def validate(model: TwoTower) -> Validated:
-        vectors = model.item_vectors()
-        index = _exact(vectors) if vectors is not None else model.own_search(exact=True)
-        assert index is not None
+        vectors, index = model.item_vectors(), searching.search(model)
         seen, hidden = dataset.seen("valid"), dataset.hidden
         batches = inference_batches(dataset.history("valid"), queries, BATCH, dataset.query_features)
         query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
@@ -69,12 +69,6 @@ def make_validator(dataset: Dataset, config: TrainingConfig) -> Callable[[TwoTow
         return watch({first: measured.pop(first), **measured}, query_BD, vectors, found)
 
     return validate
-
-
-def _exact(vectors: Vectors) -> ExactIndex:
-    index = ExactIndex()
-    index.build(vectors)
-    return index
 
 
 def chosen_metric(name: str, positions: bool) -> str:

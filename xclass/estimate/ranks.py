@@ -1,0 +1,278 @@
+"""What training on several ranks takes: memory of each, bytes exchanged in a step, seconds of a step.
+
+A step of one of R ranks, with tables of D numbers a row divided among them, batches of B queries and K candidates:
+
+asked       U(t)   distinct rows that the rank asks of table t: those of its share of the queries and of their targets,
+                   and of all shared candidates
+numbers     Σ 8 · (U(t) + R) · (R − 1) / R      sent to the ranks that hold the rows
+rows        Σ 4 · D · U(t) · (R − 1) / R        come back; as many are sent to others
+gradients   Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that hold the rows
+sums        2 · (R − 1) / R · 4 · (3 + T + P)   of the loss, two flags, T tables and P numbers of the dense layers
+exchanges   4 · T + 1
+exchange_s  exchanges · latency + bytes sent / bandwidth
+
+What a rank sends it receives, at the same time: bandwidth is that of one direction. How long computing takes is
+measured here or stated.
+
+Measured, phase by phase: load and sample as in one process, for every rank draws the whole batch; pull and push by the
+rows asked for; loss by the queries. A step takes computing and exchanges, one after the other.
+
+Stated, from operations and memory traffic:
+
+operations  6 · D · (B / R) · (K + targets of a query)     logits and two gradients
+traffic     Σ U(t) · (16 · D + 3 · stored bytes of a row)  four passes over a float32 copy, three over what is stored
+prepared    B · (targets + 2 · history) + Σ U(t)           numbers of the whole batch, and rows of a rank, on a core
+                                                           of the host, 20 million a second, one batch ahead
+
+A step takes the longer of preparing, and computing with its exchanges.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xclass.errors import ConfigError
+from xclass.estimate.calibration import Rates
+from xclass.estimate.layout import Layout, layout_of
+from xclass.estimate.memory import (
+    Job,
+    asked_rows,
+    candidates_of,
+    history_of,
+    parts_of,
+    positives_of,
+    queries_of,
+    rows_of,
+)
+from xclass.estimate.parts import Part, by_component, total
+from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE
+from xclass.run_config import RunConfig
+
+NUMBER, FLOAT = 8, 4
+PREPARED_PER_S = 20e6
+BLOCK = 1 << 22
+DIVIDED = ("loss",)  # phases by the queries of a rank
+BY_ROWS = ("pull", "push")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the ranks have.
+
+    ranks: R. device_bytes: memory of the device of each; None: nothing is said of it. bytes_per_s: that one rank can
+    send to the others. latency_s: of one exchange. operations_per_s, memory_bytes_per_s: of one device; both or none.
+    """
+
+    ranks: int
+    device_bytes: int | None
+    bytes_per_s: float
+    latency_s: float
+    operations_per_s: float | None = None
+    memory_bytes_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1 or not self.bytes_per_s > 0 or self.latency_s < 0:
+            raise ConfigError("ranks and bandwidth must be above 0", where="--ranks, --bandwidth", got=asdict(self))
+        if (self.operations_per_s is None) != (self.memory_bytes_per_s is None):
+            raise ConfigError(
+                "what a device computes and what it reads go together",
+                where="--flops, --memory-bandwidth",
+                do="give both, or neither to measure a step here",
+            )
+
+
+class Exchange(NamedTuple):
+    """Of one rank in one step. rows: table → U. The bytes are those that it sends."""
+
+    rows: dict[str, int]
+    numbers_bytes: int
+    rows_bytes: int
+    gradients_bytes: int
+    sums_bytes: int
+    exchanges: int
+
+    @property
+    def bytes(self) -> int:
+        """All that it sends."""
+        return self.numbers_bytes + self.rows_bytes + self.gradients_bytes + self.sums_bytes
+
+    def seconds(self, cluster: Cluster) -> float:
+        """Of all exchanges, one after the other; 0 for one rank."""
+        return self.exchanges * cluster.latency_s + self.bytes / cluster.bytes_per_s if self.exchanges else 0.0
+
+
+class Plan(NamedTuple):
+    """Training on a cluster. compute_s, step_s: None where computing is neither measured nor stated; prepare_s: None
+    where it is not stated."""
+
+    cluster: Cluster
+    job: Job
+    device: torch.device
+    parts: list[Part]
+    exchange: Exchange
+    prepare_s: float | None
+    compute_s: float | None
+    step_s: float | None
+    steps: int
+    positives_per_step: int
+    answer: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; every key is explained in docs/planning.md."""
+        sent = self.exchange._asdict() | {"bytes": self.exchange.bytes, "seconds": self.exchange.seconds(self.cluster)}
+        return {
+            "cluster": asdict(self.cluster),
+            "device": str(self.device),
+            "job": {"queries": self.job.queries, "items": self.job.items, "pairs": self.job.pairs, "steps": self.steps},
+            "rank": {
+                place: {"components": _said(self.parts, place), "needed_bytes": total(self.parts, place)}
+                for place in ("memory", "accelerator")
+            },
+            "disk": {"components": _said(self.parts, "disk"), "needed_bytes": total(self.parts, "disk")},
+            "exchange": sent,
+            "step": None
+            if self.step_s is None
+            else {
+                "prepare_s": self.prepare_s,
+                "compute_s": self.compute_s,
+                "exchange_s": sent["seconds"],
+                "step_s": self.step_s,
+                "positives": self.positives_per_step,
+                "positives_per_s": self.positives_per_step / self.step_s,
+                "train_s": self.steps * self.step_s,
+            },
+            "verdict": self.answer,
+        }
+
+
+def plan(
+    config: RunConfig,
+    job: Job,
+    device: torch.device,
+    cluster: Cluster,
+    *,
+    base_bytes: int = 0,
+    counts: Tensor | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What training ``config`` on a dataset of these sizes takes of each of several ranks.
+
+    Args:
+        config: checked; heads of item vectors only, as training on several ranks has them.
+        job: the sizes.
+        device: what each rank computes on.
+        cluster: the ranks.
+        base_bytes: what the interpreter and the libraries take.
+        counts: int (N,), how often each item is a target: tells how many rows of a batch are different. Without, all
+            are taken to be.
+        rates: of a calibration of one process.
+    """
+    if config.head.kind != "dot":
+        raise ConfigError("several ranks train models of item vectors only", where="head.kind", got=config.head.kind)
+    layout = layout_of(config, job.features)
+    parts = parts_of(config, job, device, base_bytes, cluster.ranks)
+    exchange = exchanged(config, job, layout, cluster.ranks, counts)
+    compute_s = _compute_s(config, job, layout, cluster, exchange, counts, rates)
+    prepare_s = None if cluster.operations_per_s is None else prepared(config, job, exchange) / PREPARED_PER_S
+    step_s = None if compute_s is None else max(compute_s + exchange.seconds(cluster), prepare_s or 0.0)
+    by_pair = config.train.batch.by == "pair"
+    batches = math.ceil((job.pairs if by_pair else min(job.queries, job.pairs)) / max(queries_of(config, job), 1))
+    whole = config.train.epochs * batches
+    steps = whole if config.train.steps is None else min(whole, config.train.steps)
+    answer = None if cluster.device_bytes is None else _answer(parts, device, cluster.device_bytes)
+    positives = positives_of(config, job)
+    return Plan(cluster, job, device, parts, exchange, prepare_s, compute_s, step_s, steps, positives, answer)
+
+
+def exchanged(config: RunConfig, job: Job, layout: Layout, ranks: int, counts: Tensor | None = None) -> Exchange:
+    """Rows that a rank asks for in a step, and the bytes that it sends; see the top of this file."""
+    rows = distinct_rows(config, job, layout, ranks, counts)
+    if ranks == 1:
+        return Exchange(rows, 0, 0, 0, 0, 0)
+    away, asked, dim = (ranks - 1) / ranks, sum(rows.values()), config.model.embedding_dim
+    numbers = NUMBER * (asked + ranks * len(rows)) * away
+    values = FLOAT * dim * asked * away
+    sums = 2 * away * FLOAT * (3 + len(rows) + layout.dense // FLOAT)
+    return Exchange(rows, round(numbers), round(values), round(values), round(sums), 4 * len(rows) + 1)
+
+
+def distinct_rows(
+    config: RunConfig, job: Job, layout: Layout, ranks: int, counts: Tensor | None = None
+) -> dict[str, int]:
+    """Table → distinct rows that a rank asks for in a step."""
+    asked = asked_rows(config, job, layout, ranks)
+    found = {name: min(asked[name], rows_of(name, job, config.head)) for name in layout.tables}
+    if counts is None:
+        return found
+    drawn = min(candidates_of(config, job, ranks), job.items) if "item" in found else 0
+    for name in ("item", "history"):
+        if name in found:
+            repeated = asked[name] - (drawn if name == "item" else 0)
+            found[name] = min(
+                round(expected_distinct(counts, repeated)) + (drawn if name == "item" else 0), found[name]
+            )
+    return found
+
+
+def prepared(config: RunConfig, job: Job, exchange: Exchange) -> int:
+    """Numbers that a rank loads, draws and sorts on the host for a step."""
+    history = history_of(job, queries_of(config, job))
+    return positives_of(config, job) + 2 * history + sum(exchange.rows.values())
+
+
+def expected_distinct(counts: Tensor, draws: int) -> float:
+    """Σ 1 − (1 − p)^draws over items of probability p = counts / Σ counts: different items of so many draws.
+
+    >>> expected_distinct(torch.tensor([1, 1]), 2)
+    1.5
+    """
+    whole, found = max(int(counts.sum(dtype=torch.int64)), 1), 0.0
+    for block in counts.split(BLOCK):
+        share = block.double() / whole
+        found += float(-torch.expm1(draws * torch.log1p(-share)).sum())
+    return found
+
+
+def _compute_s(
+    config: RunConfig,
+    job: Job,
+    layout: Layout,
+    cluster: Cluster,
+    exchange: Exchange,
+    counts: Tensor | None,
+    rates: Rates | None,
+) -> float | None:
+    """Seconds of a step on one rank without its exchanges."""
+    if cluster.operations_per_s is not None and cluster.memory_bytes_per_s is not None:
+        dim, queries = config.model.embedding_dim, queries_of(config, job)
+        each = positives_of(config, job) / max(queries, 1)
+        operations = 6 * dim * queries / cluster.ranks * (candidates_of(config, job, cluster.ranks) + each)
+        moved = sum(
+            count * (4 * FLOAT * dim + 3 * sum(layout.tables[name].values())) for name, count in exchange.rows.items()
+        )
+        return operations / cluster.operations_per_s + moved / cluster.memory_bytes_per_s
+    if rates is None:
+        return None
+    alone = distinct_rows(config, job, layout, 1, counts)
+    by_rows = sum(exchange.rows.values()) / max(sum(alone.values()), 1)
+    shares = {**dict.fromkeys(DIVIDED, 1 / cluster.ranks), **dict.fromkeys(BY_ROWS, by_rows)}
+    phases = rates.phase_ms
+    divided = sum(spent * shares.get(phase, 1.0) for phase, spent in phases.items())
+    return rates.step_s * divided / max(sum(phases.values()), 1e-12)
+
+
+def _answer(parts: list[Part], device: torch.device, there: int) -> str:
+    place = "accelerator" if device.type == "cuda" else "memory"
+    if total(parts, place, certain=True) > there:  # type: ignore[arg-type]
+        return TOO_LARGE
+    return FITS if total(parts, place) <= there else TIGHT  # type: ignore[arg-type]
+
+
+def _said(parts: list[Part], place: Any) -> dict[str, int]:
+    needed = [part for part in parts if not part.cache]
+    return {name: count for name, count in by_component(needed, place).items() if count}
