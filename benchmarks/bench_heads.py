@@ -1,6 +1,7 @@
 """Output layers beside the full softmax: a training example, one item's probability, a top-k, parameters.
 
     python benchmarks/bench_heads.py [--items 100000 800000] [--dim 64] [--batch 256] [--runs 7] [--threads 1]
+        [--ways TEXT ...] [--train]
 
 A catalogue with train counts by Zipf's law; targets are drawn by them, one a query. A step is what training does with
 the output layer: plan, distinct rows, pull, loss, gradients, push (row-wise AdaGrad). Probabilities of the layers are
@@ -20,10 +21,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.heads import DotHead, Head, HeadConfig, KnownItems, build_head, table_shapes
+from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, build_head, table_shapes
+from xclass.heads.building import build_encoder
 from xclass.losses import LossConfig, build_loss
 from xclass.memory import keep_freed_memory
 from xclass.optim import ROW_OPTIMIZERS
@@ -31,18 +34,31 @@ from xclass.rng import torch_generator
 from xclass.sampling import AllItems, LogUniform, Sampler
 from xclass.tables import MemoryTable, Table, TableOptions, plan_rows
 from xclass.towers import Projection
+from xclass.towers.characters import text_bytes
+from xclass.towers.item_texts import ItemTexts
 from xclass.types import Batch, Ragged, Rows
 
 FULL = "full softmax"
 TOPK, SEARCHED = 20, 64
+COLUMNS = {"train_us": "training example", "probability_us": "one probability", "topk_us": "top-20"}
 
 
 class Way(NamedTuple):
-    """A layer, its tables, and how many queries one of its steps takes."""
+    """A layer, its tables, the queries of a step; and what serves, where a finished run is another.
+
+    seeds: of as many steps, timed together: steps of a layer that are not alike.
+    """
 
     head: Head
     tables: dict[str, Table]
     batch: int
+    seeds: tuple[int, ...] = (0,)
+    served: tuple[Head, dict[str, Table]] | None = None
+
+    @property
+    def at_test(self) -> tuple[Head, dict[str, Table]]:
+        """What answers at test time."""
+        return self.served or (self.head, self.tables)
 
 
 def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
@@ -62,11 +78,13 @@ def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
             items,
             batch,
         ),
+        "infrequent, a tenth of the batches": _by_batch(num_items, dim, items, batch),
         "sampled softmax, 1024": Way(
             _dot(num_items, dim, LogUniform(num_items, 1024), "sampled-softmax"), items, batch
         ),
         "nce, 25": Way(_dot(num_items, dim, LogUniform(num_items, 25), "nce"), items, batch),
     }
+    found["cnn, 1024 sampled"] = _cnn(num_items, dim, batch, items)
     counts = zipf(num_items)
     for name, each in settings.items():
         config = HeadConfig.model_validate(each)
@@ -74,6 +92,30 @@ def ways(num_items: int, dim: int, batch: int) -> dict[str, Way]:
         tables = nodes if config.kind == "hierarchical" else _tables(table_shapes(config, num_items, dim))
         found[name] = Way(head, tables, batch)
     return found
+
+
+def _by_batch(num_items: int, dim: int, tables: dict[str, Table], batch: int) -> Way:
+    """Ten steps of which one is normalised."""
+    head = _dot(
+        num_items, dim, AllItems(num_items), "full-softmax",
+        normaliser_weight=0.1, normalised_share=0.1, normalised_by="batch",
+    )  # fmt: skip
+    few = batch_of(num_items, 1, 0)
+    summed = {seed: bool(len(head.plan(few, torch_generator(seed, "bench")).negatives.ids)) for seed in range(60)}
+    with_sum = [seed for seed, made in summed.items() if made][:1]
+    return Way(head, tables, batch, tuple(with_sum + [seed for seed, made in summed.items() if not made][:9]))
+
+
+def _cnn(num_items: int, dim: int, batch: int, items: dict[str, Table]) -> Way:
+    """Item vectors computed of different words of eight letters; a finished run has them in a table."""
+    config = HeadConfig(kind="cnn")
+    encoder = build_encoder(config, dim, torch_generator(0, "bench"))
+    words = pl.Series([f"{number * 2654435761 % 10**8:08d}" for number in range(num_items)])
+    texts = ItemTexts(encoder, text_bytes(words, config.text_bytes), num_items)
+    sampler, loss = LogUniform(num_items, 1024), build_loss(LossConfig(), 1024, num_items)
+    projection = Projection(dim, (), False, torch_generator(0, "bench"))
+    trained, served = (CnnHead(encoder, each, sampler, loss, projection) for each in (texts, None))
+    return Way(trained, {}, batch, served=(served, items))
 
 
 def zipf(num_items: int) -> Tensor:
@@ -86,11 +128,18 @@ def _thirds(dim: int) -> list[int]:
     return [dim // 2, dim // 4, rest] if rest <= dim // 4 else [dim - 2 * (dim // 4), dim // 4, dim // 4]
 
 
-def _dot(num_items: int, dim: int, sampler: Sampler, loss: str, **switches: float) -> DotHead:
+def _dot(num_items: int, dim: int, sampler: Sampler, loss: str, **switches: Any) -> DotHead:
     projection = Projection(dim, (), False, torch_generator(0, "bench"))
     config = LossConfig.model_validate({"kind": loss, **switches})
     built, share = build_loss(config, 1, num_items), config.normalised_share
-    return DotHead(sampler, built, projection, remove_known_positives=False, normalised_share=share)
+    return DotHead(
+        sampler,
+        built,
+        projection,
+        remove_known_positives=False,
+        normalised_share=share,
+        whole_batches=config.normalised_by == "batch",
+    )
 
 
 def _tables(shapes: dict[str, tuple[int, int]]) -> dict[str, Table]:
@@ -109,9 +158,15 @@ def batch_of(num_items: int, size: int, number: int) -> Batch:
     return Batch(torch.arange(size), empty, positives, positives)
 
 
-def step(way: Way, batch: Batch, query: Tensor) -> None:
+def steps(way: Way, batch: Batch, query: Tensor) -> None:
+    """The training steps of a way, one for each of its seeds."""
+    for seed in way.seeds:
+        step(way, batch, query, seed)
+
+
+def step(way: Way, batch: Batch, query: Tensor, seed: int) -> None:
     """One training step of the output layer alone."""
-    plan = way.head.plan(batch, torch_generator(0, "bench"))
+    plan = way.head.plan(batch, torch_generator(seed, "bench"))
     plans = {name: plan_rows(requests) for name, requests in way.head.requests(batch, plan).items()}
     rows = {
         name: Rows(way.tables[name].pull(each.unique).requires_grad_(True), each.positions)
@@ -146,20 +201,22 @@ def timed(call: Callable[[], object], least_s: float = 0.05) -> float:
     return took / calls
 
 
-def measure(num_items: int, dim: int, batch: int, runs: int) -> list[dict[str, Any]]:
-    """One record for each way."""
-    found, times = ways(num_items, dim, batch), dict[str, dict[str, list[float]]]()
+def measure(num_items: int, dim: int, batch: int, runs: int, chosen: list[str], train: bool) -> list[dict[str, Any]]:
+    """One record for each way that is the full softmax or has one of the texts in its name."""
+    every, times = ways(num_items, dim, batch), dict[str, dict[str, list[float]]]()
+    found = {name: way for name, way in every.items() if name == FULL or any(text in name for text in chosen)}
     for number in range(runs + 1):
         for name, way in found.items():
             query = torch.randn(way.batch, dim, generator=torch_generator(2, "bench", number))
-            for key, call in _calls(way, query, num_items, number).items():
-                took = timed(call) / (way.batch if key == "train_us" else SEARCHED) * 1e6
+            for key, call in list(_calls(way, query, num_items, number).items())[: 1 if train else None]:
+                took = timed(call) / (way.batch * len(way.seeds) if key == "train_us" else SEARCHED) * 1e6
                 if number:  # the first turn compiles and fills caches
                     times.setdefault(name, {}).setdefault(key, []).append(took)
     records = []
     for name, way in found.items():
         medians = {key: statistics.median(values) for key, values in times[name].items()}
         numbers = sum(table.num_rows * table.dim for table in way.tables.values())
+        numbers += sum(parameter.numel() for parameter in way.head.parameters())
         records.append({"items": num_items, "dim": dim, "way": name, **medians, "parameters": numbers})
     return records
 
@@ -169,9 +226,12 @@ def _calls(way: Way, query: Tensor, num_items: int, number: int) -> dict[str, Ca
     asked = torch.randn(SEARCHED, query.shape[1], generator=torch_generator(3, "bench", number))
     one = Ragged(torch.arange(SEARCHED + 1), torch.arange(SEARCHED) * (num_items // SEARCHED))
     return {
-        "train_us": lambda: step(way, batch_of(num_items, way.batch, number), query),
+        "train_us": lambda: steps(way, batch_of(num_items, way.batch, number), query),
         "probability_us": lambda: way.head.log_probability(asked, one, way.tables),
         "topk_us": lambda: way.head.topk(asked, TOPK, way.tables),
+        "train_us": lambda: step(way, batch_of(num_items, way.batch, number), query),
+        "probability_us": lambda: way.at_test[0].log_probability(asked, one, way.at_test[1]),
+        "topk_us": lambda: way.at_test[0].topk(asked, TOPK, way.at_test[1]),
     }
 
 
@@ -183,23 +243,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", default=[""], help="only layers with one of these in their name")
+    parser.add_argument("--train", action="store_true", help="training steps only")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     check(given.dim)
     everything = []
     for num_items in given.items:
-        records = measure(num_items, given.dim, given.batch, given.runs)
+        records = measure(num_items, given.dim, given.batch, given.runs, given.ways, given.train)
         everything += records
         full = records[0]
         print(f"\n{num_items:,} items, {given.dim} dimensions; µs a query, and the full softmax's time over it")
-        print("| layer | training example | ratio | one probability | ratio | top-20 | ratio | parameters |")
-        print("|---|--:|--:|--:|--:|--:|--:|--:|")
+        shown = [f"{name} | ratio" for key, name in COLUMNS.items() if key in full]
+        print(f"| layer | {' | '.join(shown)} | parameters |\n|---|{'--:|--:|' * len(shown)}--:|")
         for record in records:
-            cells = [
-                f"{record[key]:,.1f} | {full[key] / record[key]:,.1f}×"
-                for key in ("train_us", "probability_us", "topk_us")
-            ]
+            cells = [f"{record[key]:,.1f} | {full[key] / record[key]:,.1f}×" for key in COLUMNS if key in record]
             print(f"| {record['way']} | {' | '.join(cells)} | {record['parameters']:,} |")
     print(json.dumps({"runs": everything}))
 

@@ -6,8 +6,8 @@
 exact   exact search through torch beside Faiss flat
 tuned   what `find_index` settles on for a recall of .95 among builds in FOLDER, beside the best build that Faiss
         makes by itself, through the seam and called directly, and beside Faiss flat
-sweep   every family of Faiss over a grid of its parameters, and the tuned index: the least processor time of one thread
-        that each takes for .95
+sweep   every family of Faiss over a grid of its parameters, and the first builds of ours: the least processor time of
+        one thread that each takes for .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
 large   one fastscan build, kept in FOLDER: its time, memory and queries/s (--items 10000000)
 calls   what the seam costs above Faiss in calls of 64 to 4096 queries
@@ -47,7 +47,8 @@ from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors
 
 ROUNDS = 5
-HELD, SWEPT = 4096, 2048
+HELD = [4096]
+SWEPT = 1024
 ONLY: list[str] = []
 KEPT = [""]
 TARGET = 0.95
@@ -59,6 +60,7 @@ NPROBES = {
 }
 REFINES = {10: (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32), 100: (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10)}
 FAMILIES = (
+    "Spread,IVF4096_HNSW32,PQ64x4fs", "Spread,IVF4096,PQ64x4fs",
     *(f"{lists},PQ64x4fs,RFlat" for lists in NPROBES), "IVF1024,PQ32x4fs,RFlat", "IVF4096,PQ32x4fs,RFlat",
     "IVF4096_HNSW32,PQ64x4fs,RFlat", "OPQ64,IVF1024,PQ64x4fs,RFlat", "IVF1024,RaBitQfs,RFlat", "IVF1024,PQ32,RFlat",
     "IVF1024,SQ8", "IVF1024,Flat", "HNSW32,SQ8", "HNSW32,Flat",
@@ -122,22 +124,23 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
 
 def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
     """The tuned index beside the best plain build of Faiss, through the seam and called directly, and beside flat."""
-    held, others = queries[:HELD], queries[HELD:]
-    (index, _), (plain, _) = tuned_builds(vectors, held, k, keep)
+    held, others = queries[: HELD[0]], queries[HELD[0] :]
+    index, plain = tuned_builds(vectors, held, k, keep)
     exact = ExactIndex()
     exact.build(vectors)
-    few = others[:HELD]
+    few = others[: HELD[0]]
     truth = exact.search(few, k)
-    direct = faiss.IndexRefineFlat(plain.faiss, faiss.swig_ptr(vectors.numpy()))
-    direct.k_factor = plain.parameters["refine"]
     size = min(index.queries_at_once, len(others))
     exclude = some_excluded(size, len(vectors))
     searches: dict[str, Callable[[torch.Tensor], TopK]] = {
         "the tuned index": lambda part: index.search(part, k),
-        "the same, 50 excluded a query": lambda part: index.search(part, k, exclude),
-        f"{plain.factory}, its best": lambda part: plain.search(part, k),
-        "the same by Faiss alone, its own refinement": lambda part: as_topk(*direct.search(part.numpy(), k)),
+        "the same, 50 excluded a query": lambda part: index.search(part, k, exclude.slice(0, len(part))),
     }
+    if plain is not None:
+        direct = faiss.IndexRefineFlat(plain.faiss, faiss.swig_ptr(vectors.numpy()))
+        direct.k_factor = plain.parameters["refine"]
+        searches[f"{plain.factory}, its best"] = lambda part: plain.search(part, k)
+        searches["the same by Faiss alone, its own refinement"] = lambda part: as_topk(*direct.search(part.numpy(), k))
     for name in list(searches)[::2]:
         share = float(index_recall(TopK.concat([searches[name](part) for part in few.split(size)]), truth).mean())
         print(f"{name}: index recall@{k} on other queries {share:.4f}")
@@ -155,7 +158,7 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
     """Processor time of one thread, which other work on the machine disturbs least."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    held, others = queries[:HELD], queries[HELD : HELD + SWEPT]
+    others = queries[HELD[0] : HELD[0] + SWEPT]
     exact = ExactIndex()
     exact.build(vectors)
     truth = exact.search(others, k)
@@ -166,38 +169,47 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
         return float(index_recall(action(), truth).mean())
 
     for factory in ONLY or FAMILIES:
-        index, best = kept(factory, vectors, keep), (math.inf, "not reached")
+        index: faiss.Index | AsFaiss = (
+            AsFaiss(ours(factory, vectors, keep)) if is_spread(factory) else kept(factory, vectors, keep)
+        )
+        best = math.inf, "not reached"
         for reach in settings(factory, k):
             found, setting, seconds = cheapest_depth(index, reach, others, k, recall_of)
             best = min(best, (seconds, f"{found:.4f} {setting}"))
             if seconds > 1.5 * best[0]:
                 break
         print(f"{factory:<34} {1e6 * best[0] / len(others):>8,.1f} µs a query {best[1]}", flush=True)
-    (chosen, _), _ = tuned_builds(vectors, held, k, keep)
 
-    def search() -> TopK:
-        return chosen.search(others, k)
 
-    share, seconds = recall_of(search), cpu_s(search)
-    print(f"the tuned index, {chosen.factory} {chosen.parameters} {share:.4f} {1e6 * seconds / len(others):,.1f} µs")
+class AsFaiss:
+    """An index of ours that searches as Faiss's do."""
+
+    def __init__(self, own: FaissIndex) -> None:
+        self.own = own
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self.own.search(torch.from_numpy(queries), k)
+        return found.scores.view(-1, k).numpy(), found.ids.view(-1, k).numpy()
 
 
 def cheapest_depth(
-    index: faiss.Index,
+    index: faiss.Index | AsFaiss,
     depths: list[dict[str, float]],
     queries: torch.Tensor,
     k: int,
     recall_of: Callable[[Callable[[], TopK]], float],
 ) -> tuple[float, dict[str, float], float]:
     """Recall, setting and processor time of the first depth that reaches the target; ∞ where the last does not."""
-    space = faiss.ParameterSpace()
 
     def search() -> TopK:
         return as_topk(*index.search(queries.numpy(), k))
 
     def reached(setting: dict[str, float]) -> float:
         for name, value in setting.items():
-            space.set_index_parameter(index, name, value)
+            if isinstance(index, AsFaiss):
+                index.own.set_parameters(**{name: int(value)})
+            else:
+                faiss.ParameterSpace().set_index_parameter(index, name, value)
         return recall_of(search)
 
     if len(depths) > 1 and (share := reached(depths[-1])) < TARGET:
@@ -209,14 +221,12 @@ def cheapest_depth(
     return share, setting, math.inf
 
 
-def tuned_builds(
-    vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path
-) -> tuple[tuple[FaissIndex, Point], tuple[FaissIndex, Point]]:
+def tuned_builds(vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path) -> tuple[FaissIndex, FaissIndex | None]:
     """What `find_index` does with the builds of `fastscan`: the best of all, and the best of those that are Faiss's."""
     measured = HeldOut(held, k)
     rivals: list[tuple[FaissIndex, Point]] = []
     measured.against(TensorVectors(vectors))
-    for factory in builds("fastscan", *vectors.shape):
+    for factory in ONLY or builds("fastscan", *vectors.shape):
         index = ours(factory, vectors, keep)
         point = cheapest(index, measured, TARGET)
         print(
@@ -225,14 +235,15 @@ def tuned_builds(
         )
         if point is not None:
             rivals.append((index, point))
-    plain = max((rival for rival in rivals if not is_spread(rival[0].factory)), key=lambda it: it[1].queries_per_s)
+    plain: FaissIndex | None = None
+    for index, point in sorted(rivals, key=lambda rival: rival[1].queries_per_s):
+        index.set_parameters(**point.parameters)
+        plain = plain if is_spread(index.factory) else index
     chosen, point = faster(measured, rivals)
     assert isinstance(chosen, FaissIndex)
-    best = chosen, point
-    print(f"chosen: {best[0].factory} {best[1].parameters}, of {len(measured.points)} settings measured", flush=True)
-    for index, point in (best, plain):
-        index.set_parameters(**point.parameters)
-    return best, plain
+    chosen.set_parameters(**point.parameters)
+    print(f"chosen: {chosen.factory} {point.parameters}, of {len(measured.points)} settings measured", flush=True)
+    return chosen, plain
 
 
 def ours(factory: str, vectors: torch.Tensor, keep: Path) -> FaissIndex:
@@ -269,6 +280,9 @@ def settings(factory: str, k: int) -> list[list[dict[str, float]]]:
     if factory.startswith("HNSW"):
         return [[{"efSearch": value}] for value in (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)]
     lists = max((name for name in NPROBES if name in factory), key=len)
+    if is_spread(factory):
+        depths = [{"refine": depth} for depth in REFINES[k] if depth == int(depth)]
+        return [[{"nprobe": reach, **depth} for depth in depths] for reach in NPROBES[lists]]
     if "RFlat" not in factory:
         return [[{"nprobe": reach}] for reach in NPROBES[lists]]
     return [[{"nprobe": reach, "k_factor_rf": depth} for depth in REFINES[k]] for reach in NPROBES[lists]]
@@ -294,7 +308,7 @@ def kept(factory: str, vectors: torch.Tensor, keep: Path) -> faiss.Index:
 
 
 def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    held, others = queries[:HELD], queries[HELD : 2 * HELD]
+    held, others = queries[: HELD[0]], queries[HELD[0] : 2 * HELD[0]]
     exact = ExactIndex()
     exact.build(vectors)
     truth, held_out = exact.search(others, k), HeldOut(held, k)
@@ -373,6 +387,7 @@ def main() -> None:
     parser.add_argument("--data", default="planted", choices=["planted", "learned", "clusters"])
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=12288)
+    parser.add_argument("--held", type=int, default=HELD[0], help="queries to tune with")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)
@@ -380,7 +395,7 @@ def main() -> None:
     parser.add_argument("--family", action="append", help="these factory strings instead of all families or builds")
     options = parser.parse_args()
     ONLY.extend(options.family or [])
-    KEPT[0] = options.data
+    KEPT[0], HELD[0] = options.data, options.held
     versions = f"torch {torch.__version__}, faiss {faiss.__version__}, {platform.machine()}"
     print(f"{versions}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if options.stage == "learn":

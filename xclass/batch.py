@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from xclass.data.lookup import NAMED, Unknown
+from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown
 from xclass.data.queries import Queries, dataset_slice
 from xclass.data.query_blocks import count_queries, read_query_blocks
 from xclass.errors import ArtefactError, ConfigError, DataError
@@ -86,7 +86,7 @@ def retrieve_to_file(recommender: Recommender, out: Path | str, job: Job, resume
         work.run(parts)
         _check_known(parts.counts)
         parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
-    _say_unknown(parts.counts)
+    _say_unknown(parts.counts, TAKEN_FOR_UNKNOWN if recommender.may_repeat else LEFT_OUT)
     return Written(
         parts.counts, parts.counts.queries - before, time.perf_counter() - started, done, work.probabilities_measured()
     )
@@ -213,8 +213,9 @@ def _check_known(counts: Counts) -> None:
         raise DataError("not one query id is known", got=", ".join(counts.unknown_names[:NAMED]), do=do)
 
 
-def _say_unknown(counts: Counts) -> None:
+def _say_unknown(counts: Counts, items_became: str) -> None:
     total = counts.unknown_queries + counts.unknown_items
     if total:
         what = "query ids" if counts.unknown_queries else "items of histories"
-        say(Unknown(total, list(dict.fromkeys(counts.unknown_names))[:NAMED]).message(what))
+        became = LEFT_OUT if counts.unknown_queries else items_became
+        say(Unknown(total, list(dict.fromkeys(counts.unknown_names))[:NAMED], became=became).message(what))

@@ -116,8 +116,8 @@ class RunConfig(Config):
         if self.sampler.kind not in INDEPENDENT or not self.sampler.replacement:
             names = ", ".join(INDEPENDENT)
             raise ValueError(f"loss.effective_size needs independent draws: sampler.kind one of {names}")
-        if self.loss.exact_when_short and self.model.item.kind != "id":
-            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
+        if self.loss.exact_when_short and (self.model.item.kind != "id" or self.head.kind != "dot"):
+            raise ValueError('loss.exact_when_short needs head.kind = "dot" and model.item.kind = "id"')
         return self
 
     @pydantic.model_validator(mode="after")

@@ -197,6 +197,7 @@ IMPORTANCE = {"kind": "importance", "effective_size": 10}
         ({"loss": {"kind": "importance", "exact_when_short": True}}, "go with effective_size"),
         ({"loss": {"kind": "importance", "subtract_log_q": False}}, "subtract_log_q"),
         ({"loss": IMPORTANCE, "sampler": {"kind": "all"}}, "independent draws"),
+        ({"loss": {**IMPORTANCE, "exact_when_short": True}, "head": {"kind": "cnn"}}, "exact_when_short needs"),
         ({"loss": IMPORTANCE, "sampler": {"kind": "uniform", "replacement": False}}, "independent draws"),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.heads import HierarchicalHead, Tree, balanced_tree, huffman_tree
+from xclass.heads import HierarchicalHead, Tree, balanced_tree, clustering, huffman_tree
 from xclass.heads.clustering import clustered_leaves, feature_vectors
 from xclass.heads.path_loss import path_loss
 from xclass.rng import torch_generator
@@ -186,6 +186,16 @@ def test_clusters_share_a_node(arity: int) -> None:
     changes = int((kinds[order].diff() != 0).sum())
     assert changes <= (7 if arity != 3 else 30)
     assert torch.equal(leaf_of, clustered_leaves(vectors, arity, 0))
+
+
+@pytest.mark.parametrize("arity", [2, 5])
+def test_both_forms_make_the_same_clusters(arity: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.randn(700, 8, generator=torch_generator(1, "test"))
+    vectors[:50] = 0.0  # no nearer to any centre than another
+    monkeypatch.setattr(clustering, "PART_ITEMS", 64)
+    compiled = clustered_leaves(vectors, arity, 3)
+    monkeypatch.setattr(clustering, "compiles", lambda: False)
+    assert torch.equal(compiled, clustered_leaves(vectors, arity, 3))
 
 
 def test_items_with_the_same_features_have_the_same_vector() -> None:

@@ -218,3 +218,13 @@ def test_the_command_line_needs_no_options(tmp_path, runs, dataset):
 def test_recommender_opens_without_its_dataset(runs):
     found = Recommender.load(runs["dot"].run.path)
     assert found.may_repeat and found.run.sequence.context == 3
+
+
+def test_an_unknown_word_is_said_to_be_taken_for_one(runs, tmp_path, capsys):
+    runs["dot"].retrieve(histories=[["w0", "never met"]], k=2)
+    assert "1 unknown items of histories taken for the unknown word: never met" in capsys.readouterr().err
+    path = tmp_path / "queries.jsonl"
+    path.write_text('{"query_id": "a", "history": ["w1", "new"]}\n')
+    arguments = ["retrieve", runs["dot"].run.path, "--queries", path, "-k", 3, "--out", tmp_path / "lists.parquet"]
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
+    assert len(pl.read_parquet(tmp_path / "lists.parquet")) == 3

@@ -14,15 +14,20 @@ from xclass.errors import InputError
 
 NAMED = 5
 IDS_PER_PART = 1 << 22
+LEFT_OUT, TAKEN_FOR_UNKNOWN = "left out", "taken for the unknown word"
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """External ids that nobody knows: how many (repeats counted), the first few by name, and all of them in order."""
+    """External ids that nobody knows: how many (repeats counted), the first few by name, all of them in order.
+
+    became: what was done with them, in words.
+    """
 
     count: int
     names: list[str]
     ids: pl.Series | None = field(default=None, compare=False, repr=False)
+    became: str = LEFT_OUT
 
     def message(self, what: str) -> str:
         """One line for the log.
@@ -31,7 +36,7 @@ class Unknown:
         '7 unknown query ids left out: a, b, …'
         """
         dots = ", …" if self.count > len(self.names) else ""
-        return f"{self.count:,} unknown {what} left out: {', '.join(self.names)}{dots}"
+        return f"{self.count:,} unknown {what} {self.became}: {', '.join(self.names)}{dots}"
 
 
 class IdMap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xclass.data.batches import take_features
 from xclass.data.lists import Lists
-from xclass.data.lookup import IdMap, Unknown, unknown
+from xclass.data.lookup import TAKEN_FOR_UNKNOWN, IdMap, Unknown, unknown
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset
 from xclass.errors import DataError, InputError
@@ -123,6 +123,7 @@ def queries_with_histories(
         history = history.filter(items >= 0)
     else:
         history = Ragged(file.offsets, torch.where(items < 0, unknown_item, items))
+        missing = replace(missing, became=TAKEN_FOR_UNKNOWN)
     everything = torch.arange(len(file.query_ids))
     return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
 

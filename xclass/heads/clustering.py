@@ -9,27 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xclass.compiling import compiles
 from xclass.heads.trees import cuts
 from xclass.progress import Progress
 from xclass.rng import torch_generator
 from xclass.types import Ragged
+from xclass.workers import in_parts
 
 ROUNDS = 6  # of 2-means in each halving
 BLOCK_ROWS = 1 << 16
+PART_ITEMS = 1 << 12  # less than this for each thread is not worth waking it
 
 
 def clustered_leaves(vectors_ND: Tensor, arity: int, seed: int) -> Tensor:
     """Int64 (N,), the leaf of each item in a balanced tree of this arity.
 
     A node's items are cut into ``arity`` parts by halving: the items that lean most to the first of two centres go to
-    the first half, as many as its leaves, and the centres become the halves' means. All nodes of a level at once.
+    the first half, as many as its leaves, and the centres become the halves' means; items keep their order within a
+    half. All nodes of a level at once, or one after the other in a compiled loop.
 
     Args:
         vectors_ND: one vector an item; directions count, lengths don't. A zero vector is no nearer to any centre.
         arity: of the tree.
         seed: of the first centres.
 
-    Cost O(rounds · N · (D + log N) · log N); memory 8·N·D bytes.
+    Cost O(rounds · N · D · log N); memory 4·N·D bytes, and in the plain form as much again.
     """
     unit = functional.normalize(vectors_ND.float(), dim=1)
     order, generator = torch.arange(len(unit)), torch_generator(seed, "clusters")
@@ -81,22 +85,42 @@ def _place(nodes: Tensor, turn: Tensor) -> Tensor:
 
 def _halve(order: Tensor, unit: Tensor, low: Tensor, cut: Tensor, high: Tensor, generator: torch.Generator) -> None:
     """Reorder the places low … high−1 of each range so that its two halves are two clusters."""
+    one, other = (low + (torch.rand(len(low), generator=generator) * (high - low)).long() for _ in range(2))
+    if not compiles():
+        _halve_plainly(order, unit, low, cut, high, one, other)
+        return
+    from xclass.heads import cluster_kernels
+
+    ranges = [tensor.numpy() for tensor in (low, cut, high, one, other)]
+    arrays = order.numpy(), unit.numpy()
+
+    def part(start: int, stop: int) -> None:
+        cluster_kernels.halve(*arrays, *(each[start:stop] for each in ranges), ROUNDS)
+
+    in_parts(part, len(low), min(len(low), len(order) // PART_ITEMS), order.device)
+
+
+def _halve_plainly(
+    order: Tensor, unit: Tensor, low: Tensor, cut: Tensor, high: Tensor, one: Tensor, other: Tensor
+) -> None:
     sizes = high - low
     owner = torch.repeat_interleave(torch.arange(len(low)), sizes)
     within = torch.arange(len(owner)) - torch.repeat_interleave(torch.cumsum(sizes, 0) - sizes, sizes)
     places = low[owner] + within
     first = within < (cut - low)[owner]
     items = order[places]
-    one, other = (low + (torch.rand(len(low), generator=generator) * sizes).long() for _ in range(2))
     lean = unit[order[one]] - unit[order[other]]
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         pieces = torch.arange(len(items)).split(BLOCK_ROWS)
         scores = torch.cat([torch.linalg.vecdot(unit[items[some]], lean[owner[some]]) for some in pieces])
         by_score = torch.argsort(scores, descending=True, stable=True)
-        sorted_items = items[by_score[torch.argsort(owner[by_score], stable=True)]]
-        if torch.equal(sorted_items, items):
+        ranked = by_score[torch.argsort(owner[by_score], stable=True)]
+        second = torch.empty_like(first)
+        second[ranked] = ~first
+        halved = items[torch.argsort(2 * owner + second, stable=True)]
+        if turn and torch.equal(halved, items):
             break
-        items = sorted_items
+        items = halved
         lean = _means(unit, items[first], owner[first], len(low)) - _means(unit, items[~first], owner[~first], len(low))
     order[places] = items
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xclass.losses.rows import softmax_rows
 from xclass.tables.working_set import Table
 from xclass.workers import in_parts, scratch
 
-BLOCK_CELLS = 1 << 20
+BLOCK_CELLS = 1 << 18  # 1 MiB: they stay in the cache between the product and the exponentials
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it
 
 
@@ -19,7 +20,7 @@ def log_sum(query_BD: Tensor, rows_ND: Tensor) -> Tensor:
     """(B,) log Σ_i e^{⟨q_b, w_i⟩}, differentiable in queries and rows.
 
     Its gradient is the softmax, which is computed again in the backward pass. Cost: 2·B·N·D operations forward, three
-    times as many back, and 2·B·N exponentials; memory: a block of 1 Mi cells for each thread, and the gradients.
+    times as many back, and 2·B·N exponentials; memory: a block of 256 Ki cells for each thread, and the gradients.
     """
     found: Tensor = _LogSum.apply(query_BD, rows_ND)
     return found
@@ -31,9 +32,7 @@ class _LogSum(torch.autograd.Function):
         query, rows = query.contiguous(), rows.contiguous()
 
         def part(low: int, high: int) -> Tensor:
-            blocks = _blocks(query, rows[low:high])
-            sums = [torch.mm(query, block.T, out=_cells(query, block)).logsumexp(1) for block in blocks]
-            return torch.stack(sums).logsumexp(0)
+            return torch.stack([_products(query, block)[1] for block in _blocks(query, rows[low:high])]).logsumexp(0)
 
         total = torch.stack(in_parts(part, len(rows), _worth(query, rows), query.device)).logsumexp(0)
         ctx.save_for_backward(query, rows, total)
@@ -48,9 +47,10 @@ class _LogSum(torch.autograd.Function):
         def part(low: int, high: int) -> Tensor:
             query_grad, first = torch.zeros_like(query), low
             for block in _blocks(query, rows[low:high]):
-                share = torch.mm(query, block.T, out=_cells(query, block)).sub_(total.unsqueeze(1)).exp_().mul_(weight)
-                query_grad.addmm_(share, block)
-                torch.mm(share.T, query, out=rows_grad[first : first + len(block)])
+                cells, value, sums = _products(query, block)  # the softmax is a cell times e^(value − total) / sum
+                scale = weight * ((value - total).exp() / sums).unsqueeze(1)
+                query_grad.addcmul_(scale, cells @ block)
+                torch.mm(cells.T, scale * query, out=rows_grad[first : first + len(block)])
                 first += len(block)
             return query_grad
 
@@ -66,8 +66,11 @@ def _blocks(query: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
     return rows.split(max(BLOCK_CELLS // max(len(query), 1), 1))
 
 
-def _cells(query: Tensor, block: Tensor) -> Tensor:
-    return scratch(len(query) * len(block), query).view(len(query), len(block))
+def _products(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """e^{x − top} of the products x of a block, good until the next call; their log Σ e^x, and Σ e^{x − top}."""
+    cells = scratch(len(query) * len(block), query).view(len(query), len(block))
+    sums = softmax_rows(torch.mm(query, block.T, out=cells), query.new_empty(0))
+    return cells, sums.value, sums.total
 
 
 def table_log_sum(query_BD: Tensor, table: Table, block_rows: int = 1 << 16) -> Tensor:

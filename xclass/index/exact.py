@@ -20,6 +20,8 @@ from xclass.workers import in_parts, scratch
 SWEEP_ITEMS = 1 << 15
 BLOCK_ITEMS = 2048
 BLOCK_SCORES = 1 << 20
+CACHED_SCORES = 1 << 18  # of a block on the CPU: they stay in the cache, and a block is worth its dozen calls
+WIDEST = 8192
 MOST_CANDIDATES = 1 << 22
 LONG_SWEEP_SCORES = 1 << 34
 
@@ -125,20 +127,23 @@ class _Group:
 
     def __init__(self, query_BD: Tensor, k: int, exclude: Ragged | None) -> None:
         self._query_BD = query_BD
+        wide = min(CACHED_SCORES // max(len(query_BD), 1), WIDEST)
+        self._width = BLOCK_ITEMS if query_BD.is_cuda else max(wide, BLOCK_ITEMS // 2)
         self._running = running_topk(len(query_BD), k, query_BD.device)
         self._hidden = None if exclude is None else _InOrder(exclude, query_BD.device)
 
     def feed(self, pieces: list[Tensor], first: int) -> None:
         """Score consecutive items, of which the first is number ``first``."""
+        queries = self._query_BD.shape[0]
         for piece in pieces:
-            for block in piece.split(BLOCK_ITEMS if self._query_BD.is_cuda else BLOCK_ITEMS // 2):
-                size = len(self._query_BD) * len(block)
-                scores = scratch(size, self._query_BD).view(len(self._query_BD), len(block))
+            for block in piece.split(self._width):
+                width = block.shape[0]
+                scores = scratch(queries * width, self._query_BD).view(queries, width)
                 torch.mm(self._query_BD, block.T, out=scores)
                 if self._hidden is not None:
                     self._hidden.mask(scores, first)
                 self._running.feed(scores, first)
-                first += len(block)
+                first += width
 
     def result(self) -> TopK:
         return self._running.result()
