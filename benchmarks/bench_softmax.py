@@ -1,13 +1,15 @@
 """The family of softmax approximations side by side: the layers alone, and torch's and gensim's beside ours.
 
     python benchmarks/bench_softmax.py layers [--items 10000 100000 800000] [--configs configs/softmax/*.toml]
+    python benchmarks/bench_softmax.py steps --dataset DATASET [--configs configs/softmax/*.toml]
     python benchmarks/bench_softmax.py codes CORPUS
     python benchmarks/bench_softmax.py torch CORPUS
     python benchmarks/bench_softmax.py gensim CORPUS --gensim PYTHON
 
 layers: what each configuration's output layer takes of a training step, without the tower (plan, distinct rows, pull,
 loss, gradients, push), of one item's probability and score and of a top-20, over a catalogue with Zipf's counts; the
-layers take turns, and the process's own time is taken on one thread. codes: path lengths of Huffman's tree.
+layers take turns, and the process's own time is taken on one thread. steps: whole training steps on a
+dataset, tower included, the same way. codes: path lengths of Huffman's tree.
 torch and gensim: the peers, on the same words as ours (`softmax_peers.py`). CORPUS is a directory with train.txt,
 valid.txt and test.txt, a sentence a line. Quality of all configurations on the corpus is
 `xclass compare`, which writes its own table:
@@ -38,6 +40,8 @@ from bench_heads import SEARCHED, TOPK, batch_of, step, timed, zipf
 from torch import Tensor
 
 from xclass.build import build_model
+from xclass.data.batches import TrainBatches
+from xclass.data.store import open_dataset
 from xclass.heads import CnnHead, DotHead
 from xclass.heads.trees import balanced_tree, huffman_tree
 from xclass.memory import keep_freed_memory
@@ -45,10 +49,11 @@ from xclass.model import TwoTower
 from xclass.rng import torch_generator
 from xclass.run import resolve_config
 from xclass.run_config import RunConfig
+from xclass.tables import Table
 from xclass.types import Batch, Ragged
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTEXT, CHECKED = 4, 2000
+CONTEXT, CHECKED, WARM_STEPS = 4, 2000, 3
 SHOWN = ("train_us", "probability_us", "score_us", "topk_us")
 
 
@@ -82,11 +87,18 @@ def _spelling(number: int) -> str:
     return letters
 
 
-def layer(config: RunConfig, num_items: int) -> TwoTower:
-    """A model whose tower costs nothing here: its head and its tables are what is timed. Clusters are any."""
-    query = config.model.query.model_copy(update={"kind": "history", "hidden": ()})
+def layer(config: RunConfig, num_items: int, shared: dict[tuple[str, int, int], Table] | None = None) -> TwoTower:
+    """A model whose tower is left out: its head and its tables are what is timed. Clusters are any.
+
+    ``shared``: tables of models before, which are taken again where they fit; a step's cost does not depend on them.
+    """
+    kind = "history" if config.sampler.kind == "adaptive" else "id"  # bigrams are read off a history
+    query = config.model.query.model_copy(update={"kind": kind, "hidden": ()})
     model = config.model.model_copy(update={"query": query})
-    return build_model(config.model_copy(update={"model": model}), Words(num_items), None)  # type: ignore[arg-type]
+    built = build_model(config.model_copy(update={"model": model}), Words(num_items), None)  # type: ignore[arg-type]
+    for name, table in built.tables.items() if shared is not None else ():
+        built.tables[name] = shared.setdefault((name, table.num_rows, table.dim), table)  # type: ignore[union-attr]
+    return built
 
 
 def words_of(num_items: int, size: int, number: int) -> Batch:
@@ -133,7 +145,8 @@ def measure(
     configs: dict[str, RunConfig], num_items: int, batch: int, runs: int, least_s: float
 ) -> list[dict[str, Any]]:
     """One record for each configuration; layers take turns."""
-    models = {name: layer(config, num_items) for name, config in configs.items()}
+    shared: dict[tuple[str, int, int], Table] = {}
+    models = {name: layer(config, num_items, shared) for name, config in configs.items()}
     times: dict[str, dict[str, list[float]]] = {name: {} for name in configs}
     for number in range(runs + 1):
         for name, model in models.items():
@@ -162,8 +175,7 @@ def _numbers(model: TwoTower) -> int:
 
 
 def layers(chosen: argparse.Namespace) -> dict[str, Any]:
-    paths = chosen.configs or sorted((ROOT / "configs" / "softmax").glob("*.toml"))
-    configs = {path.stem: resolve_config(path) for path in sorted(paths, key=lambda path: path.stem != "full")}
+    configs = _configs(chosen)
     check(configs)
     records = []
     for num_items in chosen.items:
@@ -184,6 +196,49 @@ def show_layers(records: list[dict[str, Any]]) -> None:
             against = first.get("probability_us" if key == "score_us" else key)
             cells.append(f"{record[key]:,.1f} | {against / record[key]:,.1f}×" if key in record else " | ")
         print(f"| {record['config']} | {' | '.join(cells)} | {record['parameters']:,} |")
+
+
+def steps(chosen: argparse.Namespace) -> dict[str, Any]:
+    """µs of processor time that a train pair takes, tower included, in training on a dataset; the models take turns."""
+    dataset, configs = open_dataset(chosen.dataset), _configs(chosen)
+    models = {}
+    for name, config in configs.items():
+        model = build_model(config, dataset, dataset.split("train"))
+        batches = TrainBatches(
+            dataset.split("train"), config.train.batch, 0, model.tower.uses_history, windows=dataset.windows
+        )
+        models[name] = model, batches.epoch(0), torch.optim.Adam(model.parameters(), config.train.dense_learning_rate)
+    times: dict[str, list[float]] = {name: [] for name in configs}
+    for number in range(WARM_STEPS + chosen.steps):
+        for name, (model, batches, dense) in models.items():
+            started = time.process_time()
+            batch = next(batches)
+            _whole_step(model, batch, configs[name].train.learning_rate, number)
+            dense.step()
+            dense.zero_grad()
+            assert batch.positives is not None
+            if number >= WARM_STEPS:
+                times[name].append((time.process_time() - started) / len(batch.positives.values) * 1e6)
+        print(f"step {number + 1} of {WARM_STEPS + chosen.steps}", file=sys.stderr, flush=True)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print("| configuration | µs a train pair | the full softmax's over it |")
+    print("|---|--:|--:|")
+    for name, value in medians.items():
+        print(f"| {name} | {value:,.1f} | {next(iter(medians.values())) / value:,.1f}× |")
+    return {"steps": medians}
+
+
+def _whole_step(model: TwoTower, batch: Batch, rate: float, number: int) -> None:
+    prepared = model.prepare(batch, torch_generator(0, "bench", number))
+    rows = model.pull(prepared.row_plans, requires_grad=True)
+    model.loss(prepared, rows).mean().backward()
+    model.push(prepared.row_plans, rows, rate)
+
+
+def _configs(chosen: argparse.Namespace) -> dict[str, RunConfig]:
+    """By name, the full softmax first."""
+    paths = chosen.configs or sorted((ROOT / "configs" / "softmax").glob("*.toml"))
+    return {path.stem: resolve_config(path) for path in sorted(paths, key=lambda path: path.stem != "full")}
 
 
 def codes(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -278,7 +333,7 @@ def gensim_peer(chosen: argparse.Namespace) -> dict[str, Any]:
     theirs = {"hierarchical": {"hs": 1, "negative": 0}, "negative sampling": {"hs": 0, "negative": 5}}
     rows = {}
     for name, parts in ours.items():
-        alphas = {alpha: settings | theirs[name] | {"alpha": alpha} for alpha in (0.025, 0.05, 0.1)}
+        alphas = {alpha: settings | theirs[name] | {"alpha": alpha} for alpha in (0.025, 0.05)}
         rows[f"gensim, {name}"] = best_rate(
             lambda given, measured: peers.train_gensim(chosen.gensim, text, given, measured), alphas, text, 2, 2
         )
@@ -312,7 +367,7 @@ def show_trained(rows: dict[str, dict[str, Any]]) -> None:
         print(f"| {name} | {row['rate']} | {speed} | {perplexity} | {row['recall']:.4f} |")
 
 
-PARTS = {"layers": layers, "codes": codes, "torch": torch_peer, "gensim": gensim_peer}
+PARTS = {"layers": layers, "steps": steps, "codes": codes, "torch": torch_peer, "gensim": gensim_peer}
 
 
 def main() -> None:
@@ -322,6 +377,8 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, nargs="?")
     parser.add_argument("--configs", type=Path, nargs="+")
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 800_000])
+    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--vocabulary", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1024)
@@ -332,7 +389,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gensim", metavar="PYTHON")
     chosen = parser.parse_args()
-    if chosen.part != "layers" and chosen.corpus is None:
+    if chosen.part == "steps" and chosen.dataset is None:
+        parser.error("steps needs --dataset")
+    if chosen.part not in ("layers", "steps") and chosen.corpus is None:
         parser.error(f"{chosen.part} needs CORPUS")
     torch.set_num_threads(chosen.threads)
     keep_freed_memory()
