@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,22 @@ def test_what_needs_the_whole_catalogue_is_refused(dataset: Path) -> None:
         plain = resolve_config({"head": {"kind": kind}})
         with pytest.raises(ConfigError, match=told):
             check_launch(plain, opened)
+
+
+@pytest.mark.distributed
+def test_torchrun_starts_again_from_the_last_checkpoint(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "-m"]
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    arguments = ["xclass", "train", str(dataset), "--config", str(CONFIG), "--out", str(out), *changes]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, *arguments], env=variables, stderr=subprocess.PIPE, text=True) as launcher:
+        while not any(out.glob("checkpoints/step-*")):
+            assert launcher.poll() is None, launcher.communicate()
+            time.sleep(0.02)
+        ranks = subprocess.check_output(["pgrep", "-P", str(launcher.pid)], text=True).split()
+        os.kill(int(ranks[1]), signal.SIGKILL)
+        said = launcher.communicate(timeout=300)[1]
+    assert launcher.returncode == 0, said
+    assert "resuming from step" in said
+    check_same(out, alone)
