@@ -23,7 +23,7 @@ FLOORS = {
     "heads": 3, "scorers": 3,
     "model": 4, "compat": 4,
     "engine": 5,
-    "training": 6, "retrieve": 6, "evaluate": 6, "starts": 6,
+    "training": 6, "retrieve": 6, "evaluate": 6, "starts": 6, "divided_search": 6,
     "report": 7, "testing": 7, "document_scorers": 7, "filtered_search": 7, "predictions": 7,
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,

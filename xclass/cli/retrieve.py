@@ -11,6 +11,7 @@ from xclass.cli.options import AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
 SHORT = ("keep", "popular", "error")
+DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
 ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
 
@@ -56,20 +57,32 @@ def retrieve(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on behind the last finished part of a job that was stopped.")
     ] = False,
+    divide: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="Under torchrun: each process retrieves for some of the queries with the whole index (queries), or "
+            "searches some of the items exactly for all queries (items).",
+        ),
+    ] = "queries",
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the best k items of every query to a file: query_id, rank, item_id, score."""
-    short = one_of("--short", short, SHORT)
+    short, divide = one_of("--short", short, SHORT), one_of("--divide", divide, DIVIDED)
     if format_name is not None:
         one_of("--format", format_name, FORMATS)
-    from xclass.batch import Job, retrieve_to_file
+    from xclass.batch import WAIT_S, Job, retrieve_to_file
+    from xclass.engine import Group
     from xclass.recommender import Recommender
     from xclass.training.log import peak_rss_bytes
 
-    job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown)
-    written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume)
+    job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown, divide)
+    with Group(WAIT_S) as group:
+        written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume, group)
     summary = {"out": str(out), **written.to_dict(), "peak_rss_bytes": peak_rss_bytes()}
+    if not group.is_first:
+        return
     if as_json:
         print_json(summary)
     else:
