@@ -28,7 +28,7 @@ FLOORS = {
     "build": 8,
     "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
-    "demo": 11, "batch": 11, "export": 11, "compare": 11, "cli": 12, "__init__": 12, "__main__": 13,
+    "demo": 11, "batch": 11, "ray_retrieval": 11, "export": 11, "compare": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
 
 # Rooms that may import a room of their own floor.
@@ -43,7 +43,7 @@ SIBLINGS = {
 # `from xclass import __version__` is all that anyone below may take from the face.
 FROM_THE_FACE = {"__version__"}
 
-EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba"}
+EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba", "ray"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
 COMPILED = {
     "cells.py", "data/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",

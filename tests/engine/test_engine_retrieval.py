@@ -23,7 +23,7 @@ from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK
 from xclass.vectors import RangeOfVectors, TensorVectors
 
-NUM_ITEMS, NUM_QUERIES = 2500, 300
+NUM_ITEMS, NUM_QUERIES = 2500, 150
 JOBS = """
 import sys, json
 from pathlib import Path
@@ -63,7 +63,7 @@ def jobs_of(run: Path, folder: Path) -> dict[str, dict[str, object]]:
     (folder / "queries.txt").write_text("\n".join([*own["query_id"].to_list()[::-1], "nobody"]))
     plain = {
         "plain.parquet": {"k": 10},
-        "seen.jsonl": {"k": 3000, "include_seen": True},
+        "seen.jsonl": {"k": 40, "include_seen": True},
         "filters.parquet": {"k": 7, "candidates": str(folder / "allow.txt"), "exclude": str(folder / "own.csv")},
         "denied.parquet": {"k": 20, "exclude": str(folder / "deny.txt"), "queries": str(folder / "queries.txt")},
     }
@@ -78,13 +78,12 @@ def lists(path: Path) -> pl.DataFrame:
     return pl.read_ndjson(path) if path.suffix == ".jsonl" else pl.read_parquet(path)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_the_lists_of_one_process(run: Path, tmp_path: Path, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lists_of_one_process(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xclass.batch.PART_QUERIES", 64)
     monkeypatch.setattr("xclass.batch.PART_ROWS", 1)
     jobs = jobs_of(run, tmp_path)
-    ended = launch(ranks, ["-c", JOBS, str(run), str(tmp_path), json.dumps(jobs)])
-    assert [code for code, _, _ in ended] == [0] * ranks, ended
+    ended = launch(2, ["-c", JOBS, str(run), str(tmp_path), json.dumps(jobs)])
+    assert [code for code, _, _ in ended] == [0, 0], ended
     recommender = Recommender.load(run)
     for name, options in jobs.items():
         alone = tmp_path / f"alone-{name}"
@@ -95,7 +94,7 @@ def test_the_lists_of_one_process(run: Path, tmp_path: Path, ranks: int, monkeyp
 
 
 def test_any_number_of_processes_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts 1 and 3 of five are there, as two processes that were killed might leave them."""
+    """Part 1 of three is there alone, as one of two processes that were killed might leave it."""
     monkeypatch.setattr("xclass.batch.PART_QUERIES", 64)
     monkeypatch.setattr("xclass.batch.PART_ROWS", 1)
     recommender, removed = Recommender.load(run), []
@@ -106,29 +105,24 @@ def test_any_number_of_processes_goes_on(run: Path, tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch, pytest.raises(BaseException, match="parts are kept"):
         patch.setattr("xclass.topk_parts.Parts.finish", stop)
         retrieve_to_file(recommender, tmp_path / "topk.parquet", Job(k=5))
-    for number in (0, 2, 4):
+    for number in (0, 2):
         for file in (tmp_path / ".topk.parquet.parts").glob(f"part-{number:06d}.*"):
             file.unlink()
             removed.append(file.name)
-    assert len(removed) == 6
+    assert len(removed) == 4
     written = retrieve_to_file(recommender, tmp_path / "topk.parquet", Job(k=5), resume=True)
-    assert (written.resumed_parts, written.queries_here) == (2, NUM_QUERIES - 128)
+    assert (written.resumed_parts, written.queries_here) == (1, NUM_QUERIES - 64)
     retrieve_to_file(recommender, tmp_path / "whole.parquet", Job(k=5))
     assert lists(tmp_path / "topk.parquet").equals(lists(tmp_path / "whole.parquet"))
 
 
-def test_the_command_and_what_it_refuses(run: Path, tmp_path: Path) -> None:
+def test_the_command_on_four_ranks(run: Path, tmp_path: Path) -> None:
     arguments = ["-m", "xclass", "retrieve", str(run), "-k", "5", "--json", "--divide", "items", "--out"]
-    first, second = launch(2, [*arguments, str(tmp_path / "a.parquet")])
-    assert first[0] == second[0] == 0 and second[1] == ""
+    first, *others = launch(4, [*arguments, str(tmp_path / "four.parquet")])
+    assert first[0] == 0 and all((code, out) == (0, "") for code, out, _ in others), (first, others)
     assert json.loads(first[1])["queries"] == NUM_QUERIES
-
-
-def test_a_rank_that_fails_ends_the_others_with_its_reason(run: Path, tmp_path: Path) -> None:
-    broken = JOBS.replace("with Group", "if __import__('os').environ['RANK'] == '1':\n    run = 'nowhere'\nwith Group")
-    ended = launch(2, ["-c", broken, str(run), str(tmp_path), json.dumps({"a.parquet": {"k": 3}})])
-    assert all(code != 0 for code, _, _ in ended)
-    assert "nowhere" in ended[0][2] and not (tmp_path / "a.parquet").exists()
+    retrieve_to_file(Recommender.load(run), tmp_path / "one.parquet", Job(k=5))
+    assert lists(tmp_path / "four.parquet").equals(lists(tmp_path / "one.parquet"))
 
 
 class Fake(Group):
@@ -143,15 +137,15 @@ class Fake(Group):
         return [values]
 
 
-@pytest.mark.parametrize(("items", "dim", "k"), [(5000, 64, 100), (3000, 7, 10), (900, 33, 2000)])
+@pytest.mark.parametrize(("items", "dim", "k"), [(5000, 64, 100), (3000, 7, 10), (1500, 33, 1400)])
 @pytest.mark.parametrize("ranks", [2, 3, 8])
 def test_merged_lists_are_those_of_one_search(items: int, dim: int, k: int, ranks: int) -> None:
     """Bit for bit: ids, scores and ties (every vector is there twice), with exclusions."""
     generator = torch_generator(0, "divided", items)
     vectors = torch.randn(items, dim, generator=generator)
     vectors[items // 2 :] = vectors[: items - items // 2]
-    query_BD = torch.randn(700, dim, generator=generator)
-    hidden = Ragged.from_lists([torch.randint(items, (b % 5,), generator=generator).tolist() for b in range(700)])
+    query_BD = torch.randn(300, dim, generator=generator)
+    hidden = Ragged.from_lists([torch.randint(items, (b % 5,), generator=generator).tolist() for b in range(300)])
     whole = ExactIndex()
     whole.build(vectors)
     wanted = whole.search(query_BD, k, hidden)
