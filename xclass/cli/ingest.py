@@ -97,14 +97,17 @@ Propensity = Annotated[
 ]
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
+        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
+    ),
+]
+
+
 def ingest(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
-            "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
-        ),
-    ],
+    source: Source,
     out: Annotated[
         Path, typer.Option(help="The dataset directory to write; it must not exist. With --append: the one to add to.")
     ],

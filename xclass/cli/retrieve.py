@@ -15,20 +15,37 @@ DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
 ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
 
+QueryFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
+        ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
+        "left out.",
+    ),
+]
+Short = Annotated[
+    str,
+    typer.Option(
+        metavar="WAY",
+        help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
+    ),
+]
+Divide = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT",
+        help="Under torchrun: each process retrieves for some of the queries with the whole index (queries), or "
+        "searches some of the items exactly for all queries (items).",
+    ),
+]
+
 
 def retrieve(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl, or .trec for a TREC run.")],
     k: Annotated[int, typer.Option("-k", min=1, help="At most so many items for each query.")] = 100,
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
-            ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
-            "left out.",
-        ),
-    ] = None,
+    queries: QueryFile = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search exactly even if the run has an index.")] = False,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Keep items that a query has in its history.")
@@ -37,13 +54,7 @@ def retrieve(
         Path | None, typer.Option(metavar="FILE", help=f"Retrieve nothing but these items {ITEMS}")
     ] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve none of these items {ITEMS}")] = None,
-    short: Annotated[
-        str,
-        typer.Option(
-            metavar="WAY",
-            help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
-        ),
-    ] = "keep",
+    short: Short = "keep",
     format_name: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="parquet, jsonl or trec; by the name of --out if left out."),
@@ -57,14 +68,7 @@ def retrieve(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on behind the last finished part of a job that was stopped.")
     ] = False,
-    divide: Annotated[
-        str,
-        typer.Option(
-            metavar="WHAT",
-            help="Under torchrun: each process retrieves for some of the queries with the whole index (queries), or "
-            "searches some of the items exactly for all queries (items).",
-        ),
-    ] = "queries",
+    divide: Divide = "queries",
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
