@@ -31,12 +31,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.config import build_config
 from xclass.data.batches import TrainBatches
 from xclass.estimate.layout import Few
 from xclass.manifest import sha256_file
 from xclass.rng import torch_generator
+from xclass.run_config import RunConfig
 from xclass.tensorfile import blocks_of, read_header
 from xclass.training import Trainer
 from xclass.training.checkpoint import CheckpointStore, checkpoint_name

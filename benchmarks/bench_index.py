@@ -1,15 +1,17 @@
 """Indexes over a million vectors: what tuning finds, an exhaustive sweep of Faiss beside it, hash tables.
 
-    python benchmarks/bench_index.py exact|tuned|sweep|hash|large|learn [--data planted|learned|clusters] [-k 10]
-        [--items N] [--keep FOLDER]
+    python benchmarks/bench_index.py exact|tuned|sweep|hash|large|calls|build|learn [--data planted|learned|clusters]
+        [-k 10] [--items N] [--keep FOLDER]
 
 exact   exact search through torch beside Faiss flat
-tuned   what `find_index` settles on for a recall of .95 among builds in FOLDER, beside Faiss flat and beside Faiss
-        itself with the same parameters
+tuned   what `find_index` settles on for a recall of .95 among builds in FOLDER, beside the best build that Faiss
+        makes by itself, through the seam and called directly, and beside Faiss flat
 sweep   every family of Faiss over a grid of its parameters, and the tuned index: the least processor time of one thread
         that each takes for .95
 hash    LSH and winner-take-all: agreement of the top k, share of the items scored, queries/s
 large   one fastscan build, kept in FOLDER: its time, memory and queries/s (--items 10000000)
+calls   what the seam costs above Faiss in calls of 64 to 4096 queries
+build   the builds of fastscan, kept in FOLDER
 learn   train the run whose vectors are --data learned, in FOLDER (index_data.py says what the data are)
 
 Correctness first: the two exact searches must find the same items (but for equal scores) before either is timed, and
@@ -37,7 +39,8 @@ from index_data import clustered_vectors, learn, learned_vectors, planted_vector
 
 from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, index_recall
 from xclass.index.factory import builds
-from xclass.index.measuring import HeldOut
+from xclass.index.measuring import HeldOut, Point
+from xclass.index.spread import GRAPH, is_spread
 from xclass.index.tuning import cheapest, faster
 from xclass.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
@@ -118,32 +121,34 @@ def bench_exact(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
 
 
 def bench_tuned(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    """The tuned index beside the best plain build of Faiss, through the seam and called directly, and beside flat."""
     held, others = queries[:HELD], queries[HELD:]
-    index = tuned_builds(vectors, held, k, keep)
+    (index, _), (plain, _) = tuned_builds(vectors, held, k, keep)
     exact = ExactIndex()
     exact.build(vectors)
-    truth = exact.search(others[:HELD], k)
-    direct = faiss.IndexRefineFlat(index.faiss, faiss.swig_ptr(vectors.numpy()))
-    direct.k_factor = index.parameters["refine"]
-    theirs = as_topk(*direct.search(others[:HELD].numpy(), k))
-    ours = float(index_recall(index.search(others[:HELD], k), truth).mean())
-    print(f"on other queries: index recall@{k} {ours:.4f}", end=", ")
-    print(f"Faiss with its own refinement {float(index_recall(theirs, truth).mean()):.4f}")
+    few = others[:HELD]
+    truth = exact.search(few, k)
+    direct = faiss.IndexRefineFlat(plain.faiss, faiss.swig_ptr(vectors.numpy()))
+    direct.k_factor = plain.parameters["refine"]
     size = min(index.queries_at_once, len(others))
     exclude = some_excluded(size, len(vectors))
-    few = others[:HELD].numpy()
-    rates = side_by_side(
-        {
-            "the tuned index": (in_batches(lambda part: index.search(part, k), others, size), len(others)),
-            "Faiss directly, same parameters": (
-                in_batches(lambda part: direct.search(part.numpy(), k), others, size),
-                len(others),
-            ),
-            "50 excluded a query": (in_batches(lambda part: index.search(part, k, exclude), others, size), len(others)),
-            "Faiss flat": (lambda: faiss.knn(few, vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT), len(few)),
-        }
+    searches: dict[str, Callable[[torch.Tensor], TopK]] = {
+        "the tuned index": lambda part: index.search(part, k),
+        "the same, 50 excluded a query": lambda part: index.search(part, k, exclude),
+        f"{plain.factory}, its best": lambda part: plain.search(part, k),
+        "the same by Faiss alone, its own refinement": lambda part: as_topk(*direct.search(part.numpy(), k)),
+    }
+    for name in list(searches)[::2]:
+        share = float(index_recall(TopK.concat([searches[name](part) for part in few.split(size)]), truth).mean())
+        print(f"{name}: index recall@{k} on other queries {share:.4f}")
+    timed_ones: dict[str, tuple[Callable[[], object], int]] = {
+        name: (in_batches(search, others, size), len(others)) for name, search in searches.items()
+    }
+    timed_ones["Faiss flat"] = (
+        lambda: faiss.knn(few.numpy(), vectors.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT),
+        len(few),
     )
-    show(rates, "Faiss flat")
+    show(side_by_side(timed_ones), "Faiss flat")
 
 
 def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
@@ -168,7 +173,7 @@ def bench_sweep(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path
             if seconds > 1.5 * best[0]:
                 break
         print(f"{factory:<34} {1e6 * best[0] / len(others):>8,.1f} µs a query {best[1]}", flush=True)
-    chosen = tuned_builds(vectors, held, k, keep)
+    (chosen, _), _ = tuned_builds(vectors, held, k, keep)
 
     def search() -> TopK:
         return chosen.search(others, k)
@@ -204,23 +209,48 @@ def cheapest_depth(
     return share, setting, math.inf
 
 
-def tuned_builds(vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path) -> FaissIndex:
-    """What `find_index` does with the builds of `fastscan`, over the same builds as the sweep's."""
-    measured, rivals = HeldOut(held, k), []
+def tuned_builds(
+    vectors: torch.Tensor, held: torch.Tensor, k: int, keep: Path
+) -> tuple[tuple[FaissIndex, Point], tuple[FaissIndex, Point]]:
+    """What `find_index` does with the builds of `fastscan`: the best of all, and the best of those that are Faiss's."""
+    measured = HeldOut(held, k)
+    rivals: list[tuple[FaissIndex, Point]] = []
     measured.against(TensorVectors(vectors))
     for factory in builds("fastscan", *vectors.shape):
-        index = FaissIndex("factory", factory)
-        index.factory = factory
-        index.restore(kept(factory, vectors, keep), vectors, 0.0)
+        index = ours(factory, vectors, keep)
         point = cheapest(index, measured, TARGET)
         print(
-            f"    {factory}: {point and (point.parameters, round(point.index_recall, 4), round(point.queries_per_s))}"
+            f"    {factory}: {point and (point.parameters, round(point.index_recall, 4), round(point.queries_per_s))}",
+            flush=True,
         )
         if point is not None:
             rivals.append((index, point))
-    index, point = faster(measured, rivals)
-    print(f"chosen: {index.factory} {point.parameters}, of {len(measured.points)} settings measured", flush=True)
-    index.set_parameters(**point.parameters)
+    plain = max((rival for rival in rivals if not is_spread(rival[0].factory)), key=lambda it: it[1].queries_per_s)
+    chosen, point = faster(measured, rivals)
+    assert isinstance(chosen, FaissIndex)
+    best = chosen, point
+    print(f"chosen: {best[0].factory} {best[1].parameters}, of {len(measured.points)} settings measured", flush=True)
+    for index, point in (best, plain):
+        index.set_parameters(**point.parameters)
+    return best, plain
+
+
+def ours(factory: str, vectors: torch.Tensor, keep: Path) -> FaissIndex:
+    """The index that `build_index` makes, from ``keep``, built and written there the first time."""
+    index = FaissIndex("fastscan", factory)
+    same = GRAPH.sub("", factory) if is_spread(factory) else factory  # only the way to the lists differs
+    name = f"ours-{same}-{len(vectors)}-{KEPT[0]}"
+    path, table = keep / f"{name}.faiss", keep / f"{name}.npy"
+    if path.exists():
+        index.restore(faiss.read_index(str(path)), vectors, 0.0, np.load(table) if table.exists() else None)
+        return index
+    index.build(vectors)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"    {factory}: built in {index.build_s:.0f} s, load {os.getloadavg()[0]:.1f}, peak {peak:.1f} GiB in all")
+    keep.mkdir(parents=True, exist_ok=True)
+    faiss.write_index(index.faiss, str(path))
+    if index.spread is not None:
+        np.save(table, index.spread.table)
     return index
 
 
@@ -290,28 +320,50 @@ def bench_hash(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path)
             )
 
 
+def bench_calls(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    """A build of Faiss with usual parameters, through the seam and called directly, in calls of different sizes."""
+    index = ours(next(name for name in builds("fastscan", *vectors.shape) if not is_spread(name)), vectors, keep)
+    index.set_parameters(**({"nprobe": 19, "refine": 5} if k == 10 else {"nprobe": 45, "refine": 2}))
+    direct = faiss.IndexRefineFlat(index.faiss, faiss.swig_ptr(vectors.numpy()))
+    direct.k_factor = index.parameters["refine"]
+    print(f"{index.factory} {index.parameters}")
+    for size in (64, 256, 1024, 2048, 4096):
+        exclude, total = some_excluded(size, len(vectors)), queries[: len(queries) // size * size]
+        searches: dict[str, Callable[[torch.Tensor], object]] = {
+            "Faiss alone": lambda part: direct.search(part.numpy(), k),
+            "through the seam": lambda part: index.search(part, k),
+            "50 excluded a query": lambda part: index.search(part, k, exclude),  # noqa: B023
+        }
+        rates = side_by_side({name: (in_batches(it, total, size), len(total)) for name, it in searches.items()})
+        show(
+            {f"{size:,} queries a call: {name}": rate for name, rate in rates.items()},
+            f"{size:,} queries a call: Faiss alone",
+        )
+
+
+def bench_build(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
+    for factory in ONLY or builds("fastscan", *vectors.shape):
+        print(f"{factory}: {ours(factory, vectors, keep).extra_bytes() / 1e6:,.0f} MB beside the vectors", flush=True)
+
+
 def bench_large(vectors: torch.Tensor, queries: torch.Tensor, k: int, keep: Path) -> None:
-    index, path = FaissIndex("fastscan"), keep / f"large-{len(vectors)}-{KEPT[0]}.faiss"
-    if path.exists():
-        index.factory = builds("fastscan", *vectors.shape)[0]
-        index.restore(faiss.read_index(str(path)), vectors, 0.0)
-    else:
-        index.build(vectors)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(f"{index.factory} built in {index.build_s:.0f} s, peak {peak / 2**30:.1f} GiB with vectors and queries")
-        keep.mkdir(parents=True, exist_ok=True)
-        faiss.write_index(index.faiss, str(path))
-    size = index.extra_bytes()
-    print(f"{(size + vectors.nbytes) / 2**30:.2f} GiB with the vectors, {size / 2**30:.2f} without")
     held = HeldOut(queries, k)
-    held.against(TensorVectors(vectors))
-    print(f"exact {held.exact_queries_per_s:,.0f} queries/s")
-    for target in (0.9, 0.95):
-        point = cheapest(index, held, target)
-        print(f"for {target}: {point}", flush=True)
+    for factory in ONLY or builds("fastscan", *vectors.shape)[:1]:
+        index = ours(factory, vectors, keep)
+        size = index.extra_bytes()
+        print(f"{(size + vectors.nbytes) / 2**30:.2f} GiB with the vectors, {size / 2**30:.2f} without", flush=True)
+        held.against(TensorVectors(vectors))
+        print(f"exact {held.exact_queries_per_s:,.0f} queries/s", flush=True)
+        for target in (0.9, 0.95):
+            point = cheapest(index, held, target)
+            print(f"for {target}: {point}", flush=True)
 
 
-STAGES = {"exact": bench_exact, "tuned": bench_tuned, "sweep": bench_sweep, "hash": bench_hash, "large": bench_large}
+STAGES = {
+    "exact": bench_exact, "tuned": bench_tuned, "sweep": bench_sweep, "hash": bench_hash, "large": bench_large,
+    "build": bench_build,
+    "calls": bench_calls,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -325,7 +377,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.7)
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--keep", type=Path, default=Path("indexes"))
-    parser.add_argument("--family", action="append", help="sweep these factory strings instead of all families")
+    parser.add_argument("--family", action="append", help="these factory strings instead of all families or builds")
     options = parser.parse_args()
     ONLY.extend(options.family or [])
     KEPT[0] = options.data

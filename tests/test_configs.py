@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from xclass.build import RunConfig, reference
 from xclass.config import load_config, to_toml
 from xclass.data.ingest import ingest
 from xclass.data.planted import PlantedModel
 from xclass.metrics import average, compute, parse_metrics, popular_topk
 from xclass.run import resolve_config, train_run
+from xclass.run_config import RunConfig, reference
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))

@@ -12,7 +12,6 @@ import xclass
 import xclass.data.batches
 from xclass import document_scorers
 from xclass.batch import Job, retrieve_to_file
-from xclass.build import RunConfig
 from xclass.config import build_config
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
@@ -24,6 +23,7 @@ from xclass.metrics import parse_metrics
 from xclass.recommender import Recommender, index_run
 from xclass.rng import numpy_generator
 from xclass.run import train_run
+from xclass.run_config import RunConfig
 from xclass.types import Ragged
 
 LABELS, WORDS = 12, 40

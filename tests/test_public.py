@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Package → the names that people may import from it, promised. Other rooms' names may change between versions.
 PUBLIC: dict[str, set[str]] = {
-    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
+    "xclass": {"Dataset", "Ragged", "Recommender", "TopK", "XclassError", "__version__", "compare_configs", "compare_predictions", "compare_runs", "evaluate_predictions", "open_dataset", "train"},
     "xclass.cli": {"main"},
     "xclass.compat": {"tf"},
     "xclass.compat.tf": {
@@ -33,7 +33,7 @@ PUBLIC: dict[str, set[str]] = {
         "sampled_softmax_loss",
     },
     "xclass.sampling": {
-        "SAMPLERS", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
+        "SAMPLERS", "AdaptiveProposal", "AllItems", "Drawn", "FixedUnigram", "GivenCandidates", "HardNegatives", "InBatch", "Known",
         "LearnedUnigram", "LogUniform", "Mixture", "Sampler", "SamplerConfig", "StreamingFrequency", "TargetSampling",
         "Uniform", "build_sampler",
     },
@@ -58,11 +58,11 @@ OPTIONS: dict[str, set[str]] = {
     },
     "retrieve": {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
-        "--unknown", "--resume", "--divide", "--dataset", "--json",
+        "--unknown", "--resume", "--divide", "--dataset", "--json", "--probabilities", "--over",
     },
     "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},
-    "compare": {"--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
+    "compare": {"--config", "--out", "--set", "--target", "--device", "--split", "-k", "--metric", "--truth", "--train", "--num-items", "--max-queries", "--resamples", "--seed", "--dataset", "--json"},
     "demo": {"--out", "--json"},
     "inspect": {"--verify", "--no-verify", "--json"},
     "doctor": {"--json"},

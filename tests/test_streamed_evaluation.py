@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xclass
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.config import build_config
 from xclass.data import store
 from xclass.data.lists import Joined, Some
@@ -26,6 +26,7 @@ from xclass.metrics import popularity as popularity_module
 from xclass.optim import RowAdaGrad
 from xclass.recommender import Recommender
 from xclass.run import RunDirectory
+from xclass.run_config import RunConfig
 from xclass.sampling import Known, SamplerConfig, build_sampler
 from xclass.sampling import config as sampler_config
 from xclass.tables import MemoryTable, TableOptions

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xclass.compare import compare_predictions as compare_predictions
     from xclass.compare import compare_runs as compare_runs
+    from xclass.contest import compare_configs as compare_configs
     from xclass.data.store import Dataset as Dataset
     from xclass.data.store import open_dataset as open_dataset
     from xclass.errors import XclassError as XclassError
@@ -37,6 +38,7 @@ _HOMES = {
     "Recommender": "xclass.recommender",
     "TopK": "xclass.types",
     "XclassError": "xclass.errors",
+    "compare_configs": "xclass.contest",
     "compare_predictions": "xclass.compare",
     "compare_runs": "xclass.compare",
     "evaluate_predictions": "xclass.predictions",
@@ -51,6 +53,7 @@ __all__ = [
     "TopK",
     "XclassError",
     "__version__",
+    "compare_configs",
     "compare_predictions",
     "compare_runs",
     "evaluate_predictions",

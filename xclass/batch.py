@@ -50,6 +50,8 @@ class Job:
         format: parquet, jsonl or trec; by the ending of the output when None.
         directory: the output is a directory of parts.
         unknown: a file for the ids that nobody knows, one a line.
+        probabilities: a column of them: "exact" over all items, or over the items that were "retrieved".
+        over: how many items are retrieved at least to normalise over; those of the list when None.
         divide: what the processes of a launch divide. queries: each has the whole index and writes parts of its own;
             items: each searches its own items exactly, and their lists are merged.
     """
@@ -64,6 +66,8 @@ class Job:
     format: str | None = None
     directory: bool = False
     unknown: Path | str | None = None
+    probabilities: str | None = None
+    over: int | None = None
     divide: str = "queries"
 
 
@@ -109,7 +113,9 @@ def _retrieve(recommender: Recommender, out: Path, job: Job, resume: bool, group
         group.barrier("the result")
     if group.is_first:
         _say_unknown(parts.counts)
-    return Written(parts.counts, parts.counts.queries - before, time.perf_counter() - started, done)
+    return Written(
+        parts.counts, parts.counts.queries - before, time.perf_counter() - started, done, work.probabilities_measured()
+    )
 
 
 def _opened(out: Path, work: _Work, resume: bool, group: Group) -> Parts:
@@ -137,6 +143,8 @@ class _Work:
         if self._own_items:
             index = self._divided(index)
         self._search = FilteredSearch(recommender.model, index, self._wanted(), lambda: recommender.run.item_counts)
+        if job.probabilities is not None and format_name == "trec":
+            raise ConfigError("a TREC run has no place for probabilities", where="format", do="choose another --format")
         check_ids(format_name, recommender.run.item_ids, "an item id")
 
     def _divided(self, index: Searched) -> Searched:
@@ -161,6 +169,8 @@ class _Work:
             "k": job.k,
             "include-seen": job.include_seen,
             "short": job.short,
+            "probabilities": job.probabilities,
+            "over": job.over,
             "format": self.format,
             "queries in a part": self._size,
         }
@@ -201,6 +211,10 @@ class _Work:
         if not searched:
             raise DataError("there is no query to retrieve for", where=self._job.queries)
 
+    def probabilities_measured(self) -> dict[str, Any] | None:
+        """What is known of their error; None without them."""
+        return None if self._search.probabilities is None else self._search.probabilities.measured()
+
     def _blocks(self) -> Iterator[Queries]:
         """Queries, a part's worth at a time, the finished ones too."""
         recommender = self._recommender
@@ -216,9 +230,9 @@ class _Work:
         """The lists of a part, counted."""
         check_ids(self.format, queries.ids, "a query id")
         item_ids = self._recommender.run.item_ids
-        frames = [empty_frame(queries.ids, item_ids)]
-        for positions, found in self._search.lists(queries, counts):
-            frames.append(topk_frame(positions, found, queries.ids, item_ids))
+        frames = [empty_frame(queries.ids, item_ids, self._job.probabilities is not None)]
+        for positions, found, given in self._search.lists(queries, counts):
+            frames.append(topk_frame(positions, found, queries.ids, item_ids, given))
             progress.advance(len(positions))
         return frames
 
@@ -226,7 +240,8 @@ class _Work:
         job, recommender = self._job, self._recommender
         allow = recommender.read_filter(job.candidates, "candidates")
         deny = recommender.read_filter(job.exclude, "excluded items")
-        return Wanted(job.k, job.include_seen or recommender.may_repeat, allow, deny, job.short)
+        include = job.include_seen or recommender.may_repeat
+        return Wanted(job.k, include, allow, deny, job.short, job.probabilities, job.over)
 
 
 @contextlib.contextmanager

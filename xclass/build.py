@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
 
-import polars as pl
-import pydantic
 import torch
 from torch import Tensor
 
-from xclass.config import Config, describe_toml
-from xclass.data.windows import SequenceFacts, follow_counts
+from xclass.catalogue import Catalogue
+from xclass.data.windows import follow_counts
+from xclass.engine import Engine, LocalEngine
 from xclass.errors import ConfigError, nearest
-from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, TopWeights, build_head, table_shapes
+from xclass.heads import CnnHead, DotHead, Head, KnownItems, TopWeights, build_head, table_shapes
 from xclass.heads.building import build_encoder
 from xclass.heads.clustering import feature_vectors
 from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.growing import Growth
-from xclass.losses import LOSSES, LossConfig, build_loss
+from xclass.losses import build_loss
 from xclass.losses.config import ESTIMATING_Z
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
-from xclass.sampling import AllItems, Known, Sampler, SamplerConfig, build_sampler
-from xclass.sampling.config import DRAWN
-from xclass.scorers.config import DocumentsConfig
-from xclass.spectral import SpectralConfig, spectral_factors
+from xclass.run_config import RunConfig
+from xclass.sampling import AllItems, Known, Sampler, build_sampler
+from xclass.spectral import spectral_factors
 from xclass.starts import document_start, feature_start, history_start
-from xclass.tables import TABLES, Place, Table, TableConfig, TableOptions
+from xclass.tables import TABLES, Place, Table, TableOptions
 from xclass.towers import (
     QUERY_TOWERS,
     FeatureField,
@@ -47,188 +44,13 @@ from xclass.towers import (
     inverse_frequencies,
 )
 from xclass.towers.characters import text_bytes
-from xclass.towers.config import FeatureConfig, ItemTowerConfig, QueryTowerConfig
+from xclass.towers.config import FeatureConfig, ItemTowerConfig
 from xclass.towers.item_texts import CORRECTION, ItemTexts, TextEncoder
-from xclass.training.config import TrainingConfig
 from xclass.types import Ragged
 
 CLUSTER_DIM = 64
 DEVICES = ("auto", "cpu", "cuda")
 TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class ModelConfig(Config):
-    """The two towers and what joins them."""
-
-    embedding_dim: int = pydantic.Field(64, ge=1)
-    """Dimensions of the vectors, D."""
-    normalize: bool = True
-    """Vectors of unit length: the score is the cosine. false: the plain inner product."""
-    temperature: float = pydantic.Field(0.1, gt=0)
-    """Scores are divided by it in training."""
-    init: Literal["random", "spectral", "documents"] = "random"
-    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of a history tower or of one
-    of features; documents: features random, an item the mean of its train documents' bags, of unit length."""
-    init_std: float = pydantic.Field(0.1, gt=0)
-    """Standard deviation of random rows."""
-    query: QueryTowerConfig = QueryTowerConfig()
-    """The query tower."""
-    item: ItemTowerConfig = ItemTowerConfig()
-    """The item tower."""
-    spectral: SpectralConfig = SpectralConfig()
-    """Settings of init = "spectral"."""
-
-    @pydantic.model_validator(mode="after")
-    def _starts_fit_the_towers(self) -> ModelConfig:
-        if self.item.share_feature_table and "features" not in self.query.parts:
-            raise ValueError("item.share_feature_table needs a query tower with features")
-        if self.query.share_item_table and self.item.kind != "id":
-            raise ValueError('query.share_item_table needs item.kind = "id"')
-        by_history = self.query.kind == "history" and not self.query.share_item_table and self.item.kind == "id"
-        by_features = self.query.kind == "features" and "id" in self.item.parts
-        if self.init == "spectral" and not (by_history or by_features):
-            raise ValueError(
-                'init = "spectral" needs query.kind = "history" with a table of its own, or "features"; and items with'
-                " rows of their own"
-            )
-        if self.init == "documents" and not by_features:
-            raise ValueError('init = "documents" needs query.kind = "features" and items with rows of their own')
-        return self
-
-
-class RunConfig(Config):
-    """Everything that decides a run; the file given to `xclass train --config`."""
-
-    model: ModelConfig = ModelConfig()
-    """The two towers."""
-    head: HeadConfig = HeadConfig()
-    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
-    sampler: SamplerConfig = SamplerConfig()
-    """Where negatives come from."""
-    loss: LossConfig = LossConfig()
-    """What is minimised."""
-    optimizer: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adagrad"
-    """Row-wise optimiser of the tables."""
-    tables: TableConfig = TableConfig()
-    """The tables of vectors."""
-    product_dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
-    train: TrainingConfig = TrainingConfig()
-    """The loop."""
-    documents: DocumentsConfig = DocumentsConfig()
-    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
-
-    @pydantic.model_validator(mode="after")
-    def _full_losses_take_all_items(self) -> RunConfig:
-        if LOSSES[self.loss.kind].all_items and self.sampler.kind != "all":
-            raise ValueError(f'loss.kind = "{self.loss.kind}" needs sampler.kind = "all"')
-        if self.loss.calibration > 0 and self.sampler.kind != "uniform":
-            raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
-        if self.train.learning_rate * self.tables.weight_decay >= 1:
-            raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _growing_samples_are_drawn(self) -> RunConfig:
-        if not self.loss.effective_size:
-            return self
-        if self.sampler.kind not in DRAWN or not self.sampler.replacement:
-            raise ValueError("loss.effective_size needs independent draws: sampler.kind one of " + ", ".join(DRAWN))
-        if self.loss.exact_when_short and self.model.item.kind != "id":
-            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _only_the_dot_head_samples(self) -> RunConfig:
-        """A key that would do nothing is refused."""
-        if self.head.kind == "dot":
-            return self
-        if self.head.kind == "differentiated" and sum(self.head.dims) != self.model.embedding_dim:
-            raise ValueError(f"head.dims add up to {sum(self.head.dims)}, not to model.embedding_dim")
-        keys = {
-            "sampler": self.sampler,
-            "loss": self.loss,
-            "model.item": self.model.item,
-            "model.init": self.model.init,
-            "model.query.share_item_table": self.model.query.share_item_table,
-            "product_dtype": self.product_dtype,
-            "documents": self.documents,
-        }
-        plain = {
-            "sampler": SamplerConfig(),
-            "loss": LossConfig(),
-            "model.item": ItemTowerConfig(),
-            "model.init": "random",
-            "model.query.share_item_table": False,
-            "product_dtype": "float32",
-            "documents": DocumentsConfig(),
-        }
-        if self.head.kind == "cnn":
-            keys["model.item"] = self.model.item.model_copy(update={"hidden": ()})
-        for key in set(keys) & {"sampler", "loss", "product_dtype"} if self.head.kind == "cnn" else ():
-            del keys[key]
-        for key, value in keys.items():
-            if value != plain[key]:
-                has = "makes item vectors of texts" if self.head.kind == "cnn" else "has no item vectors"
-                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head {has}')
-        return self
-
-
-class Catalogue(Protocol):
-    """What a model must know of the data: sizes and train counts. A dataset has it, and so has a finished run."""
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        ...
-
-    @property
-    def item_counts(self) -> Tensor:
-        """(N,) integers, train pairs of each item; read when it is asked for."""
-        ...
-
-    @property
-    def num_train_queries(self) -> int:
-        """Queries with a train pair; asked for where weights of items need it."""
-        ...
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """A and B of the propensities; asked for where weights of items need them."""
-        ...
-
-    @property
-    def sequence(self) -> SequenceFacts | None:
-        """How positions of a text are read; None where queries are none."""
-        ...
-
-    @property
-    def query_features(self) -> Mapping[str, Ragged]:
-        """Name → sparse features of every query; asked for where they are read in training."""
-        ...
-
-    @property
-    def item_features(self) -> Mapping[str, Ragged]:
-        """The same of items."""
-        ...
-
-    @property
-    def item_texts(self) -> pl.Series:
-        """(N,) the text of each item; asked for by an output layer that reads characters, where it is trained."""
-        ...
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features, of side "query" or "item"."""
-        ...
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """(F,) integers, how many train queries (or items) have each feature; and how many there are."""
-        ...
 
 
 def choose_device(name: str) -> torch.device:
@@ -253,6 +75,7 @@ def build_model(
     folder: Path | None = None,
     start: bool = True,
     stored: dict[str, Tensor] | None = None,
+    engine: Engine | None = None,
 ) -> TwoTower:
     """The model that a configuration describes, over a catalogue.
 
@@ -267,6 +90,7 @@ def build_model(
         stored: rows of each table of a finished run, which are used as they are; without them they are all 0.
         folder: where mapped tables may put their files.
         start: false when stored rows will be loaded: they are not drawn first.
+        engine: makes the tables of a model that is trained; None for one process.
     """
     if catalogue.sequence is not None:
         check_positions(config.model.query, config.model.init)
@@ -274,7 +98,7 @@ def build_model(
     fields = _query_fields(config, catalogue), _item_fields(config, items, catalogue)
     sizes = _table_sizes(config, items, catalogue, fields, untrained)
     if untrained:
-        tables = _tables(config, sizes, Place(device, folder), start)
+        tables = _tables(config, sizes, Place(device, folder), start, engine or LocalEngine())
     else:
         tables = _finished(config, sizes, Place(device), stored or {})
     generator = torch_generator(config.train.seed, "projection")
@@ -402,8 +226,11 @@ def _vectors_to_cluster(config: RunConfig, catalogue: Catalogue, train: Ragged) 
     return factors.vectors * factors.values
 
 
-def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool) -> dict[str, Table]:
-    return {name: _table(config, name, rows, place, start and _is_drawn(config, name)) for name, rows in sizes.items()}
+def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool, engine: Engine) -> dict[str, Table]:
+    def table(name: str, rows: int) -> Table:
+        return _table(config, name, rows, place, start and _is_drawn(config, name), engine)
+
+    return {name: table(name, rows) for name, rows in sizes.items()}
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
@@ -422,7 +249,7 @@ def _finished(config: RunConfig, sizes: dict[str, int], place: Place, stored: di
     return {name: table(name, rows) for name, rows in sizes.items()}
 
 
-def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -> Table:
+def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool, engine: Engine) -> Table:
     chosen = config.tables
     options = TableOptions(
         config.model.init_std if drawn else None,
@@ -432,7 +259,7 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool) -
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return TABLES[chosen.storage](rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+    return engine.table(chosen.storage, rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
 
 
 def _dim(config: RunConfig, name: str) -> int:
@@ -521,9 +348,3 @@ def _closed_form(
         feature_start(model.spectral, train, fields, catalogue.query_features, counts, tables, seed, text)
     else:
         document_start(train, fields, catalogue.query_features, counts, tables, text)
-
-
-def reference() -> str:
-    """``configs/reference.toml``: every key of a run's configuration with its default and its meaning."""
-    head = "# Every key of a configuration, with its default. Made by `make reference`; a test keeps it true."
-    return f"{head}\n\n{describe_toml(RunConfig)}\n"

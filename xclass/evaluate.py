@@ -46,6 +46,7 @@ from xclass.types import Ragged, TopK
 Results = Iterable[tuple[Tensor, TopK]]
 DEFAULT_METRICS = ("recall", "capped_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
 DOCUMENT_METRICS = ("precision", "ndcg", "psp", "psndcg", "recall")
+TEXT_METRICS = ("recall", "mrr")  # one positive each: the others are these, or multiples of them
 MISSING_AT_ONCE = 1 << 14
 POPULARITY = (
     "the same metrics of the items with the most train pairs that each query has not seen, equal counts in the order of"

@@ -1,19 +1,22 @@
-"""A search with everything that a person may ask of its lists: allow and deny lists, and what becomes of short ones."""
+"""A search with everything that a person may ask of its lists: allow and deny lists, what becomes of short ones, and
+probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 import torch
 from torch import Tensor
 
 from xclass.data.queries import Queries
-from xclass.errors import InputError, lookup
+from xclass.errors import ConfigError, InputError, lookup
 from xclass.index.checks import checked_k
 from xclass.own_lists import NO_FILTER, ItemFilter
-from xclass.retrieve import Filters, OwnLists, RetrievalModel, Searched, Searching, fill_short, restricted
+from xclass.probabilities import Probabilities
+from xclass.retrieve import BatchSearch, Filters, OwnLists, RetrievalModel, Searched, Searching, fill_short, restricted
 from xclass.topk_parts import Counts
 from xclass.types import TopK, concat_ragged
 
@@ -30,6 +33,7 @@ class Wanted:
     allow, deny: nothing but these items; none of these.
     short: what becomes of a list with fewer than k items. keep it; fill it up with the most popular items that the
         query may get, seen ones too, with the score NaN (popular); an InputError that names the query (error).
+    probabilities, over: see :class:`xclass.probabilities.Probabilities`; None for scores alone.
     """
 
     k: int
@@ -37,6 +41,16 @@ class Wanted:
     allow: ItemFilter = NO_FILTER
     deny: ItemFilter = NO_FILTER
     short: str = "keep"
+    probabilities: str | None = None
+    over: int | None = None
+
+
+class Found(NamedTuple):
+    """positions: of some queries. lists: theirs. probabilities: of each row, None where nobody asked for them."""
+
+    positions: Tensor
+    lists: TopK
+    probabilities: Tensor | None
 
 
 class FilteredSearch:
@@ -56,6 +70,13 @@ class FilteredSearch:
         lookup("way with short lists", wanted.short, dict.fromkeys(SHORT), where="short")
         checked_k(wanted.k)
         self._model, self._wanted = model, wanted
+        if wanted.over is not None and wanted.probabilities is None:
+            raise ConfigError("over goes with probabilities", where="over", got=wanted.over)
+        self.probabilities: Probabilities | None = None
+        if wanted.probabilities is not None:
+            if isinstance(index, BatchSearch):
+                raise InputError("sums of several scorers' scores are no log-probabilities", do="ask for scores alone")
+            self.probabilities = Probabilities(model, wanted.probabilities, wanted.over)
         self._allow, denied = wanted.allow.own, wanted.deny.everybody
         if self._allow is not None and denied is not None:
             self._allow, denied = self._allow.without(denied), None
@@ -66,12 +87,17 @@ class FilteredSearch:
         if wanted.short == "popular":
             self._popular = _by_popularity(item_counts(), wanted.allow.everybody, denied)
 
-    def lists(self, queries: Queries, counts: Counts | None = None) -> Iterator[tuple[Tensor, TopK]]:
-        """(positions in ``queries``, lists), batch by batch; ``counts`` grows with them."""
+    def lists(self, queries: Queries, counts: Counts | None = None) -> Iterator[Found]:
+        """Positions in ``queries`` and lists, batch by batch; ``counts`` grows with them."""
         counts, k = counts or Counts(), self._wanted.k
         own = [None if lists is None else lists.of(queries.ids) for lists in (self._wanted.deny.own, self._allow)]
         filters = Filters(self._wanted.include_seen, self._exclude, _and_hidden(own[0], queries), own[1])
-        for positions, found in Searching(self._model, self.index, k, filters).lists(queries.batches()):
+        likely, again = self.probabilities, queries.batches()
+        depth = k if likely is None else likely.depth(k)
+        for positions, whole in Searching(self._model, self.index, depth, filters).lists(queries.batches()):
+            batch = next(again)[1] if likely is not None and likely.wants_queries else None
+            sums = None if likely is None else likely.normalisers(whole, batch)
+            found = whole.head(k)
             counts.count(found, k)
             if self._wanted.short == "error":
                 _check_full(queries.ids, positions, found, k)
@@ -79,7 +105,8 @@ class FilteredSearch:
                 found, grown = fill_short(found, k, self._popular, filters.denied(positions))
                 counts.filled_lists += grown
             counts.rows += len(found.ids)
-            yield positions, found
+            given = None if likely is None or sums is None else likely.of(found, batch, sums)
+            yield Found(positions, found, given)
 
 
 def _and_hidden(own: OwnLists | None, queries: Queries) -> OwnLists | None:

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from xclass.build import RunConfig, build_model, choose_device
+from xclass.build import build_model, choose_device
 from xclass.config import build_config, read_toml, to_toml
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
 from xclass.heads.config import SCORED
-from xclass.manifest import atomic_directory, read_json, read_manifest, verify_files, write_json
+from xclass.manifest import atomic_directory, locked, read_json, read_manifest, verify_files, write_json
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.run import (
@@ -33,17 +33,18 @@ from xclass.run import (
     KIND,
     MANIFEST,
     keep_ids,
-    locked,
     train_run,
     vocabularies,
     vocabulary_hash,
 )
+from xclass.run_config import RunConfig
 from xclass.tensorfile import read_tensors
 from xclass.training import Position
-from xclass.training.checkpoint import TENSORS, CheckpointStore, checkpoint_name, read_state
+from xclass.training.checkpoint import CheckpointStore, checkpoint_name, read_state
 from xclass.training.grown import NewRows, Numbers, grow_sampler, grow_tensors, space_of
 from xclass.training.log import GROWN, cut_after
 from xclass.training.loop import OnValidation
+from xclass.training.resharding import TENSORS
 from xclass.training.state import SAMPLER, ModelState
 
 # What decides a checkpoint's tensors: a run keeps it while it grows. Everything else may change.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -74,6 +75,19 @@ def _swap_in(temporary: Path, path: Path) -> None:
     os.rename(path, old / OLD)
     os.rename(temporary, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One process at a time in a run directory; the lock goes with the process, however it ends."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArtefactError(
+                "another process is training in this directory", where=out, do="wait for it, or choose another --out"
+            ) from None
+        yield
 
 
 def remove_leftovers(directory: Path) -> None:

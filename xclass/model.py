@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.seam import Head
+from xclass.heads.seam import Head, LogParts
 from xclass.heads.search import OwnSearch
 from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
@@ -17,18 +17,23 @@ from xclass.vectors import Vectors
 
 
 class Prepared(NamedTuple):
-    """A batch with everything that can be known before vectors are read: candidates, masks, distinct rows."""
+    """A batch with everything that can be known before vectors are read: candidates, masks, distinct rows.
+
+    queries, positives: of the whole batch; ``batch`` may be a part of it.
+    """
 
     batch: Batch
     plan: Any
     row_plans: dict[str, RowPlan]
+    queries: int
+    positives: int
 
     def to(self, device: torch.device) -> Prepared:
         """The same on the device where the tables are."""
         if device.type == "cpu":
             return self
         plans = {table: plan.to(device) for table, plan in self.row_plans.items()}
-        return Prepared(self.batch.to(device), self.plan.to(device), plans)
+        return Prepared(self.batch.to(device), self.plan.to(device), plans, self.queries, self.positives)
 
 
 class TwoTower(nn.Module):
@@ -46,15 +51,22 @@ class TwoTower(nn.Module):
         """Where the computation is."""
         return next(iter(self.tables.values())).device
 
-    def prepare(self, batch: Batch, generator: torch.Generator) -> Prepared:
-        """Drop features, sample, and plan the working set of a training step. No vector is read."""
+    def prepare(self, batch: Batch, generator: torch.Generator, part: tuple[int, int] | None = None) -> Prepared:
+        """Drop features, sample, and plan the working set of a training step. No vector is read.
+
+        part: (start, stop) of the queries to compute here; what is drawn is drawn for the whole batch all the same.
+        """
         batch = self.tower.drop(batch, generator)
-        plan = self.head.plan(batch, generator)
+        queries, positives = len(batch), 0 if batch.positives is None else len(batch.positives.values)
+        if part is None:
+            plan = self.head.plan(batch, generator)
+        else:
+            plan, batch = self.head.plan_part(batch, *part, generator), batch.slice(*part)
         wanted = self.tower.requests(batch)
         for table, requests in self.head.requests(batch, plan).items():
             wanted.setdefault(table, {}).update(requests)
         row_plans = {table: plan_rows(requests) for table, requests in wanted.items()}
-        return Prepared(batch, plan, row_plans).to(self.device)
+        return Prepared(batch, plan, row_plans, queries, positives).to(self.device)
 
     def pull(self, plans: dict[str, RowPlan], requires_grad: bool = False) -> dict[str, Rows]:
         """The rows of the working set; leaves with gradient while training."""
@@ -103,6 +115,10 @@ class TwoTower(nn.Module):
     def log_probability(self, query_BD: Tensor, items: Ragged) -> Tensor:
         """(M,) log of the exact probability of each item of each query's list, given the queries' vectors."""
         return self.head.log_probability(query_BD, items, self.tables)
+
+    def log_parts(self, query_BD: Tensor, items: Ragged) -> LogParts:
+        """The same, with log Z of each query where the head's probabilities are made from scores of all items."""
+        return self.head.log_parts(query_BD, items, self.tables)
 
 
 def _check_rows(table: str, unique: Tensor, num_rows: int) -> None:

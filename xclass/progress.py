@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
 PLAIN_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.2
+
+
+_silent = threading.Event()
+
+
+def silence() -> None:
+    """No progress and no lines from this process any more: another one of the launch speaks for all."""
+    _silent.set()
 
 
 class Progress:
@@ -68,6 +77,8 @@ class Progress:
         return ", ".join([*parts, self.note] if self.note else parts)
 
     def _print(self) -> None:
+        if _silent.is_set():
+            return
         sys.stderr.write(f"\r\x1b[K{self.line()}" if self._tty else f"{self.line()}\n")
         sys.stderr.flush()
 
@@ -88,5 +99,7 @@ def duration(seconds: float) -> str:
 
 def say(message: str) -> None:
     """One line of log on stderr."""
+    if _silent.is_set():
+        return
     sys.stderr.write(message + "\n")
     sys.stderr.flush()

@@ -108,7 +108,7 @@ class Worker:
         queries = self.recommender.queries_of(query_file(table), none_known=True)
         items = self.recommender.run.item_ids
         frames = [empty_frame(queries.ids, items)]
-        for positions, found in self._search.lists(queries):
+        for positions, found, _ in self._search.lists(queries):
             frames.append(topk_frame(positions, found, queries.ids, items))
         return pl.concat(frames)
 

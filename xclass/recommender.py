@@ -12,7 +12,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig
 from xclass.data.batches import inference_batches
 from xclass.data.document_blocks import TEXT
 from xclass.data.lists import Some
@@ -25,7 +24,7 @@ from xclass.data.queries import (
     queries_with_features,
     queries_with_histories,
 )
-from xclass.data.query_files import QueryFile
+from xclass.data.query_files import QueryFile, histories_given, texts_given
 from xclass.data.sparse import ragged_of
 from xclass.data.store import Dataset, open_dataset
 from xclass.data.vectoriser import Vectoriser
@@ -36,6 +35,7 @@ from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.heads import CnnHead, OwnSearch
 from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
+from xclass.likelihood import with_likelihood
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
 from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
@@ -43,6 +43,7 @@ from xclass.progress import say
 from xclass.retrieve import Searched, restricted, retrieve
 from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
 from xclass.topk_files import topk_frame
 from xclass.towers.characters import text_bytes
@@ -162,6 +163,8 @@ class Recommender:
         candidates: Items | Sequence[Items] | None = None,
         exclude: Items | Sequence[Items] | None = None,
         short: str = "keep",
+        probabilities: str | None = None,
+        over: int | None = None,
     ) -> pl.DataFrame:
         """The k best items of each query: query_id, rank (from 1), item_id, score (falling; see docs/output-layers.md).
 
@@ -177,6 +180,8 @@ class Recommender:
             candidates: nothing but these items; or a list of such lists, one for each query: then exact, among them.
             exclude: none of these items; or a list of such lists, one for each query.
             short: keep lists with fewer than k items; or fill them with popular items, which have no score.
+            probabilities: a column of them: "exact" over all items, or over those that were "retrieved".
+            over: how many items to retrieve at least, and normalise over; k when None.
 
         Raises:
             InputError: not exactly one of ``query_ids``, ``histories``, ``features`` and ``texts``; k < 1; a string
@@ -193,12 +198,12 @@ class Recommender:
             rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
         elif features is not None or texts is not None:
             self.model.tower.check_new_queries()
-            given = self.text_features(_texts(texts)) if features is None else features
+            given = self.text_features(texts_given(texts)) if features is None else features
             queries = queries_with_features(given, sizes=self.run.feature_sizes("query"))
             rows = torch.arange(len(queries))
         else:
             assert histories is not None
-            queries = self.queries_of(histories_of(_lists(histories)))
+            queries = self.queries_of(histories_of(histories_given(histories)))
             rows = torch.arange(len(queries))
         for missing, what in ((queries.unknown_queries, "query ids"), (queries.unknown_items, "items of histories")):
             if missing.count:
@@ -209,11 +214,13 @@ class Recommender:
             self._item_filter(candidates, rows, "candidates"),
             self._item_filter(exclude, rows, "excluded items"),
             short,
+            probabilities,
+            over,
         )
         index = self.exact_index if exact or self.index is None else self.index
         search = FilteredSearch(self.model, index, wanted, lambda: self.run.item_counts)
         found = search.lists(queries)
-        return pl.concat([topk_frame(positions, lists, queries.ids, self.run.item_ids) for positions, lists in found])
+        return pl.concat([topk_frame(at, lists, queries.ids, self.run.item_ids, given) for at, lists, given in found])
 
     def evaluate(
         self, k: Sequence[int] = (10, 20), split: str = "test", max_queries: int | None = None
@@ -226,6 +233,7 @@ class Recommender:
         metrics: Sequence[MetricName],
         split: str = "test",
         *,
+        likelihood: bool | None = None,
         exact: bool = False,
         by_popularity: bool = False,
         max_queries: int | None = None,
@@ -238,6 +246,8 @@ class Recommender:
         ``index_recall@k`` says how much of the exact lists it finds.
 
         Args:
+            metrics: none for perplexity and calibration alone.
+            likelihood: perplexity, log_loss and calibration, too; None: where queries are positions of a text.
             max_queries: measure on a sample of so many queries with a positive.
             sample_seed: draws that sample; the run's seed when None.
             propensity: A and B of psp and psndcg; those that the dataset was ingested with when None.
@@ -245,17 +255,22 @@ class Recommender:
         dataset, counts = self.dataset, self.run.item_counts
         seed = self.run.config.train.seed if sample_seed is None else sample_seed
         queries = dataset_queries(dataset, split, True, max_queries, seed)
-        k = max(metric.k for metric in metrics)
-        result = evaluate(
-            self.lists(queries, k, exact=True, label="exact search"),
-            Some(dataset.split(split), queries.numbers),
-            metrics,
-            through_index=None if exact or self.index is None else self.lists(queries, k, label="through the index"),
-            item_counts=counts,
-            seen=None if self.may_repeat else Some(dataset.seen(split), queries.numbers),
-            propensities=self._propensities(metrics, counts, propensity),
-            by_popularity=by_popularity,
-        )
+        truth, k = Some(dataset.split(split), queries.numbers), max((metric.k for metric in metrics), default=0)
+        result = Evaluation.nothing_yet()
+        if metrics:
+            through_index = not exact and self.index is not None
+            result = evaluate(
+                self.lists(queries, k, exact=True, label="exact search"),
+                truth,
+                metrics,
+                through_index=self.lists(queries, k, label="through the index") if through_index else None,
+                item_counts=counts,
+                seen=None if self.may_repeat else Some(dataset.seen(split), queries.numbers),
+                propensities=self._propensities(metrics, counts, propensity),
+                by_popularity=by_popularity,
+            )
+        if self.may_repeat if likelihood is None else likelihood:
+            result = with_likelihood(result, self.model, queries, truth, counts)
         return self._by_query_number(result, queries, split)
 
     @functools.cached_property
@@ -303,7 +318,7 @@ class Recommender:
         head = self.model.head if isinstance(self.model, TwoTower) else None
         if not isinstance(head, CnnHead):
             raise InputError("this run makes no vectors of texts", where=self.run.path, wanted='head.kind = "cnn"')
-        return head.text_vectors(text_bytes(_texts(texts), self.run.config.head.text_bytes))
+        return head.text_vectors(text_bytes(texts_given(texts), self.run.config.head.text_bytes))
 
     def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
         """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
@@ -476,20 +491,6 @@ def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
     batches = inference_batches(history, chosen, TUNING_QUERIES, dataset.query_features)
     vectors = [recommender.model.query_vectors(batch) for batch in batches]
     return torch.cat(vectors), seen.take(chosen).long()
-
-
-def _texts(texts: Sequence[str] | None) -> pl.Series:
-    """A series of strings; a string where a list is wanted is an InputError."""
-    if texts is None or isinstance(texts, str) or not all(isinstance(each, str) for each in texts):
-        raise InputError("texts must be a list of strings", wanted='["a text", …]', got=repr(texts)[:80])
-    return pl.Series("text", list(texts), dtype=pl.String)
-
-
-def _lists(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list[list[str]]:
-    """Plain lists of strings; a string where a list is wanted is an InputError."""
-    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-        raise InputError("histories must be lists of item ids", wanted='[["41", "7"], …]', got=repr(histories)[:80])
-    return [[str(item) for item in history] for history in histories]
 
 
 __all__ = ["Recommender", "index_run", "train"]

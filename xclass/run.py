@@ -15,15 +15,13 @@ index/                what `xclass index` adds; it names the model file's hash
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +30,19 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model, choose_device
+from xclass.build import build_model, choose_device
 from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
 from xclass.data.windows import SequenceFacts
 from xclass.document_scorers import files_of, load_scorers, train_scorers
+from xclass.engine import Engine, open_engine, restarts
 from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
 from xclass.estimate import check_fit
 from xclass.manifest import (
     atomic_file,
+    locked,
     read_json,
     read_manifest,
     remove_leftovers,
@@ -54,6 +54,7 @@ from xclass.manifest import (
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
 from xclass.progress import say
+from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
@@ -113,7 +114,30 @@ def train_run(
         ConfigError: ``out`` was started with another configuration.
         Interrupted: a signal came; the run can be resumed.
     """
-    out, chosen = Path(out), choose_device(device)
+    out, chosen, launch = Path(out), choose_device(device), config.distributed
+    with open_engine(launch.timeout_s, chosen, launch.tables) as engine, ExitStack() as stack:
+        resume = resume or restarts() > 0
+        check = check_memory and engine.group.size == 1
+        new = engine.group.on_first(lambda: _claim(out, dataset, config, resume, chosen, check, stack), "the start")
+        try:
+            _train_in(out, dataset, config, resume, chosen, on_validation, engine)
+        except XclassError:
+            if new and engine.group.is_first and not (out / "metrics.jsonl").exists():
+                shutil.rmtree(out)
+            raise
+    return out
+
+
+def _claim(
+    out: Path,
+    dataset: Dataset,
+    config: RunConfig,
+    resume: bool,
+    device: torch.device,
+    check_memory: bool,
+    stack: ExitStack,
+) -> bool:
+    """Make the directory and lock it for as long as ``stack`` is open; whether it is new."""
     if out.exists() and not resume and any(out.iterdir()):
         raise ArtefactError(
             "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
@@ -121,17 +145,11 @@ def train_run(
     if config.train.tensorboard:
         require_tensorboard()
     if check_memory and not (out / MANIFEST).exists():
-        check_fit(dataset, config, chosen, out)
+        check_fit(dataset, config, device, out)
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        try:
-            _train_in(out, dataset, config, resume, chosen, on_validation)
-        except XclassError:
-            if new and not (out / "metrics.jsonl").exists():
-                shutil.rmtree(out)
-            raise
-    return out
+    stack.enter_context(locked(out))
+    return new
 
 
 def _train_in(
@@ -141,21 +159,16 @@ def _train_in(
     resume: bool,
     device: torch.device,
     on_validation: OnValidation | None,
+    engine: Engine,
 ) -> None:
-    """Train in a directory that is this process's alone. What a killed one left half-written goes."""
-    remove_leftovers(out)
-    _start(out, dataset, config)
+    """Train in a directory that is this launch's alone. What a killed one left half-written goes."""
     checkpoints = CheckpointStore(out / "checkpoints")
-    if (out / MANIFEST).exists():
-        checkpoints.keep_final()
-        shutil.rmtree(out / TABLES, ignore_errors=True)
-        say(f"{out} is finished already; nothing to resume")
+    if not engine.group.on_first(lambda: _begin(out, dataset, config, checkpoints), "the start"):
         return
     scored = _train_scorers(out, dataset, config) if config.documents.sparse else {}
     if not config.documents.towers:
         _bind(out, dataset, config, {"result": {"train_s": scored["train_s"]}, "scorers": scored})
         return
-    remove_leftovers(checkpoints.folder)
     fresh = not any(checkpoints.folder.glob("step-*"))
     model = build_model(
         config,
@@ -165,17 +178,31 @@ def _train_in(
         functools.partial(read_candidates, dataset=dataset),
         folder=out / TABLES,
         start=fresh,
+        engine=engine,
     )
     train, features = dataset.split("train"), dataset.query_features
     batches = TrainBatches(
         train, config.train.batch, config.train.seed, model.tower.uses_history, features, dataset.windows
     )
     mine = make_miner(config.sampler, train, features, dataset.windows)
-    validate = make_validator(dataset, config.train)
-    trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation)
+    validate = make_validator(dataset, config.train, engine)
+    trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation, engine)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
     _finish(out, dataset, config, trainer, trainer.run(), scored)
+
+
+def _begin(out: Path, dataset: Dataset, config: RunConfig, checkpoints: CheckpointStore) -> bool:
+    """Note what the run is made of; false when there is nothing left to do."""
+    remove_leftovers(out)
+    _start(out, dataset, config)
+    if (out / MANIFEST).exists():
+        checkpoints.keep_final()
+        shutil.rmtree(out / TABLES, ignore_errors=True)
+        say(f"{out} is finished already; nothing to resume")
+        return False
+    remove_leftovers(checkpoints.folder)
+    return True
 
 
 def _train_scorers(out: Path, dataset: Dataset, config: RunConfig) -> dict[str, Any]:
@@ -263,11 +290,15 @@ def _finish(
 ) -> None:
     """Write the model, then the manifest that makes it a run; of the checkpoints only that of its weights stays.
 
-    The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading.
+    The model goes to the disk in blocks and is hashed on the way: no second copy in memory, no second reading. Of a
+    launch rank 0 writes; the others send their rows, and have done.
     """
-    tensors = trainer.state.model_tensors()
+    tensors, group = trainer.state.model_tensors(), trainer.engine.group
     blocks = trainer.state.model_blocks(tensors)
     trainer.store.prune(1)
+    if not group.is_first:
+        trainer.state.send_blocks(tensors)
+        return
     try:
         require_space(out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
         with atomic_file(out / MODEL) as temporary:
@@ -460,19 +491,6 @@ def _mapped_rows(path: Path) -> dict[str, Tensor]:
             return {name.removeprefix(TABLE).removesuffix(".weight"): file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One process at a time in a run directory; the lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ArtefactError(
-                "another process is training in this directory", where=out, do="wait for it, or choose another --out"
-            ) from None
-        yield
 
 
 def _write_text(path: Path, text: str) -> None:

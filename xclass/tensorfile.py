@@ -85,8 +85,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], blocks: Blocks | No
     What has been written is synced every 256 MiB and leaves the system's cache: a file as large as memory would push
     everything else out of it, and the last sync would take long.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), tensors[name].nbytes, name))
-    digest, header = hashlib.sha256(), _header(tensors, order)
+    order, digest = order_of(tensors), hashlib.sha256()
+    header = _header(tensors, order)
     with path.open("wb", buffering=0) as file:
         written = synced = _put(file, header, digest)
         for name in order:
@@ -98,6 +98,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], blocks: Blocks | No
     wanted = len(header) + sum(tensor.nbytes for tensor in tensors.values())
     assert written == wanted, f"{written} bytes came, {wanted} were announced"
     return {"bytes": written, "sha256": digest.hexdigest()}
+
+
+def order_of(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Their names in the order in which they are written."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), tensors[name].nbytes, name))
 
 
 def _header(tensors: Mapping[str, Tensor], order: list[str]) -> bytes:
@@ -213,12 +218,27 @@ def load_checked(path: Path, into: Mapping[str, Tensor], others: str, sha256: st
         for name in entries:
             _read_tensor(file, made[name] if name in made else into[name], digest)
         if digest.hexdigest() != sha256:
-            raise ArtefactError(
-                "this file was altered: its hash is not the manifest's",
-                where=path,
-                do="restore it, or make the directory again",
-            )
+            raise _altered(path)
     return made
+
+
+def checked_blocks(path: Path, sha256: str) -> Iterator[tuple[str, Entry, int, Tensor]]:
+    """All of a file as (name, where it lies, first row, rows), block by block; a block is good until the next one.
+
+    Raises:
+        ArtefactError: cut file; or, after the last block, its hash is another and what was read is worthless.
+    """
+    with _opened(path) as (file, entries, first), _Digest() as digest:
+        file.seek(0)
+        digest.update(file.read(first))
+        for name, entry in entries.items():
+            like = torch.empty(entry.shape, dtype=entry.dtype, device="meta")
+            for start, stop in _row_blocks(like):
+                block = torch.empty((stop - start, *entry.shape[1:]) if entry.shape else (), dtype=entry.dtype)
+                _read_tensor(file, block, digest)
+                yield name, entry, start, block
+        if digest.hexdigest() != sha256:
+            raise _altered(path)
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -308,6 +328,14 @@ class _Digest:
     def _wait(self) -> None:
         if self._last is not None:
             self._last.result()
+
+
+def _altered(path: Path) -> ArtefactError:
+    return ArtefactError(
+        "this file was altered: its hash is not the manifest's",
+        where=path,
+        do="restore it, or make the directory again",
+    )
 
 
 def _unreadable(path: Path, reason: object) -> ArtefactError:

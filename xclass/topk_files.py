@@ -25,22 +25,31 @@ COPY_BYTES = 1 << 20
 TREC_TAG = "xclass"
 
 
-def topk_frame(positions: torch.Tensor, found: TopK, query_ids: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
-    """One batch as a table: query_id, rank, item_id, score. A score that is not a number becomes null."""
+def topk_frame(
+    positions: torch.Tensor,
+    found: TopK,
+    query_ids: pl.Series,
+    item_ids: pl.Series,
+    probabilities: torch.Tensor | None = None,
+) -> pl.DataFrame:
+    """One batch as a table: query_id, rank, item_id, score, and probability where there are any. What is not a number
+    becomes null."""
+    more = {} if probabilities is None else {"probability": pl.Series(probabilities.numpy()).fill_nan(None)}
     return pl.DataFrame(
         {
             "query_id": query_ids.gather(positions[found.rows()].numpy()),
             "rank": pl.Series(found.ranks().to(torch.int32).numpy()),
             "item_id": item_ids.gather(found.ids.numpy()),
             "score": pl.Series(found.scores.numpy()).fill_nan(None),
+            **more,
         }
     )
 
 
-def empty_frame(query_ids: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
+def empty_frame(query_ids: pl.Series, item_ids: pl.Series, probabilities: bool = False) -> pl.DataFrame:
     """The table without a row."""
-    none = torch.empty(0, dtype=torch.int64)
-    return topk_frame(none, TopK(torch.zeros(1, dtype=torch.int64), none, torch.empty(0)), query_ids, item_ids)
+    none, given = torch.empty(0, dtype=torch.int64), torch.empty(0) if probabilities else None
+    return topk_frame(none, TopK(torch.zeros(1, dtype=torch.int64), none, torch.empty(0)), query_ids, item_ids, given)
 
 
 @dataclass(frozen=True, slots=True)

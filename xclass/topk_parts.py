@@ -67,18 +67,21 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished job wrote in all, and how fast this process was. queries_here: those that it searched for."""
+    """What a finished job wrote in all, and how fast this process was. queries_here: those that it searched for.
+    probabilities: what was measured of them, where there are any."""
 
     counts: Counts
     queries_here: int
     seconds: float
     resumed_parts: int = 0
+    probabilities: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         rate = self.queries_here / max(self.seconds, 1e-9)
         counts = {name: value for name, value in asdict(self.counts).items() if name != "unknown_names"}
-        return {"queries": counts.pop("queries"), "queries_per_s": rate, **counts}
+        likely = {} if self.probabilities is None else {"probabilities": self.probabilities}
+        return {"queries": counts.pop("queries"), "queries_per_s": rate, **counts, **likely}
 
 
 class Parts:

@@ -140,6 +140,10 @@ class Selection:
         """The lists ``rows`` of these."""
         return Selection(self.source, self.rows[rows])
 
+    def slice(self, start: int, stop: int) -> Selection:
+        """The lists ``start … stop-1``."""
+        return Selection(self.source, self.rows[start:stop])
+
     def ragged(self) -> Ragged:
         """A copy with int64 values. O(values taken)."""
         return self.source.take(self.rows).long()
@@ -268,6 +272,18 @@ class Batch:
     def __len__(self) -> int:
         """Number of queries, B."""
         return len(self.query_ids)
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The queries ``start … stop-1``; what they share with the whole batch are views."""
+        known, features = self.known, {name: lists.slice(start, stop) for name, lists in self.features.items()}
+        return Batch(
+            self.query_ids[start:stop],
+            self.history.slice(start, stop),
+            None if self.positives is None else self.positives.slice(start, stop),
+            None if known is None else known.slice(start, stop),
+            None if self.weights is None else self.weights[start:stop],
+            features,
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device, without ``known``: what is known is masked before vectors are read."""

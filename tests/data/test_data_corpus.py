@@ -10,13 +10,14 @@ import torch
 from hypothesis import strategies
 
 from xclass.data import text
+from xclass.data.append import append
 from xclass.data.batches import BatchConfig, TrainBatches
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
 from xclass.data.queries import dataset_queries
 from xclass.data.report import render_report
 from xclass.data.windows import Windows, follow_counts
-from xclass.errors import ConfigError, DataError
+from xclass.errors import ArtefactError, ConfigError, DataError
 
 TRAIN = "the cat sat\n\n  on the mat \nthe dog\tsat on\r\nthe <unk> cat\n"
 VALID = "a cat sat on a dog\n"
@@ -190,6 +191,13 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         ingest(corpus(tmp_path / "in", train=TRAIN, test=TEST), tmp_path / "out", IngestOptions(**options))
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_appended_to_a_text(tmp_path):
+    folder = corpus(tmp_path / "in", train=TRAIN, test=TEST)
+    ingest(folder, tmp_path / "out", IngestOptions(format="text"))
+    with pytest.raises(ArtefactError, match="appended to a text"):
+        append(folder, tmp_path / "out")
 
 
 def test_text_that_can_not_be_read_is_named(tmp_path):

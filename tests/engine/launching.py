@@ -23,7 +23,7 @@ def start(size: int, arguments: list[str], **variables: str) -> list[subprocess.
     shared = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(size),
@@ -54,3 +54,8 @@ def ended(processes: list[subprocess.Popen[str]], timeout_s: float = 120) -> lis
 
 def launch(size: int, arguments: list[str], **variables: str) -> list[tuple[int, str, str]]:
     return ended(start(size, arguments, **variables))
+
+
+def run(script: str, *arguments: str) -> list[str]:
+    """The arguments of Python that run a function of ``engine.scripts``."""
+    return ["-c", f"from engine.scripts import {script}; {script}()", *arguments]

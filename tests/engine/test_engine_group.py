@@ -8,45 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.launching import launch
+from engine.launching import launch, run
 
 from xclass.engine import Group, launched, share_of
 from xclass.errors import ConfigError
-
-EXCHANGES = """
-import json, torch
-from xclass.engine import Group, RankError
-from xclass.errors import DataError
-
-def fails():
-    if group.rank == 1:
-        raise DataError("no such file")
-    return 7
-
-with Group(30) as group:
-    rank = group.rank
-    said = {
-        "size": group.size,
-        "share": group.share(10),
-        "gathered": [part.tolist() for part in group.gather(torch.arange(rank * 2).view(rank, 2))],
-        "values": group.gather_values({"rank": rank, "text": "é" * rank}),
-        "broadcast": group.broadcast_value(f"from {rank}", 1),
-        "sum": group.sum(torch.tensor([rank, 1])).tolist(),
-        "tensor": group.broadcast(torch.full((2,), rank), 2).tolist(),
-        "seed": group.seed(100 + rank),
-        "first": group.on_first(lambda: rank + 40, "work"),
-    }
-    if rank == 0:
-        group.send(torch.tensor([5, 6]), 2)
-    if rank == 2:
-        said["received"] = group.receive(torch.zeros(2, dtype=torch.int64), 0).tolist()
-    group.barrier("the end")
-    try:
-        group.together(fails, "reading")
-    except (DataError, RankError) as error:
-        said["failed"] = str(error)
-    print(json.dumps(said))
-"""
 
 FAILURES = """
 import os, signal, time, torch
@@ -92,8 +57,8 @@ def test_shares_are_contiguous_and_nearly_equal(total: int, size: int) -> None:
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_three_ranks_exchange_values() -> None:
-    found = launch(3, ["-c", EXCHANGES])
+def test_three_ranks_exchange_values_train_tables_and_search() -> None:
+    found = launch(3, run("exchanges"))
     assert [code for code, _, _ in found] == [0, 0, 0], found
     said = [json.loads(out) for _, out, _ in found]
     for rank, each in enumerate(said):
@@ -102,6 +67,8 @@ def test_three_ranks_exchange_values() -> None:
         assert each["values"] == [{"rank": other, "text": "é" * other} for other in range(3)]
         assert (each["broadcast"], each["sum"], each["tensor"]) == ("from 1", [3, 3], [2, 2])
         assert (each["seed"], each["first"]) == (100, 40)
+        assert each["collected"] == ([[0], [1], [2]] if rank == 0 else [])
+        assert each["exchanged"] == [rank, rank + 10, rank + 20]
         assert "no such file" in each["failed"] and (rank == 1 or "rank 1 failed at reading" in each["failed"])
     assert said[2]["received"] == [5, 6]
 

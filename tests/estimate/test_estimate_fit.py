@@ -9,7 +9,6 @@ import torch
 
 import xclass
 from xclass import memory
-from xclass.build import RunConfig
 from xclass.cli import main
 from xclass.config import apply_overrides, build_config
 from xclass.data.planted import PlantedModel
@@ -21,6 +20,7 @@ from xclass.estimate.parts import PLACES, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE, changes, judge, verdict
 from xclass.memory import UNLIMITED
 from xclass.run import resolve_config, train_run
+from xclass.run_config import RunConfig
 
 CPU = torch.device("cpu")
 GIB = 1 << 30

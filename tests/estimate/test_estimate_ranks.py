@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from xclass.build import RunConfig
 from xclass.cli import main
 from xclass.cli.amounts import bytes_of, count_of, seconds_of
 from xclass.config import build_config
@@ -21,6 +20,7 @@ from xclass.estimate.memory import Job, candidates_of, parts_of
 from xclass.estimate.parts import by_component, total
 from xclass.estimate.ranks import PREPARED_PER_S, Cluster, distinct_rows, exchanged, expected_distinct, plan
 from xclass.rng import numpy_generator
+from xclass.run_config import RunConfig
 
 CPU = torch.device("cpu")
 JOB = Job(queries=1000, items=4000, pairs=10_000, valid_pairs=100, files={})

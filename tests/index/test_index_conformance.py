@@ -12,8 +12,16 @@ from xclass.types import Ragged, TopK
 
 pytest.importorskip("faiss")
 
-FACTORIES = {"IVF8,SQ8": 0.8, "HNSW16,SQ8": 0.8}
-COMPRESSED = ["PCA12,Flat", "IVF4096,PQ4x4fs,RFlat", "PQ4x4", "IVF8,PQ8x4fs", "IVF4,PQ4x8", "SQ4"]
+FACTORIES = {"IVF8,SQ8": 0.8, "HNSW16,SQ8": 0.8, "Spread,IVF8_HNSW8,SQ8": 0.8}
+COMPRESSED = [
+    "PCA12,Flat",
+    "IVF4096,PQ4x4fs,RFlat",
+    "PQ4x4",
+    "IVF8,PQ8x4fs",
+    "IVF4,PQ4x8",
+    "SQ4",
+    "Spread,IVF8,PQ8x4fs",
+]
 LEAST = {
     "exact": 1.0,
     "flat": 1.0,

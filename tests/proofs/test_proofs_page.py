@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from xclass.build import RunConfig
 from xclass.losses import LOSSES
 from xclass.losses.config import LossConfig
+from xclass.run_config import RunConfig
 from xclass.sampling import SAMPLERS, SamplerConfig
 
 ROOT = Path(__file__).resolve().parents[2]

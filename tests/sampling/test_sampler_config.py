@@ -119,6 +119,8 @@ MISPLACED = {
     "depth": (5, "given"),
     "refresh_epochs": (2, "uniform"),
     "factory": ("Flat", "uniform"),
+    "proposal": ("bigram", "uniform"),
+    "proposal_rate": (0.5, "learned-unigram"),
     "parts": (({"kind": "uniform"},), "uniform"),
     "num_sampled": (0, "uniform"),
 }

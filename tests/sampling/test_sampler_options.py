@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from xclass.build import RunConfig
 from xclass.config import build_config
 from xclass.errors import ConfigError, InputError
 from xclass.rng import torch_generator
+from xclass.run_config import RunConfig
 from xclass.sampling import (
     FixedUnigram,
     GivenCandidates,

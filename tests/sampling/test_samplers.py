@@ -74,7 +74,7 @@ DISTINCT = {
 
 
 def test_every_registered_sampler_is_tested():
-    assert {name for name in MAKERS if name in SAMPLERS} | {"in-batch"} == set(SAMPLERS)
+    assert {name for name in MAKERS if name in SAMPLERS} | {"in-batch", "adaptive"} == set(SAMPLERS)
     assert {name for name in DISTINCT if name in SAMPLERS} == set(DRAWN)
 
 

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from xclass.build import ModelConfig, RunConfig
 from xclass.config import build_config
+from xclass.run_config import ModelConfig, RunConfig
 from xclass.towers import QUERY_TOWERS
 from xclass.towers.config import ContextConfig, FeatureConfig, ItemTowerConfig, QueryTowerConfig
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import xclass
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.config import build_config
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
@@ -21,6 +21,7 @@ from xclass.estimate.calibration import _spectral_s
 from xclass.export import export_vectors
 from xclass.recommender import Recommender
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.training import loop
 from xclass.types import Ragged
 

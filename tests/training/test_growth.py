@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xclass import growth
-from xclass.build import RunConfig
 from xclass.cli import main
 from xclass.data.append import append
 from xclass.data.ingest import ingest
@@ -28,6 +27,7 @@ from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.growth import grow_run
 from xclass.recommender import Recommender, train
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.training import grown as grown_module
 from xclass.training import loop
 from xclass.training.grown import Numbers

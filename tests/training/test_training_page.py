@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import xclass
-from xclass.build import RunConfig
 from xclass.cli import main
 from xclass.config import Config
 from xclass.data.planted import PlantedModel
 from xclass.estimate import calibration
+from xclass.run_config import RunConfig
 from xclass.training import checkpoint, collapse, snapshot
 from xclass.training.log import PHASES
 

@@ -15,13 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xclass.build import RunConfig
 from xclass.config import to_toml
 from xclass.data.planted import PlantedModel, best_recall
 from xclass.data.store import open_dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.run_config import RunConfig
 from xclass.training import loop
+from xclass.training.checkpoint import CheckpointStore
 
 TINY = {
     "model": {
@@ -398,7 +399,7 @@ def test_short_epochs_are_checkpointed_too(dataset, tmp_path, monkeypatch):
     saved, seconds = [], itertools.count()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     for how in ("save", "begin"):
-        monkeypatch.setattr(loop.CheckpointStore, how, lambda self, name, *rest: saved.append(name))
+        monkeypatch.setattr(CheckpointStore, how, lambda self, name, *rest, **named: saved.append(name))
     changes = {"train__epochs": 6, "train__checkpoint_every_s": 40, "train__validation__keep_best": False}
     train_run(dataset, config(**changes), tmp_path / "run")
     assert len(saved) >= 3, saved

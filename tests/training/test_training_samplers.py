@@ -35,6 +35,7 @@ SAMPLERS = {
     "learned, window": {**LEARNED, "replacement": False, "window": 700},
     "learned, decay": {**LEARNED, "replacement": False, "decay": 0.8},
     "streaming": {"kind": "in-batch", "frequency": "streaming", "frequency_hashes": 2, "frequency_buckets": 60},
+    "adaptive": {"kind": "adaptive", "num_sampled": 9, "proposal_rate": 0.4},
     "target": {"kind": "target", "num_sampled": 100},
     "hard": {"kind": "mixture", "parts": [{"kind": "hard", "depth": 12, "num_sampled": 5, "refresh_epochs": 2}, LEARNED]},
 }  # fmt: skip
@@ -48,6 +49,8 @@ def dataset(tmp_path_factory):
 
 def config(sampler, **changes):
     settings = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+    if sampler["kind"] == "adaptive":  # it goes by histories
+        settings.append('model.query.kind="history"')
     return resolve_config({**TINY, "sampler": sampler}, settings)
 
 
@@ -82,7 +85,7 @@ def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(dataset, tmp_path, mon
     assert same(stopped_and_resumed(dataset, settings, tmp_path / "resumed", monkeypatch), whole)
 
 
-@pytest.mark.parametrize("name", ["learned", "streaming", "hard"])
+@pytest.mark.parametrize("name", ["learned", "streaming", "adaptive", "hard"])
 def test_without_the_sampler_s_state_it_would_not(dataset, tmp_path, monkeypatch, name):
     settings = config(SAMPLERS[name])
     whole = weights(train_run(dataset, settings, tmp_path / "whole"))

@@ -24,6 +24,7 @@ from xclass.manifest import write_json
 
 if TYPE_CHECKING:
     from xclass.metrics import Evaluation, MetricName
+    from xclass.recommender import Recommender
 
 RUN_ONLY = "does not go with --predictions"
 
@@ -35,7 +36,11 @@ def evaluate(
     split: Split = "test",
     k: Annotated[
         list[int] | None,
-        typer.Option("-k", min=1, help="A cut-off; repeatable. [default: 10 and 20; of documents 1, 3 and 5]"),
+        typer.Option(
+            "-k",
+            min=1,
+            help="A cut-off; repeatable. [default: 10 and 20; of documents 1, 3 and 5; of text 1, 10 and 20]",
+        ),
     ] = None,
     metric: MetricNames = None,
     propensity: Annotated[
@@ -76,8 +81,8 @@ def evaluate(
 
         recommender = Recommender.load(run, dataset)
         how: dict[str, Any] = {"by_popularity": by_popularity, "max_queries": max_queries, "propensity": constants}
-        metrics = _wanted(metric, k, documents=recommender.dataset.holds_documents)
-        result = recommender.measure(metrics, split, exact=exact, **how)
+        metrics, likelihood = _of_run(recommender, metric, k)
+        result = recommender.measure(metrics, split, exact=exact, likelihood=likelihood, **how)
     else:
         chosen = {"--split": None if split == "test" else split, "--exact": exact or None, "--max-queries": max_queries}
         _refuse({"RUN": run, **chosen, "--dataset": dataset}, RUN_ONLY)
@@ -90,13 +95,27 @@ def evaluate(
     _tell(result.with_intervals(bootstrap) if bootstrap else result, per_query, out, as_json)
 
 
-def _wanted(names: list[str] | None, cut_offs: list[int] | None, documents: bool = False) -> list[MetricName]:
+def _of_run(
+    recommender: Recommender, names: list[str] | None, cut_offs: list[int] | None
+) -> tuple[list[MetricName], bool | None]:
+    """Ranking metrics, and whether one of probabilities was asked for; None: as the data wants it."""
+    from xclass.metrics import LIKELIHOODS
+
+    kind = "text" if recommender.may_repeat else "documents" if recommender.dataset.holds_documents else "pairs"
+    if names is None:
+        return _wanted(None, cut_offs, kind), None
+    ranking = [name for name in names if name not in LIKELIHOODS]
+    return _wanted(ranking, cut_offs, kind) if ranking else [], len(ranking) < len(names)
+
+
+def _wanted(names: list[str] | None, cut_offs: list[int] | None, kind: str = "pairs") -> list[MetricName]:
     """What was asked for, else the usual metrics: of documents those of the extreme classification repository."""
-    from xclass.evaluate import DEFAULT_METRICS, DOCUMENT_METRICS
+    from xclass.evaluate import DEFAULT_METRICS, DOCUMENT_METRICS, TEXT_METRICS
     from xclass.metrics import parse_metrics
 
-    names = names or list(DOCUMENT_METRICS if documents else DEFAULT_METRICS)
-    cut_offs = cut_offs or ([1, 3, 5] if documents else [10, 20])
+    usual = {"pairs": DEFAULT_METRICS, "documents": DOCUMENT_METRICS, "text": TEXT_METRICS}
+    names = names or list(usual[kind])
+    cut_offs = cut_offs or {"pairs": [10, 20], "documents": [1, 3, 5], "text": [1, 10, 20]}[kind]
     return parse_metrics([f"{name}@{cut}" for name in names for cut in cut_offs])
 
 

@@ -15,7 +15,14 @@ WEIGHTINGS = ("log-tf-idf", "tf-idf", "count", "binary")
 BORDER_NAMES = ("stop", "cross", "ignore")
 SPLIT_NAMES = ("auto", "given", "random", "leave-last", "time")
 
-
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
+        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]; "
+        "or planted-text:items=…,words=…"
+    ),
+]
 Append = Annotated[
     bool,
     typer.Option(
@@ -33,6 +40,10 @@ FileFormat = Annotated[
 ]
 QueryCol = Annotated[str | None, typer.Option(help="Column of the query ids; found by its name if left out.")]
 ItemCol = Annotated[str | None, typer.Option(help="Column of the item ids; found by its name if left out.")]
+WeightCol = Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')]
+TimeCol = Annotated[str | None, typer.Option(help='Column of the times; "" for none.')]
+TestFraction = Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")]
+ValidFraction = Annotated[float | None, typer.Option(help="Share that goes to valid.")]
 SplitName = Annotated[
     str | None,
     typer.Option(
@@ -97,15 +108,6 @@ Propensity = Annotated[
 ]
 
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A file; a directory with train.*, test.* (and valid.*), or of part files; "
-        "or planted:items=…,queries=…,pairs=…[,topics=…][,sharpness=…][,zipf=…][,seed=…]"
-    ),
-]
-
-
 def ingest(
     source: Source,
     out: Annotated[
@@ -116,11 +118,11 @@ def ingest(
     file_format: FileFormat = None,
     query_col: QueryCol = None,
     item_col: ItemCol = None,
-    weight_col: Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')] = None,
-    time_col: Annotated[str | None, typer.Option(help='Column of the times; "" for none.')] = None,
+    weight_col: WeightCol = None,
+    time_col: TimeCol = None,
     split: SplitName = None,
-    test_fraction: Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")] = None,
-    valid_fraction: Annotated[float | None, typer.Option(help="Share that goes to valid.")] = None,
+    test_fraction: TestFraction = None,
+    valid_fraction: ValidFraction = None,
     min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
     min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
     header: Annotated[bool | None, typer.Option(help="Whether a csv file's first line names its columns.")] = None,
@@ -144,25 +146,21 @@ def ingest(
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""
     weighting, split = _checked("--weighting", weighting, WEIGHTINGS), _checked("--split", split, SPLIT_NAMES)
-    constants = (None, None) if propensity is None else constants_of(propensity)
     text = {"word_ngrams": word_ngrams, "char_ngrams": char_ngrams, "hash_bits": hash_bits, "weighting": weighting}
-    text |= {"max_features": max_features, "min_documents": min_documents}
+    text = _given(text | {"max_features": max_features, "min_documents": min_documents})
     plain = {"vocabulary": vocabulary, "context": context, "borders": _checked("--borders", borders, BORDER_NAMES)}
     columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
     shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
+    form = {"header": header, "separator": separator, "memory": memory, "item_text": item_text}
     least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
     choices = {
         "format": _checked("--format", file_format, FORMAT_NAMES),
         "split": split,
-        "header": header,
-        "separator": separator,
-        "memory": memory,
         "text_col": tuple(text_col) if text_col else None,
-        "item_text": item_text,
-        "text": {name: value for name, value in text.items() if value is not None} or None,
-        **dict(zip(("propensity_a", "propensity_b"), constants, strict=True)),
+        "text": text or None,
+        **_propensity(propensity),
     }
-    _run(source, out, _added_to(append, base, out), columns | shares | least | plain | choices, as_json)
+    _run(source, out, _added_to(append, base, out), columns | shares | form | least | plain | choices, as_json)
 
 
 def _added_to(append: bool, base: Path | None, out: Path) -> Path | None:
@@ -170,6 +168,14 @@ def _added_to(append: bool, base: Path | None, out: Path) -> Path | None:
     if base is not None and not append:
         raise typer.BadParameter("it goes with --append", param_hint="'--base'")
     return (base or out) if append else None
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _propensity(text: str | None) -> dict[str, float]:
+    return {} if text is None else dict(zip(("propensity_a", "propensity_b"), constants_of(text), strict=True))
 
 
 def _checked(option: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
@@ -183,8 +189,7 @@ def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_
     from xclass.data.options import IngestOptions
     from xclass.data.report import render_report
 
-    chosen = {name: value for name, value in choices.items() if value is not None}
-    options = build_config(IngestOptions, chosen, where="ingest")
+    options = build_config(IngestOptions, _given(choices), where="ingest")
     if base is None:
         manifest = make_dataset(source, out, options).manifest
     else:

@@ -21,7 +21,9 @@ Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to 
 CutOffs = Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")]
 MetricNames = Annotated[
     list[str] | None,
-    typer.Option(help="A metric's name without the cut-off, e.g. recall or psp; repeatable.", show_default=False),
+    typer.Option(
+        help="A metric's name without the cut-off, e.g. recall, psp or perplexity; repeatable.", show_default=False
+    ),
 ]
 Split = Annotated[str, typer.Option(help="The split to measure on: test or valid.")]
 MaxQueries = Annotated[

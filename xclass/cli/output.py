@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xclass.markdown import are_numbers, cell, markdown
+
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object. A number that is not finite becomes null: JSON has no name for it."""
@@ -17,7 +19,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
     """One table; columns of numbers are aligned to the right."""
-    numeric = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    numeric = are_numbers(rows, len(columns))
     cells = [[cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
         _draw(columns, cells, numeric, title)
@@ -36,41 +38,6 @@ def print_line(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def cell(value: object) -> str:
-    """A value as people read it.
-
-    >>> cell(29858), cell(0.18312), cell(0.00002), cell(None), cell(True), cell(["a", "b"])
-    ('29,858', '0.1831', '2e-05', '', 'yes', 'a, b')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return _number(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(cell(part) for part in value)
-    return str(value)
-
-
-def markdown(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
-    r"""A Markdown table whose columns also line up as plain text.
-
-    >>> print(markdown(["split", "pairs"], [["train", "810"], ["a|b", "7"]], [False, True]))
-    | split | pairs |
-    |-------|------:|
-    | train |   810 |
-    | a\|b  |     7 |
-    """
-    rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in [columns, *cells]]
-    widths = [max(1, *(len(row[place]) for row in rows)) for place in range(len(columns))]
-    lines = [_aligned(row, widths, numeric) for row in rows]
-    rule = "|".join("-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True))
-    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
-
-
 def flatten(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Inner mappings spelt with dots.
 
@@ -86,11 +53,6 @@ def flatten(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]
     return flat
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
-    parts = zip(row, widths, numeric, strict=True)
-    return "| " + " | ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in parts) + " |"
-
-
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
     from rich import box
     from rich.console import Console
@@ -103,16 +65,6 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Seque
     for row in cells:
         table.add_row(*map(Text, row))  # Text: ids may hold what rich would read as markup
     Console(file=sys.stdout).print(table)
-
-
-def _number(value: float) -> str:
-    if value != 0 and abs(value) < 1e-3:
-        return f"{value:.3g}"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from xclass.cli.options import AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
+PROBABILITIES = ("exact", "retrieved")
 SHORT = ("keep", "popular", "error")
 DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
@@ -24,19 +26,35 @@ QueryFile = Annotated[
         "left out.",
     ),
 ]
-Short = Annotated[
-    str,
-    typer.Option(
-        metavar="WAY",
-        help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
-    ),
-]
 Divide = Annotated[
     str,
     typer.Option(
         metavar="WHAT",
         help="Under torchrun: each process retrieves for some of the queries with the whole index (queries), or "
         "searches some of the items exactly for all queries (items).",
+    ),
+]
+AsShort = Annotated[
+    str,
+    typer.Option(
+        "--short",
+        metavar="WAY",
+        help="A list with fewer than k items: keep it, fill it up with popular items (popular), or stop (error).",
+    ),
+]
+AsProbabilities = Annotated[
+    str | None,
+    typer.Option(
+        "--probabilities",
+        metavar="WAY",
+        help="Add a column of probabilities: exact (over all items), or retrieved (over the items that the search "
+        "found: cheap, and too large by what the others hold, which is measured and said).",
+    ),
+]
+Over = Annotated[
+    int | None,
+    typer.Option(
+        metavar="M", min=1, help="With --probabilities retrieved: over the best M items, not the k of the list."
     ),
 ]
 
@@ -54,7 +72,7 @@ def retrieve(
         Path | None, typer.Option(metavar="FILE", help=f"Retrieve nothing but these items {ITEMS}")
     ] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve none of these items {ITEMS}")] = None,
-    short: Short = "keep",
+    short: AsShort = "keep",
     format_name: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="parquet, jsonl or trec; by the name of --out if left out."),
@@ -62,6 +80,8 @@ def retrieve(
     directory: Annotated[
         bool, typer.Option("--directory", help="Make --out a directory of parts, about a million rows each.")
     ] = False,
+    probabilities: AsProbabilities = None,
+    over: Over = None,
     unknown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every id that is not known to this file, one a line.")
     ] = None,
@@ -74,6 +94,10 @@ def retrieve(
 ) -> None:
     """Write the best k items of every query to a file: query_id, rank, item_id, score."""
     short, divide = one_of("--short", short, SHORT), one_of("--divide", divide, DIVIDED)
+    if probabilities is not None:
+        one_of("--probabilities", probabilities, PROBABILITIES)
+    if over is not None and probabilities != "retrieved":
+        raise typer.BadParameter("goes with --probabilities retrieved", param_hint="'--over'")
     if format_name is not None:
         one_of("--format", format_name, FORMATS)
     from xclass.batch import WAIT_S, Job, retrieve_to_file
@@ -81,7 +105,8 @@ def retrieve(
     from xclass.recommender import Recommender
     from xclass.training.log import peak_rss_bytes
 
-    job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown, divide)
+    job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown)
+    job = replace(job, probabilities=probabilities, over=over, divide=divide)
     with Group(WAIT_S) as group:
         written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume, group)
     summary = {"out": str(out), **written.to_dict(), "peak_rss_bytes": peak_rss_bytes()}

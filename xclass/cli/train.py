@@ -40,6 +40,7 @@ def train(
         raise typer.BadParameter("it goes with --resume", param_hint="'--grow-vocab'")
 
     from xclass.data.store import open_dataset
+    from xclass.engine import is_first
     from xclass.growth import grow_run
     from xclass.run import RunDirectory, resolve_config, train_run
 
@@ -48,6 +49,8 @@ def train(
         path = grow_run(opened, settings, out, device, check_memory=memory_check)
     else:
         path = train_run(opened, settings, out, resume, device, check_memory=memory_check)
+    if not is_first():
+        return  # rank 0 answers for the launch
     run = RunDirectory(path)
     summary = {"run": str(path), **run.manifest["result"]}
     if "grown" in run.manifest:

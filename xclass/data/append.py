@@ -27,6 +27,7 @@ from xclass.data.joining import (
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TEST, TRAIN, Pairs
 from xclass.data.planted_spec import PREFIX
+from xclass.data.planted_text import PREFIX as TEXT_PREFIX
 from xclass.data.reading import Table, describe_files, read_table
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
@@ -39,6 +40,7 @@ from xclass.rng import derive_seed
 # What says how a file is read, not what the dataset is: an append does not change what is recorded of it.
 READING_OPTIONS = {"format", "query_col", "item_col", "weight_col", "time_col", "header", "separator"}
 FILES = {"items.parquet", "queries.parquet"}
+PLANTED = (PREFIX, TEXT_PREFIX)
 
 
 def append(
@@ -72,7 +74,7 @@ def append(
 
     Cost: as ingesting old and new pairs together in memory, less reading the old files.
     """
-    if str(source).startswith(PREFIX):
+    if str(source).startswith(PLANTED):
         raise ConfigError("planted data can't be appended", where=source, do="make one larger planted dataset instead")
     place = Path(dataset).resolve()
     if out is not None and Path(out).exists():
@@ -218,6 +220,8 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
 
 def _check_files(old: Dataset) -> None:
     """Whatever lies in a dataset beside pairs and ids would be lost."""
+    if old.sequence is not None:
+        raise ArtefactError("nothing can be appended to a text", where=old.path, do="ingest all of it anew")
     unknown = {name for name in old.manifest["files"] if name not in FILES and name.split("/")[0] not in PART_CODES}
     if unknown:
         raise ArtefactError(

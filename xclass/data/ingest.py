@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xclass.data import planted, planted_documents
+from xclass.data import planted, planted_documents, planted_text
 from xclass.data.corpus import find_corpus, ingest_corpus
 from xclass.data.document_sources import find_documents
 from xclass.data.documents import ingest_documents
@@ -67,6 +67,8 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         return planted.ingest_planted(str(source), out, options)
     if str(source).startswith(planted_documents.PREFIX):
         return planted_documents.ingest_planted_documents(str(source), out, options)
+    if str(source).startswith(planted_text.PREFIX):
+        return planted_text.ingest_planted_text(str(source), out, options)
     corpus = find_corpus(Path(source), options)
     if corpus is not None:
         return ingest_corpus(corpus, out, options)

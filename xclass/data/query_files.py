@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.errors import DataError
+from xclass.errors import DataError, InputError
 from xclass.types import offsets_of
 
 QUERY_COLUMN = "query_id"
@@ -239,3 +239,17 @@ QUERY_FORMATS: dict[str, Callable[[Path, str, str], QueryFile]] = {
     ".ndjson": _read_json_lines,
     ".adj": _read_adjacency,
 }
+
+
+def texts_given(texts: Sequence[str] | None) -> pl.Series:
+    """A series of strings; a string where a list is wanted is an InputError."""
+    if texts is None or isinstance(texts, str) or not all(isinstance(each, str) for each in texts):
+        raise InputError("texts must be a list of strings", wanted='["a text", …]', got=repr(texts)[:80])
+    return pl.Series("text", list(texts), dtype=pl.String)
+
+
+def histories_given(histories: Sequence[Sequence[str]] | Sequence[Sequence[int]]) -> list[list[str]]:
+    """Plain lists of strings; a string where a list is wanted is an InputError."""
+    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        raise InputError("histories must be lists of item ids", wanted='[["41", "7"], …]', got=repr(histories)[:80])
+    return [[str(item) for item in history] for history in histories]

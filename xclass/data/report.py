@@ -38,7 +38,8 @@ def _text(report: dict[str, Any]) -> str:
     lines.append(f"kept       {total:,} positions, each with a next item and up to {found['context']} before it")
     for name, part in report["splits"].items():
         share = found["unknown"][name] / max(part["pairs"], 1)
-        lines.append(f"{name:<11}{part['pairs']:,} positions, {part['items']:,} items, {share:.2%} unknown words")
+        true = f", perplexity of the truth {found['perplexity'][name]:,.1f}" if "perplexity" in found else ""
+        lines.append(f"{name:<11}{part['pairs']:,} positions, {part['items']:,} items, {share:.2%} unknown words{true}")
     lines.append(f"note       {borders[found['borders']]}")
     if not found["unknown"]["train"] and any(found["unknown"].values()):
         lines.append("note       train has no unknown word, so no run learns to expect one: lower --vocabulary")

@@ -21,13 +21,13 @@ class SequenceFacts(NamedTuple):
     context: items before a position that are its history, at most.
     borders: stop, cross or ignore; see ``IngestOptions.borders``.
     border_item: number of the item that ends a sentence; None with borders = "ignore".
-    unknown_item: number of the item that stands for every word outside of the vocabulary.
+    unknown_item: number of the item that stands for every word outside of the vocabulary; None without one.
     """
 
     context: int
     borders: str
     border_item: int | None
-    unknown_item: int
+    unknown_item: int | None
 
 
 class Windows:

@@ -1,5 +1,25 @@
 """The processes that train or retrieve together; what knows TorchRec is here, and imported inside functions only."""
 
-from xclass.engine.group import Group, RankError, launched, restarts, share_of
+from xclass.engine.distributed import DistributedEngine
+from xclass.engine.group import TIMEOUT_S, Group, RankError, is_first, launched, restarts, share_of
+from xclass.engine.local import LocalEngine
+from xclass.engine.merged import merged
+from xclass.engine.opening import open_engine
+from xclass.engine.seam import Engine
+from xclass.engine.sharded import ShardedTable
 
-__all__ = ["Group", "RankError", "launched", "restarts", "share_of"]
+__all__ = [
+    "TIMEOUT_S",
+    "DistributedEngine",
+    "Engine",
+    "Group",
+    "LocalEngine",
+    "RankError",
+    "ShardedTable",
+    "is_first",
+    "launched",
+    "merged",
+    "open_engine",
+    "restarts",
+    "share_of",
+]

@@ -38,6 +38,11 @@ def launched() -> bool:
     return all(name in os.environ for name in LAUNCHED_BY)
 
 
+def is_first() -> bool:
+    """Whether this is rank 0 of a launch, or a process on its own."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 def restarts() -> int:
     """How often torchrun has started the processes again after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -100,6 +105,11 @@ class Group:
         dist.destroy_process_group()
 
     @property
+    def local_size(self) -> int:
+        """How many of the ranks run on this host."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
+
+    @property
     def is_first(self) -> bool:
         """Whether this is rank 0: the one that writes what is written once."""
         return self.rank == 0
@@ -160,6 +170,28 @@ class Group:
             with self.guard(what):
                 dist.broadcast(values, source)
         return values
+
+    def exchange(self, values: Tensor, sends: list[int], receives: list[int], what: str = "an exchange") -> Tensor:
+        """Rows for every rank, ``sends[r]`` of them for rank r in order, against ``receives[r]`` rows from each."""
+        if self.size == 1:
+            return values
+        import torch.distributed as dist
+
+        received = values.new_empty((sum(receives), *values.shape[1:]))
+        with self.guard(what):
+            dist.all_to_all_single(received, values.contiguous(), receives, sends)
+        return received
+
+    def collect(self, values: Tensor, what: str = "a collection") -> list[Tensor]:
+        """Every rank's tensor (same shape and type, on the CPU), by rank, on rank 0; nothing on the others."""
+        if self.size == 1:
+            return [values]
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(values) for _ in range(self.size)] if self.is_first else None
+        with self.guard(what):
+            dist.gather(values, parts, 0)
+        return parts or []
 
     def send(self, values: Tensor, target: int, what: str = "a send") -> None:
         """To rank ``target``, which is in :meth:`receive`."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.data.batches import TrainBatches
 from xclass.data.store import Dataset
 from xclass.errors import Interrupted
@@ -26,13 +26,14 @@ from xclass.estimate.sample import Shrunk, random_lists, shrink
 from xclass.heads.config import SCORED
 from xclass.model import TwoTower
 from xclass.progress import Progress
+from xclass.run_config import RunConfig
 from xclass.sampling import Known, SamplerConfig, build_sampler
 from xclass.spectral import feature_factors, spectral_factors
 from xclass.training import Trainer
 from xclass.training.mining import hard_samplers
 from xclass.training.validate import make_validator
 
-TABLE_BYTES = 256 << 20
+TABLE_BYTES, WARM_BYTES = 256 << 20, 8 << 20
 WARM_STEPS = 4
 FEWEST_STEPS, MOST_STEPS = 4, 5000
 TIMED_S = 5.0
@@ -129,6 +130,18 @@ def calibrate(
         len(data.train.values),
         time.perf_counter() - started,
     )
+
+
+def warm_up(dataset: Dataset, config: RunConfig, device: torch.device, place: Path) -> None:
+    """Train some steps on a tiny cut and forget them: what training compiles is compiled then.
+
+    Args:
+        place: an existing directory; what is written there is removed.
+    """
+    with tempfile.TemporaryDirectory(prefix=".xclass-warm-", dir=place) as folder:
+        trial = Trial(_cut(dataset, config, WARM_BYTES), _tame(config), device, Path(folder))
+        trial.build()
+        trial.train(WARM_STEPS, NEVER_S)
 
 
 class Trial:
@@ -248,12 +261,12 @@ class WatchedMemory:
                 return
 
 
-def _cut(dataset: Dataset, config: RunConfig) -> Shrunk:
-    """Rows of all tables in proportion, so that they take 256 MiB at most, and enough items to draw from."""
+def _cut(dataset: Dataset, config: RunConfig, table_bytes: int = TABLE_BYTES) -> Shrunk:
+    """Rows of all tables in proportion, so that they take so much at most, and enough items to draw from."""
     job = Job.of(dataset)
     tables = layout_of(config, job.features, job.sequence).tables
     size = sum(rows_of(name, job, config.head) * sum(tensors.values()) for name, tensors in tables.items())
-    share = min(1.0, TABLE_BYTES / size)
+    share = min(1.0, table_bytes / size)
     queries = round(share * job.queries) if "query" in tables else job.queries
     items = max(round(share * job.items), 4 * _most_sampled(config.sampler), 1)
     return shrink(dataset, max(queries, 1), items, share)

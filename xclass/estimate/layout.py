@@ -13,11 +13,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig, build_model
+from xclass.build import build_model
 from xclass.data.windows import SequenceFacts
 from xclass.heads import CnnHead
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
+from xclass.run_config import RunConfig
 from xclass.sampling import SamplerConfig
 from xclass.tables import Table
 from xclass.training.state import ModelState

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.build import RunConfig
 from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
 from xclass.data.planted_spec import parse_planted
 from xclass.data.shuffle import WINDOW_ROWS
@@ -22,6 +21,7 @@ from xclass.heads import HeadConfig, rows_asked, table_shapes
 from xclass.heads.blocks import BLOCK_BYTES
 from xclass.heads.config import SCORED
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
+from xclass.run_config import RunConfig
 from xclass.sampling import SamplerConfig
 from xclass.sampling.decayed_law import FORGOTTEN
 from xclass.sampling.learned_law import FOLD, FOLD_SHARE
@@ -183,6 +183,10 @@ def _samplers(sampler: SamplerConfig, config: RunConfig, job: Job) -> Iterator[P
         learned = min(labels, longest) * id_bytes
         if not sampler.window and labels > longest:
             learned += 3 * INT * job.items
+    elif sampler.kind == "adaptive":
+        learned = min(_positives_per_epoch(config, job), job.pairs) * (
+            4 * INT if sampler.proposal != "unigram" else INT
+        )
     elif sampler.kind == "hard":
         learned = 2 * min(job.queries, job.pairs) * sampler.depth * INT
     elif sampler.kind == "given":
@@ -293,7 +297,7 @@ def _candidates(sampler: SamplerConfig, positives: int, queries: int, items: int
     """How many candidates a batch has, at most; those of each query's own counted for all queries."""
     if sampler.kind == "mixture":
         return sum(_candidates(part, positives, queries, items) for part in sampler.parts)
-    if sampler.per_query:
+    if sampler.per_query or (sampler.kind == "adaptive" and sampler.proposal != "unigram"):
         return queries * sampler.num_sampled
     if sampler.kind in ("given", "hard"):
         return queries * (sampler.num_sampled or sampler.depth)

@@ -37,7 +37,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.build import RunConfig
 from xclass.errors import ConfigError
 from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
@@ -53,6 +52,7 @@ from xclass.estimate.memory import (
 )
 from xclass.estimate.parts import Part, by_component, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE
+from xclass.run_config import RunConfig
 from xclass.towers import QUERY_TOWERS
 
 NUMBER, FLOAT = 8, 4

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import RunConfig, choose_device
+from xclass.build import choose_device
 from xclass.data.batches import TrainBatches
 from xclass.data.planted_spec import PREFIX
 from xclass.data.store import Dataset, open_dataset
@@ -20,6 +20,7 @@ from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.ranks import Cluster, Plan, plan
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
+from xclass.run_config import RunConfig
 
 COPY = 0.5  # of what is saved: writing that takes as much memory or more makes a copy
 

@@ -29,10 +29,8 @@ LEAST_FEATURES = 1024
 class Shrunk(NamedTuple):
     """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
 
-    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists). sequence,
-    windows: how positions of a text are read, and their histories; None elsewhere.
-    train, valid: Ragged by query, in memory. features: side → name → (number of different features, lists). read_texts:
-    gives the texts of all items.
+    train, valid: Ragged by query, in memory. features: side → name → (number of features, lists). sequence,
+    windows: how positions of a text are read, and their histories; None elsewhere. read_texts: of all items.
     """
 
     num_queries: int
@@ -131,8 +129,9 @@ def shrink(dataset: Dataset, most_queries: int, most_items: int, feature_share: 
         for side in rows
     }
     windows = None if dataset.windows is None else _folded(dataset.windows.take(taken), items)
-    texts = lambda: dataset.item_texts  # noqa: E731  read only by a model that asks for them
-    return Shrunk(len(taken), items, counts, few, valid, features, dataset.sequence, windows, texts)
+    return Shrunk(
+        len(taken), items, counts, few, valid, features, dataset.sequence, windows, lambda: dataset.item_texts
+    )
 
 
 def _fewer_features(lists: Ragged, size: int, share: float) -> tuple[int, Ragged]:

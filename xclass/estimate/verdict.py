@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.build import RunConfig
 from xclass.config import apply_overrides, build_config
 from xclass.data.store import Dataset
 from xclass.errors import ConfigError, XclassError
 from xclass.estimate.machine import Available
 from xclass.estimate.memory import BASE, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, Place, readable, total
+from xclass.run_config import RunConfig
 
 WORTH_NAMING = 0.05  # of what is needed
 LARGEST_NAMED = 4

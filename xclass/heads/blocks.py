@@ -92,7 +92,9 @@ def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradie
     rows, columns = len(problem.query), problem.neg_rows.shape[-1]
     shared = problem.neg_rows.dim() == 1
     out = outputs(problem)
-    negatives = (problem.items.index_select(0, problem.neg_rows) if shared else problem.items).to(problem.product_dtype)
+    gathered = shared and not _in_order(problem.neg_rows, len(problem.items))
+    negatives = problem.items.index_select(0, problem.neg_rows) if gathered else problem.items
+    negatives = negatives.to(problem.product_dtype).contiguous()
     hits_by_row = torch.bincount(problem.hits.rows, minlength=rows)
     shape = Shape(hits_by_row, torch.cat([hits_by_row.new_zeros(1), hits_by_row.cumsum(0)]))
     compiled = Rows(problem, shape.first_hit, negatives, weights, out) if fits(problem) else None
@@ -106,12 +108,18 @@ def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradie
         (rows * columns + len(problem.pos_rows) * problem.query.shape[1]) // PART_CELLS,
         problem.query.device,
     )
-    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), _item_gradient(problem, out, totals))
+    item_grad = _item_gradient(problem, out, totals, gathered)
+    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), item_grad)
 
 
-def _item_gradient(problem: Problem, out: Outputs, totals: list[Tensor]) -> Tensor:
+def _in_order(rows: Tensor, number: int) -> bool:
+    """Whether the rows are 0 … number − 1, as those of all items are: then nothing need be gathered."""
+    return len(rows) == number and bool((rows == torch.arange(number, device=rows.device)).all())
+
+
+def _item_gradient(problem: Problem, out: Outputs, totals: list[Tensor], gathered: bool) -> Tensor:
     """(U, D): what the parts found for the negatives, and the positives' own."""
-    if problem.neg_rows.dim() == 1:
+    if gathered:
         items, every = torch.zeros_like(problem.items), torch.arange(len(problem.neg_rows), device=out.loss.device)
         for total in totals:
             add_rows(items, problem.neg_rows, total, every, total.new_ones(len(total)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from xclass.errors import InputError
 from xclass.heads.bands import allowed_within, best_of, within
 from xclass.heads.log_sum import log_sum, table_log_sum
-from xclass.heads.seam import Asked, Head, NoPlan, SearchedBy, mean_over_targets, targets_of
+from xclass.heads.seam import Asked, Head, LogParts, NoPlan, SearchedBy, mean_over_targets, targets_of
 from xclass.heads.vectors import BlockVectors, TableRows
 from xclass.index.exact import ExactIndex, empty_topk
 from xclass.index.filtering import Allowed
@@ -86,16 +86,22 @@ class DifferentiatedHead(Head):
     @torch.no_grad()
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) score / temperature less the log of the sum over the catalogue. Cost B · Σ_k N_k · d_k."""
+        return self.log_parts(query_BD, items, tables).log_probability
+
+    @torch.no_grad()
+    def log_parts(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> LogParts:
+        """The same with log Z of each query: of score / temperature over the catalogue."""
         held = [tables[f"band{number}"] for number in range(len(self.dims))]
         parts = self._parts(query_BD.to(held[0].device).float())
         sums = [table_log_sum(part, table) for part, table in zip(parts, held, strict=True)]
         owners, values = items.rows().to(held[0].device), items.values.long().to(held[0].device)
-        found = torch.stack(sums).logsumexp(0)[owners].neg_()
+        log_z = torch.stack(sums).logsumexp(0)
+        found = log_z[owners].neg_()
         for number, (low, high) in enumerate(pairwise(self.edges)):
             mine = ((values >= low) & (values < high)).nonzero().squeeze(1)
             for some in mine.split(1 << 16):
                 found[some] += torch.linalg.vecdot(parts[number][owners[some]], held[number].pull(values[some] - low))
-        return found.cpu()
+        return LogParts(found.cpu(), log_z.cpu())
 
     def _parts(self, query_BD: Tensor, scaled: bool = True) -> tuple[Tensor, ...]:
         return (query_BD / self.temperature if scaled else query_BD).split(self.dims, dim=1)

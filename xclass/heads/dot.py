@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.dot_plan import DotPlan, ItemPlan, no_candidates
+from xclass.heads.dot_plan import DotPlan, ItemPlan, last_items, no_candidates
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.growing import Growth, growing_loss
 from xclass.heads.infrequent import chosen_queries, infrequent_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.heads.normaliser import log_normaliser, scores_of_pairs
-from xclass.heads.seam import Asked, Head, SearchedBy, targets_of
+from xclass.heads.seam import Asked, Head, LogParts, SearchedBy, targets_of
 from xclass.heads.top_weights import TopWeights
 from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
@@ -25,6 +25,7 @@ from xclass.index.rows import exact_among
 from xclass.losses import Loss
 from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
+from xclass.sampling.adaptive import TAUGHT_QUERIES
 from xclass.tables.working_set import Table, plan_rows
 from xclass.towers.features import ItemFeatures
 from xclass.towers.item_texts import ItemTexts
@@ -121,7 +122,8 @@ class DotHead(Head):
             if self.whole_batches and normalised is not None:
                 negatives = no_candidates(positives)
             else:
-                negatives = self.sampler.sample(positives, generator, batch.query_ids)
+                asked = last_items(batch.history) if self.sampler.by_context else batch.query_ids
+                negatives = self.sampler.sample(positives, generator, asked)
             hits = self._hits(batch, positives, negatives.ids)
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
             return DotPlan(negatives, hits, items, self._weights(positives), normalised)
@@ -134,6 +136,10 @@ class DotHead(Head):
         if not self.whole_batches:
             return chosen_queries(queries, share, generator)
         return None if float(torch.rand((), generator=generator)) < share else torch.empty(0, dtype=torch.int64)
+
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> DotPlan:
+        """The candidates, the log-Q and what the sampler learns are the whole batch's."""
+        return self.plan(whole, generator).part(whole, start, stop, self.per_pair)
 
     def _weights(self, positives: Ragged) -> Tensor | None:
         """(P,) weights of the targets: the pairs' own, as the loss means them when nothing else is said, times the
@@ -159,6 +165,8 @@ class DotHead(Head):
             excluded = batch.known
         elif self.remove_accidental_hits:
             excluded = positives
+        if ids.dim() == 1 and not isinstance(excluded, Selection) and not len(excluded.values):
+            return Hits(excluded.values, excluded.values)
         if self.per_pair:
             owners = positives.rows()
             own = self.own_hits_only and self.remove_accidental_hits
@@ -209,12 +217,25 @@ class DotHead(Head):
             self.top_weights,
         )
         negatives = positions["negatives"].view(plan.negatives.ids.shape)
+        if self.sampler.adapts and len(query_BD):
+            self._tell(query_BD, items, negatives, scoring)
         if self.growth is not None:
             every = positions.get("every")
             return growing_loss(query_BD, items, positions["positives"], negatives, scoring, self.growth, every)
         if plan.normalised is not None:
             return infrequent_loss(query_BD, items, positions["positives"], negatives, scoring, plan.normalised)
         return blocked_loss(query_BD, items, positions["positives"], negatives, scoring)
+
+    @torch.no_grad()
+    def _tell(self, query_BD: Tensor, items: Tensor, negatives: Tensor, scoring: Scoring) -> None:
+        """The sampler hears how probable the model finds its candidates."""
+        some, log_q = query_BD[:TAUGHT_QUERIES] * scoring.inverse_temperature, scoring.negatives.log_q
+        if negatives.dim() == 1:
+            self.sampler.tell(scoring.negatives.ids.cpu(), (some @ items[negatives].T - log_q).cpu())
+            return
+        own = items[negatives[:TAUGHT_QUERIES]]
+        ratios = torch.einsum("bkd,bd->bk", own, some) - log_q[:TAUGHT_QUERIES]
+        self.sampler.tell(scoring.negatives.ids.cpu(), ratios.cpu())
 
     def _less_log_z(self, query_BD: Tensor, items: Tensor) -> tuple[Tensor, Tensor, float]:
         """Query and item vectors whose products are less log Z, where it is learned, through one dimension more; else
@@ -261,10 +282,15 @@ class DotHead(Head):
 
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) score / temperature less the log of the sum over the catalogue: the full softmax. Cost O(B·N·D)."""
+        return self.log_parts(query_BD, items, tables).log_probability
+
+    def log_parts(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> LogParts:
+        """The same with log Z of each query: of score / temperature over the catalogue."""
         vectors, rows, inverse = self.item_vectors(tables), items.rows(), 1.0 / self.temperature
         scores = scores_of_pairs(query_BD, vectors, rows, items.values.long()) * inverse
-        normaliser = log_normaliser(query_BD, vectors, inverse)[rows.to(scores.device)]
-        return (scores - normaliser).float().cpu()
+        log_z = log_normaliser(query_BD, vectors, inverse)
+        logs = (scores - log_z[rows.to(scores.device)]).float().cpu()
+        return LogParts(logs, log_z.float().cpu(), self.log_constant)
 
 
 def _shifted(negatives: Negatives, log_z: float) -> Negatives:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from xclass.heads.masks import Hits
+from xclass.heads.seam import targets_of
 from xclass.tables.working_set import RowPlan
-from xclass.types import Negatives, Ragged
+from xclass.types import Batch, Negatives, Ragged
 
 
 class ItemPlan(NamedTuple):
@@ -42,8 +43,43 @@ class DotPlan(NamedTuple):
         others = (None if each is None else each.to(device) for each in (self.weights, self.normalised))
         return DotPlan(negatives, hits, items, *others)
 
+    def part(self, whole: Batch, start: int, stop: int, per_pair: bool) -> DotPlan:
+        """Of the plan of a whole batch, what its queries ``start … stop-1`` need: the same candidates, their own cells.
+
+        per_pair: rows of the hits are pairs.
+        """
+        low, high = targets_of(whole).offsets[[start, stop]].tolist()
+        ids, log_q, pos_log_q = self.negatives
+        own = ids.dim() == 2
+        negatives = Negatives(*((ids[start:stop], log_q[start:stop]) if own else (ids, log_q)), pos_log_q[low:high])
+        first, last = (low, high) if per_pair else (start, stop)
+        cells = slice(*torch.searchsorted(self.hits.rows, torch.tensor([first, last])).tolist())
+        hits, items, normalised = Hits(self.hits.rows[cells] - first, self.hits.columns[cells]), self.items, None
+        if items is not None:
+            places = items.items.positions
+            flat = places["negatives"].view(ids.shape)[start:stop].flatten() if own else places["negatives"]
+            items = ItemPlan(
+                RowPlan(items.items.unique, {"positives": places["positives"][low:high], "negatives": flat}),
+                items.features,
+            )
+        if self.normalised is not None:
+            normalised = self.normalised[(self.normalised >= start) & (self.normalised < stop)] - start
+        return DotPlan(negatives, hits, items, None if self.weights is None else self.weights[low:high], normalised)
+
 
 def no_candidates(positives: Ragged) -> Negatives:
     """Of a batch of which no sum is made."""
     zeros = torch.zeros(len(positives.values))
     return Negatives(positives.values[:0], zeros[:0], zeros)
+
+
+def last_items(history: Ragged) -> Tensor:
+    """int64 (B,): the last item of each history, −1 for an empty one.
+
+    >>> last_items(Ragged.from_lists([[4, 7], [], [2]])).tolist()
+    [7, -1, 2]
+    """
+    if not len(history.values):
+        return torch.full((len(history),), -1)
+    last = history.values.long()[(history.offsets[1:] - 1).clamp(min=0)]
+    return torch.where(history.lengths() > 0, last, -1)

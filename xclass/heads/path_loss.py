@@ -97,7 +97,10 @@ def _run(
     chosen, weights = paths.which.numpy(), share.detach().float().contiguous().numpy()
 
     def walk(low: int, high: int) -> None:
-        tree_kernels.walk(low, high, *given, chosen, weights, *found)
+        if places.shape[1] == 1:
+            tree_kernels.walk_binary(low, high, *given[:5], chosen, weights, *found)
+        else:
+            tree_kernels.walk(low, high, *given, chosen, weights, *found)
 
     def push(low: int, high: int) -> None:
         tree_kernels.push_rows(low, high, given[0], *given[2:], found[2], rows_grad.numpy())

@@ -19,6 +19,19 @@ from xclass.vectors import Vectors
 SearchedBy = Literal["vectors", "head", "beam"]
 
 
+class LogParts(NamedTuple):
+    """Of the items of each query's list: log P, on the CPU.
+
+    log_probability: (M,). log_z: (B,) log Σ_i e^{x_i} where log P = x − log Z with a score x of every item; None for a
+    head whose probabilities are made otherwise. log_constant: what training makes log Z be near to, for scores without
+    a sum; None where nothing does.
+    """
+
+    log_probability: Tensor
+    log_z: Tensor | None = None
+    log_constant: float | None = None
+
+
 class Asked(NamedTuple):
     """What a search is asked for: see :meth:`Head.topk`."""
 
@@ -54,6 +67,12 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def plan(self, batch: Batch, generator: torch.Generator) -> Any:
         """What ``loss`` will need beside vectors, on the CPU; its ``to(device)`` gives it on another device."""
+
+    def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> Any:
+        """The plan of the queries ``start … stop-1`` of a batch, drawn as for the whole of it: other processes compute
+        the rest. A head that draws says how."""
+        assert self.sampler is None, "a head that draws for a batch must draw for the whole batch"
+        return self.plan(whole.slice(start, stop), generator)
 
     @abstractmethod
     def requests(self, batch: Batch, plan: Any) -> dict[str, dict[str, Tensor]]:
@@ -101,6 +120,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
         """(M,) log of the probability of each item of each query's list: over the catalogue they sum to one."""
+
+    def log_parts(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> LogParts:
+        """The same, with log Z of each query where probabilities are made from scores of all items."""
+        return LogParts(self.log_probability(query_BD, items, tables))
 
 
 class NoPlan(NamedTuple):

@@ -80,13 +80,46 @@ def walk(  # noqa: C901  one loop over what lies in the cache
 
 
 @njit(**FAST)
+def walk_binary(
+    low: Any, high: Any, query: Any, rows: Any, offsets: Any, path_offsets: Any, places: Any, which: Any, share: Any,
+    loss: Any, query_grad: Any, pull: Any,
+) -> None:  # fmt: skip
+    """The same where every node has two children, of which the second has the vector: sigmoids.
+
+    −log P(path) = Σ_s (max(x_s, 0) − [second] x_s) + log Π_s (1 + e^−|x_s|): one logarithm a path.
+    """
+    for b in range(low, high):
+        total_loss = F(0.0)
+        for d in range(query.shape[1]):
+            query_grad[b, d] = F(0.0)
+        for p in range(offsets[b], offsets[b + 1]):
+            linear, product = F(0.0), np.float64(1.0)
+            for step in range(path_offsets[p], path_offsets[p + 1]):
+                dot, row = F(0.0), places[step, 0]
+                for d in range(query.shape[1]):
+                    dot += query[b, d] * rows[row, d]
+                small = np.exp(-abs(dot))
+                product *= F(1.0) + small
+                chosen = F(1.0) if which[step] == 1 else F(0.0)
+                linear += max(dot, F(0.0)) - chosen * dot
+                likely = (F(1.0) if dot > F(0.0) else small) / (F(1.0) + small)
+                factor = share[p] * (likely - chosen)
+                for d in range(query.shape[1]):
+                    query_grad[b, d] += factor * rows[row, d]
+                pull[step, 0] = factor
+            total_loss += share[p] * (linear + F(np.log(product)))
+        loss[b] = total_loss
+
+
+@njit(**FAST)
 def push_rows(
     low: Any, high: Any, query: Any, offsets: Any, path_offsets: Any, places: Any, count: Any, pull: Any, rows_grad: Any
 ) -> None:
     """Dimensions low … high−1 of the gradient of the rows: every step's pull times its query."""
+    mine, given = rows_grad[:, low:high], query[:, low:high]  # places from 0 on are what loops are vectorised for
     for b in range(len(offsets) - 1):
         for step in range(path_offsets[offsets[b]], path_offsets[offsets[b + 1]]):
             for c in range(count[step]):
                 factor, row = pull[step, c], places[step, c]
-                for d in range(low, high):
-                    rows_grad[row, d] += factor * query[b, d]
+                for d in range(mine.shape[1]):
+                    mine[row, d] += factor * given[b, d]

@@ -12,6 +12,8 @@ from typing import Any
 from xclass.errors import ConfigError
 
 POINTS_PER_LIST = 39
+LEAST_GRAPH = 2048
+LONG = 64
 EXACT_STORAGE = re.compile(r"(Flat|HNSW\d*(,Flat)?|IVF\d+(_HNSW\d+)?,Flat|.*,RFlat)")
 LEAST_TO_LEARN = {"ivfpq": POINTS_PER_LIST * 256, "fastscan": POINTS_PER_LIST * 16}
 
@@ -51,10 +53,13 @@ def builds(kind: str, num_items: int, dim: int) -> list[str]:
 
     With too few vectors to learn codes from, the lists hold the vectors as they are.
 
-    >>> builds("fastscan", 1_000_000, 64)
-    ['IVF1024,PQ32x4fs', 'IVF4096,PQ32x4fs', 'IVF1024,PQ64x4fs', 'IVF4096,PQ64x4fs']
+    >>> builds("fastscan", 1_000_000, 64)[:3]
+    ['Spread,IVF4096_HNSW32,PQ64x4fs', 'Spread,IVF4096,PQ64x4fs', 'Spread,IVF1024,PQ64x4fs']
+    >>> builds("fastscan", 1_000_000, 64)[3:]
+    ['IVF4096_HNSW32,PQ64x4fs']
     """
     few, many = _lists(num_items, 1), _lists(num_items, 4)
+    graph = "_HNSW32" if many >= LEAST_GRAPH else ""
     half, whole = _parts(dim, 2), dim
     if num_items < LEAST_TO_LEARN.get(kind, 0):
         kind = "ivf"
@@ -64,7 +69,13 @@ def builds(kind: str, num_items: int, dim: int) -> list[str]:
         "ivf": [f"IVF{few},Flat", f"IVF{many},Flat"],
         "ivfpq": [f"IVF{few},PQ{half}", f"IVF{many},PQ{half}"],
         "sq": [f"IVF{few},SQ8", f"IVF{many},SQ8"],
-        "fastscan": [f"IVF{lists},PQ{parts}x4fs" for parts in (half, whole) for lists in (few, many)],
+        "fastscan": [
+            f"Spread,IVF{many}{graph},PQ{whole}x4fs",
+            f"Spread,IVF{many},PQ{whole}x4fs",
+            f"Spread,IVF{few},PQ{whole}x4fs",
+            f"IVF{many}{graph},PQ{whole}x4fs",
+            *([f"Spread,IVF{many}{graph},PQ{half}x4fs"] if dim > LONG else []),
+        ],
     }[kind]
     return list(dict.fromkeys(fit_lists(choice, num_items) for choice in choices))
 

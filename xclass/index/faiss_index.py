@@ -6,6 +6,7 @@ import re
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from xclass.index.factory import (
 from xclass.index.filtering import Allowed
 from xclass.index.rescoring import Found, best_of, best_scored
 from xclass.index.selecting import parameters_among
+from xclass.index.spread import SpreadLists, is_spread, without_spread
 from xclass.types import Ragged
 from xclass.vectors import Vectors
 from xclass.workers import in_parts, num_threads
@@ -76,16 +78,24 @@ class FaissIndex(ApproximateIndex):
         self.deterministic = deterministic
         self.train_s = 0.0
         self.faiss: Any = None
+        self.spread: SpreadLists | None = None
 
-    def restore(self, index: Any, vectors: Tensor | Vectors, build_s: float) -> None:
-        """Take a Faiss index that holds ``vectors`` already and took ``build_s`` to build."""
+    def restore(
+        self, index: Any, vectors: Tensor | Vectors, build_s: float, table: np.ndarray[Any, Any] | None = None
+    ) -> None:
+        """Take a Faiss index that holds ``vectors`` already and took ``build_s`` to build.
+
+        Args:
+            table: of :class:`SpreadLists`, where the factory string asks for them.
+        """
         self.faiss, self.build_s = index, build_s
+        self.spread = None if table is None else SpreadLists(index, table, self.factory)
         self._exact.vectors = checked_vectors(vectors)
         self._start()
 
     def extra_bytes(self) -> int:
         """What Faiss would write: about what it holds in memory."""
-        return faiss_bytes(self.faiss)
+        return faiss_bytes(self.faiss) + (self.spread.nbytes if self.spread else 0)
 
     def largest_reach(self) -> int:
         """All inverted lists; 4096 for a graph."""
@@ -111,8 +121,10 @@ class FaissIndex(ApproximateIndex):
     def _build(self, vectors: Vectors) -> None:
         wanted = self._wanted_factory or default_factory(self.kind, len(vectors), vectors.dim)
         self.factory = fit_lists(wanted, len(vectors))
-        self.faiss = None
-        index = make_faiss(vectors.dim + self._l2, self.factory, self._l2)
+        self.faiss, self.spread = None, None
+        if self._l2 and is_spread(self.factory):
+            raise ConfigError("spread lists are for inner products", got=self.factory, do="leave out --metric")
+        index = make_faiss(vectors.dim + self._l2, without_spread(self.factory), self._l2)
         with threads(1 if self.deterministic else None):
             try:
                 self._fill(index, vectors)
@@ -128,15 +140,19 @@ class FaissIndex(ApproximateIndex):
 
     def _fill(self, index: Any, vectors: Vectors) -> None:
         """Train where the kind needs it, then add everything, in blocks."""
-        largest = max(float(_squares(block).max()) for _, block in vectors.blocks()) if self._l2 else 0.0
+        started, block = time.perf_counter(), max(1, ADD_BYTES // (4 * vectors.dim))
+        if is_spread(self.factory):
+            lists = SpreadLists.fill(index, vectors, _training_rows(vectors, num_lists(index)), block, self.factory)
+            self.spread, self.train_s = lists, lists.train_s
+            return
+        largest = max(float(_squares(rows).max()) for _, rows in vectors.blocks()) if self._l2 else 0.0
         if search_parameter_name(index) == "efSearch":
             set_parameter(index, "efConstruction", EF_CONSTRUCTION)
-        started = time.perf_counter()
         if not index.is_trained:
             index.train(self._augmented(_training_rows(vectors, num_lists(index)), largest).numpy())
         self.train_s = time.perf_counter() - started
-        for _, block in vectors.blocks(max(1, ADD_BYTES // (4 * vectors.dim))):
-            index.add(self._augmented(block, largest).numpy())
+        for _, rows in vectors.blocks(block):
+            index.add(self._augmented(rows, largest).numpy())
 
     def _augmented(self, rows: Tensor, largest: float) -> Tensor:
         """Rows on the CPU as Faiss takes them; by L2 with √(largest − |x|²) as one more dimension."""
@@ -177,13 +193,19 @@ class FaissIndex(ApproximateIndex):
         def part(low: int, high: int) -> Found:
             gone = None if hidden is None else hidden.slice(low, high)
             with threads(num_threads() if high - low == len(query_BD) else 1):
-                found = self.faiss.search(asked[low:high].numpy(), deep, params=parameters)[1]
-            return best_of(self.vectors, query_BD[low:high], torch.from_numpy(found), k, gone, threads=1)
+                found = self._proposed(asked[low:high], deep, parameters)
+            return best_of(self.vectors, query_BD[low:high], found, k, gone, threads=1)
 
         # Both steps in each thread: threads that Faiss has just used still spin, and would stand in the way of ours.
         # One part a thread, as the cost of a query falls with the number of queries that Faiss gets at once.
         worthwhile = len(query_BD) // QUERIES_PER_THREAD
         return Found.concat(in_parts(part, len(query_BD), worthwhile, CPU, per_thread=1))
+
+    def _proposed(self, asked_BD: Tensor, deep: int, parameters: Any) -> Tensor:
+        """int64 (B, deep), −1 behind the last."""
+        if self.spread is not None:
+            return self.spread.search(asked_BD, deep, parameters)
+        return torch.from_numpy(self.faiss.search(asked_BD.numpy(), deep, params=parameters)[1])
 
 
 def _squares(rows: Tensor) -> Tensor:

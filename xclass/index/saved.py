@@ -4,6 +4,7 @@ index.json      kind, factory, metric, search parameter, counts, binding, SHA-25
 vectors.npy     (N,D) float32, the item vectors
 index.faiss     Faiss's own file; not there for the kinds that are built from the vectors in no time
 frontier.parquet, frontier.png   what tuning measured; the plot where matplotlib is installed
+lists.npy       (lists, D+1) float32, the centroids and spreads of "Spread,IVF…"
 order.npy       (L,N) int32, the items of each hash table by bucket; starts.npy (L, buckets + 1) int32: lsh and wta
 """
 
@@ -23,11 +24,12 @@ from torch import Tensor
 from xclass.errors import ArtefactError, InputError
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.exact import ExactIndex
-from xclass.index.factory import faiss_module
+from xclass.index.factory import faiss_module, num_lists
 from xclass.index.faiss_index import FaissIndex
 from xclass.index.frontier import TABLE, write_frontier
 from xclass.index.hash_index import HashIndex
 from xclass.index.kinds import HASHED, INDEX_KINDS, Index
+from xclass.index.spread import is_spread
 from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
 from xclass.progress import say
 from xclass.vectors import TensorVectors, Vectors, as_vectors
@@ -39,6 +41,7 @@ VECTORS = "vectors.npy"
 FAISS_FILE = "index.faiss"
 ORDER_FILE = "order.npy"
 STARTS_FILE = "starts.npy"
+LISTS_FILE = "lists.npy"
 REBUILT = ("exact", "flat")
 
 
@@ -144,6 +147,8 @@ def laid_out(vectors: Vectors, folder: Path) -> Vectors:
 def _write_structure(folder: Path, index: Index) -> None:
     if isinstance(index, FaissIndex) and index.kind not in REBUILT:
         faiss_module().write_index(index.faiss, str(folder / FAISS_FILE))
+    if isinstance(index, FaissIndex) and index.spread is not None:
+        np.save(folder / LISTS_FILE, index.spread.table, allow_pickle=False)
     if isinstance(index, HashIndex):
         np.save(folder / ORDER_FILE, index.order, allow_pickle=False)
         np.save(folder / STARTS_FILE, index.starts, allow_pickle=False)
@@ -160,7 +165,9 @@ def _read_structure(path: Path, manifest: dict[str, Any], held: Vectors) -> Appr
     if described["kind"] in REBUILT:
         index.build(held)
     else:
-        index.restore(_read_faiss(path, manifest, index), held, described["build_s"])
+        faiss_index = _read_faiss(path, manifest, index)
+        table = _read_lists(path, faiss_index) if is_spread(described["factory"]) else None
+        index.restore(faiss_index, held, described["build_s"], table)
     return index
 
 
@@ -186,6 +193,7 @@ def _check_described(where: Path, manifest: dict[str, Any]) -> None:
         raise ArtefactError("this manifest does not describe an index", where=where, do="index the run again")
     needed = [VECTORS, *([ORDER_FILE, STARTS_FILE] if kind in HASHED else [])]
     needed += [FAISS_FILE] if kind not in (*HASHED, *REBUILT) else []
+    needed += [LISTS_FILE] if is_spread(described.get("factory") or "") else []
     missing = [name for name in needed if name not in manifest.get("files", {})]
     if missing:
         raise ArtefactError("this manifest does not name a file of its index", where=where, wanted=missing[0])
@@ -238,6 +246,18 @@ def _read_faiss(path: Path, manifest: dict[str, Any], index: FaissIndex) -> Any:
     extra = 1 if index.metric == "l2_augmented" else 0
     _check_shape(path / FAISS_FILE, manifest, (faiss_index.ntotal, faiss_index.d - extra))
     return faiss_index
+
+
+def _read_lists(path: Path, faiss_index: Any) -> np.ndarray[Any, Any]:
+    """The table of a Spread index: as many lists as Faiss has, all numbers finite."""
+    table, wanted = _read_array(path / LISTS_FILE), (num_lists(faiss_index), faiss_index.d + 1)
+    if table.shape != wanted or table.dtype != np.float32:
+        raise ArtefactError(
+            "these lists are of another shape", where=path / LISTS_FILE, wanted=wanted, got=(*table.shape, table.dtype)
+        )
+    if not np.isfinite(table).all():
+        raise ArtefactError("these lists are not finite", where=path / LISTS_FILE, do="index the run again")
+    return table
 
 
 def _check_shape(where: Path, manifest: dict[str, Any], shape: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from xclass.metrics.catalogue import CATALOGUE_DEFINITIONS, CatalogueUse, gini
 from xclass.metrics.columns import BandColumns, Column, HistoryColumns, PerQuery, numbers
 from xclass.metrics.evaluation import Evaluation
+from xclass.metrics.likelihood import LIKELIHOODS, LOG_LOSS, PERPLEXITY, Likelihood, unigram_likelihood
 from xclass.metrics.matching import Matches, match
 from xclass.metrics.names import (
     METRICS,
@@ -22,13 +23,17 @@ from xclass.metrics.significance import holm, intervals, randomisation_p
 
 __all__ = [
     "CATALOGUE_DEFINITIONS",
+    "LIKELIHOODS",
+    "LOG_LOSS",
     "METRICS",
+    "PERPLEXITY",
     "Band",
     "BandColumns",
     "CatalogueUse",
     "Column",
     "Evaluation",
     "HistoryColumns",
+    "Likelihood",
     "Matches",
     "Mean",
     "Metric",
@@ -50,5 +55,6 @@ __all__ = [
     "popular_topk",
     "popularity_bands",
     "randomisation_p",
+    "unigram_likelihood",
     "values_of",
 ]

@@ -98,7 +98,7 @@ def compare_evaluations(runs: dict[str, Evaluation], resamples: int = 10_000, se
         _check_pairs(first, base, name, found)
     found_for = [_test(base, other, resamples, seed) for _, other in others]
     differences = []
-    for metric in base.metrics:
+    for metric in _by_query(base):
         corrected = holm([p[metric] for _, p in found_for])
         for (name, other), (ends, p), p_holm in zip(others, found_for, corrected, strict=True):
             gap = other.metrics[metric] - base.metrics[metric]
@@ -109,8 +109,13 @@ def compare_evaluations(runs: dict[str, Evaluation], resamples: int = 10_000, se
 def _test(
     base: Evaluation, other: Evaluation, resamples: int, seed: int
 ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    gaps = {metric: other.per_query[metric] - base.per_query[metric] for metric in base.metrics}
+    gaps = {metric: other.per_query[metric] - base.per_query[metric] for metric in _by_query(base)}
     return intervals(gaps, base.per_query_best, resamples, seed), randomisation_p(gaps, resamples, seed)
+
+
+def _by_query(found: Evaluation) -> list[str]:
+    """The metrics with a value for each query: a perplexity has none, its logarithm has."""
+    return [metric for metric in found.metrics if metric in found.per_query]
 
 
 def _check_pairs(first: str, base: Evaluation, name: str, other: Evaluation) -> None:
@@ -120,7 +125,7 @@ def _check_pairs(first: str, base: Evaluation, name: str, other: Evaluation) -> 
             wanted=f"{first}: {', '.join(base.metrics)}",
             got=f"{name}: {', '.join(other.metrics)}",
         )
-    metric = next(iter(base.metrics))
+    metric = _by_query(base)[0]
     skipped, too = (torch.isnan(found.per_query[metric]) for found in (base, other))
     if len(skipped) != len(too) or bool((skipped != too).any()):
         raise InputError("these were measured on other queries", where=f"{first} and {name}", wanted="the same queries")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from torch import Tensor
 
 from xclass.manifest import atomic_file
+from xclass.metrics.columns import numbers as finite
+from xclass.metrics.likelihood import (
+    CALIBRATION_DEFINITIONS,
+    LIKELIHOOD_DEFINITIONS,
+    LOG_LOSS,
+    PERPLEXITY,
+    UNIGRAM,
+    Likelihood,
+)
 from xclass.metrics.significance import INTERVAL, LEVEL, intervals
 
 # Parts of the JSON that are there only where they were computed.
 PARTS = (
-    "num_cold_positives", "intervals", "metrics_index", "popularity", "catalogue", "by_popularity", "by_history",
-    "files",
+    "num_cold_positives", "intervals", "metrics_index", "popularity", "calibration", "catalogue", "by_popularity",
+    "by_history", "files",
 )  # fmt: skip
 
 
@@ -40,6 +51,8 @@ class Evaluation:
     per_query_best: for metrics that are ratios of totals, what the best possible list of each query gains.
     intervals: metric → ends of its bootstrap interval; empty without :meth:`with_intervals`.
     files: what was counted and decided while files were read; empty for a run.
+    calibration: ``log_z_mean`` and ``log_z_std`` of scores; empty without :meth:`with_likelihood`, and where a head has
+        no such scores.
     query_ids: the external ids of ``per_query``, where they are known.
     """
 
@@ -61,12 +74,41 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
     query_ids: pl.Series | None = None
+    calibration: dict[str, float] = field(default_factory=dict)
 
     def with_intervals(self, resamples: int, seed: int = 0) -> Evaluation:
         """The same with bootstrap intervals of ``metrics``; see :func:`xclass.metrics.significance.intervals`."""
         found = intervals(self.per_query, self.per_query_best, resamples, seed)
+        if LOG_LOSS in found:
+            found[PERPLEXITY] = math.exp(found[LOG_LOSS][0]), math.exp(found[LOG_LOSS][1])
         text = INTERVAL.format(level=LEVEL, resamples=resamples)
         return replace(self, intervals=found, definitions={**self.definitions, "intervals": text})
+
+    @classmethod
+    def nothing_yet(cls) -> Evaluation:
+        """Without a list and a number: for :meth:`with_likelihood`."""
+        return cls({}, {}, {}, {}, {}, {}, {}, 0, 0, 0, 0, None, {}, {})
+
+    def with_likelihood(self, found: Likelihood, popular: Likelihood | None = None) -> Evaluation:
+        """The same with perplexity and calibration of the same queries; ``popular``: of train counts alone."""
+        calibration = finite(found.calibration())
+        definitions = LIKELIHOOD_DEFINITIONS | {name: CALIBRATION_DEFINITIONS[name] for name in calibration}
+        if popular is not None:
+            told = self.definitions.get("popularity")
+            definitions["popularity"] = UNIGRAM if told is None else f"{told}; {UNIGRAM}"
+        counted = found.weight > 0
+        skipped = found.loss.masked_fill(~counted, torch.nan).float()
+        return replace(
+            self,
+            metrics={**finite(found.metrics()), **self.metrics},
+            popularity={**({} if popular is None else finite(popular.metrics())), **self.popularity},
+            calibration=calibration,
+            num_queries=int(counted.sum()),
+            num_skipped=int((~counted).sum()),
+            definitions={**self.definitions, **definitions},
+            per_query={LOG_LOSS: skipped, **self.per_query},
+            per_query_best={LOG_LOSS: found.weight.float(), **self.per_query_best},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What ``xclass evaluate --json`` prints."""
@@ -87,9 +129,9 @@ class Evaluation:
 
     def table(self) -> pl.DataFrame:
         """One row per number; columns metric, model (exact), and where there are any: low, high, index, popularity."""
-        names = [*self.metrics, *self.index_recall, *self.catalogue]
+        names = [*self.metrics, *self.calibration, *self.index_recall, *self.catalogue]
         columns = {
-            "model": {**self.metrics, **self.catalogue},
+            "model": {**self.metrics, **self.calibration, **self.catalogue},
             "low": {name: ends[0] for name, ends in self.intervals.items()},
             "high": {name: ends[1] for name, ends in self.intervals.items()},
             "index": {**self.metrics_index, **self.index_recall},

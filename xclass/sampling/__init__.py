@@ -5,6 +5,7 @@ sample (not of a probability: the factor "number of draws" is in it), for the ne
 what makes E[Σ exp(score − log_q)] over the sample equal Σ exp(score) over the catalogue, and it is all a loss takes.
 """
 
+from xclass.sampling.adaptive import AdaptiveProposal
 from xclass.sampling.all_items import AllItems
 from xclass.sampling.config import Known, SamplerConfig, build_sampler
 from xclass.sampling.drawn import Drawn, LogUniform, Uniform
@@ -27,11 +28,13 @@ SAMPLERS = {
     "given": GivenCandidates,
     "hard": HardNegatives,
     "mixture": Mixture,
+    "adaptive": AdaptiveProposal,
     "all": AllItems,
 }
 
 __all__ = [
     "SAMPLERS",
+    "AdaptiveProposal",
     "AllItems",
     "Drawn",
     "FixedUnigram",

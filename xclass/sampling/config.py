@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xclass.config import Config
 from xclass.errors import ConfigError
+from xclass.sampling.adaptive import AdaptiveProposal, Proposal
 from xclass.sampling.all_items import AllItems
 from xclass.sampling.drawn import Counts, LogUniform, Uniform
 from xclass.sampling.in_batch import InBatch
@@ -24,6 +25,7 @@ from xclass.sampling.unigram import FixedUnigram
 from xclass.types import Ragged
 
 DRAWN = ("uniform", "log-uniform", "fixed-unigram", "learned-unigram")
+INDEPENDENT = (*DRAWN, "adaptive")
 CHECKED_AT_ONCE = 1 << 22
 
 
@@ -40,11 +42,13 @@ class SamplerConfig(Config):
         "given",
         "hard",
         "mixture",
+        "adaptive",
         "all",
     ] = "uniform"
     """uniform; log-uniform; fixed-unigram (train counts to a power, or a file of weights); learned-unigram (the targets
     seen so far); in-batch; target (the different targets of a part of the data); given (a file with each query's own
-    candidates); hard (each query's own, from an index); mixture of `parts`; all items."""
+    candidates); hard (each query's own, from an index); mixture of `parts`;
+    adaptive (a proposal that follows the model while it trains); all items."""
     num_sampled: int = pydantic.Field(1024, ge=0)
     """Candidates shared by a batch; for given and hard of each query's list, and there 0 takes all of it."""
     replacement: bool = True
@@ -90,6 +94,11 @@ class SamplerConfig(Config):
     """hard: the items are mined before the first epoch, and anew every so many epochs."""
     factory: str | None = None
     """hard: Faiss factory string of the index that is mined; exact search without it."""
+    proposal: Proposal = "mixture"
+    """adaptive: unigram (of the targets, shared by a batch); bigram (of the targets after the last item of the query's
+    history, for each query); mixture of both. Each with uniform draws, by weights that lower KL(model, proposal)."""
+    proposal_rate: float = pydantic.Field(0.05, gt=0, lt=1)
+    """adaptive: how fast those weights follow."""
     parts: tuple[SamplerConfig, ...] = ()
     """mixture: the samplers whose candidates are joined."""
 
@@ -121,6 +130,8 @@ class SamplerConfig(Config):
             "depth": ("hard",),
             "refresh_epochs": ("hard",),
             "factory": ("hard",),
+            "proposal": ("adaptive",),
+            "proposal_rate": ("adaptive",),
         }
         for name, kinds in allowed.items():
             if self.kind not in kinds and getattr(self, name) != _default(name):
@@ -133,6 +144,8 @@ class SamplerConfig(Config):
             raise ValueError("window and decay do not go together")
         if self.replacement and self.counts != "calibrated":
             raise ValueError(f'counts = "{self.counts}" is a formula for replacement = false')
+        if any(part.kind == "adaptive" for part in self.parts):
+            raise ValueError('kind = "adaptive" is a mixture itself and no part of one')
         if self.per_query and not self.replacement:
             raise ValueError("per_query goes with replacement = true")
         if self.shard >= self.num_shards:
@@ -183,6 +196,9 @@ def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
         "target": lambda: TargetSampling(known.num_items, size),
         "given": lambda: GivenCandidates(_candidates(config, known), known.num_items, size),
         "hard": lambda: HardNegatives(known.num_queries, known.num_items, size),
+        "adaptive": lambda: AdaptiveProposal(
+            known.num_items, size, config.proposal, max(int(known.counts().sum()), 1), config.proposal_rate
+        ),
         "mixture": lambda: Mixture([build_sampler(part, known) for part in config.parts]),
         "all": lambda: AllItems(known.num_items),
     }

@@ -126,3 +126,22 @@ def alias_table(weights: Any, scale: float, table: Any) -> None:
         open_end = following >= 0
         if open_end:
             heavy, following = following, next_heavy(weights, scale, following + 1)
+
+
+@njit(nogil=True, cache=True)
+def count_pairs(contexts: Any, items: Any, keys: Any, totals: Any, starts: Any, found: Any, num_items: int) -> None:
+    """found_i: how often (context_i, item_i) was counted: a search among the pairs of its context."""
+    for i in range(len(items)):
+        found[i] = 0
+        if contexts[i] < 0:
+            continue
+        low, high = starts[contexts[i]], starts[contexts[i] + 1]
+        end, wanted = high, contexts[i] * num_items + items[i]
+        while low < high:
+            middle = (low + high) >> 1
+            if keys[middle] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low < end and keys[low] == wanted:
+            found[i] = totals[low] - (totals[low - 1] if low > 0 else 0)

@@ -26,6 +26,8 @@ class Mixture(BaseSampler):
         sizes = {part.num_items for part in parts}
         if len(sizes) != 1:
             raise InputError("a mixture needs parts over one catalogue", wanted="one num_items", got=sorted(sizes))
+        if any(part.by_context for part in parts):
+            raise InputError("an adaptive proposal is a mixture itself", wanted="parts that need no history")
         self.parts: list[Sampler] = []
         for part in parts:
             self.parts += part.parts if isinstance(part, Mixture) else [part]

@@ -18,6 +18,10 @@ class Sampler(Protocol):
     """
 
     num_items: int
+    by_context: bool
+    """Where draws depend on the last item of each query's history: ``query_ids`` are those items, −1 for none."""
+    adapts: bool
+    """The head tells it after each step what the model makes of the candidates: ``tell``."""
 
     def draw(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Tensor:
         """int64 (K,): candidates shared by all queries of the batch; or (B, K), each query's own, −1 for none."""
@@ -42,6 +46,10 @@ class Sampler(Protocol):
         """Take a batch's positives into account, for samplers that go by what they have seen."""
         ...
 
+    def tell(self, ids: Tensor, log_ratios: Tensor) -> None:
+        """What the model makes of a batch's candidates: (b, K) score − log_q for the first queries, and all ids."""
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """What it has learned; empty for most."""
         ...
@@ -55,6 +63,7 @@ class BaseSampler:
     """``sample`` from the two halves, for samplers that learn nothing unless they say so."""
 
     num_items: int
+    by_context = adapts = False
 
     def sample(self, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None) -> Negatives:
         """Candidates by what is known before the batch; then the batch is learned."""
@@ -71,6 +80,9 @@ class BaseSampler:
         return with_positives(sampler, ids, log_q, positives, query_ids)
 
     def learn(self, positives: Ragged) -> None:
+        """Nothing."""
+
+    def tell(self, ids: Tensor, log_ratios: Tensor) -> None:
         """Nothing."""
 
     def state(self) -> dict[str, Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +17,9 @@ from xclass.tables import compiled, plain
 from xclass.tables.hashing import keys_of
 from xclass.tables.places import BLOCK_ROWS, blocks, in_memory
 from xclass.tables.plain import Step, Stored
-from xclass.tables.start import write_normal
+from xclass.tables.start import write_normal_part
 from xclass.tables.working_set import RowOptimizer
+from xclass.tensorfile import blocks_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class TableOptions:
         rows: the rows themselves, not copied, for a table that is only read: such as those of a mapped file.
         weight_decay: every row is multiplied by 1 − lr·weight_decay in every push, touched or not.
         clip_norm: the largest norm of a row's gradient; 0 for no limit.
+        part: (parts, part) when other processes hold the other parts: row j is row ``part + j·parts`` of the whole.
     """
 
     init_std: float | None = None
@@ -39,6 +43,7 @@ class TableOptions:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     rows: Tensor | None = None
+    part: tuple[int, int] = (1, 0)
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,16 @@ class MemoryTable:
         self._decay = torch.zeros((), dtype=torch.float64)
         self._pushes = torch.zeros((), dtype=torch.int64)
         if options.init_std is not None:
-            write_normal(self.weight, options.init_std, options.seed)
+            write_normal_part(self.weight, options.init_std, options.seed, *options.part)
 
     @property
     def num_rows(self) -> int:
         """How many rows there are."""
+        return self.weight.shape[0]
+
+    @property
+    def rows_here(self) -> int:
+        """All of them."""
         return self.weight.shape[0]
 
     @property
@@ -144,6 +154,10 @@ class MemoryTable:
             part = Stored(self.weight[start:stop], {}, self._stored.decayed[start:stop])
             run = compiled.settle if compiled.fits(part, None) else plain.settle
             run(part, start, decay, keys)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The bytes of all rows in order, as they are stored."""
+        return blocks_of(self.weight)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the weight, the optimiser's state, and what decay and rounding go on from."""

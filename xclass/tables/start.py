@@ -23,12 +23,33 @@ VALUES = 1 << 16
 def write_normal(weight: Tensor, std: float, seed: int, first: int = 0) -> None:
     """Rows from ``first`` on become N(0, std²), rounded to nearest. Never more than a block beside the table."""
     values = (_quantiles() * std).to(weight.device, weight.dtype)
-    keys = keys_of(seed, "rows", 0), keys_of(seed, "rows", 1)
-    if compiled.fits(Stored(weight, {}, None), None):
-        compiled.draw(weight[first:], first, values, keys)
+    _write(weight[first:], values, first, (keys_of(seed, "rows", 0), keys_of(seed, "rows", 1)))
+
+
+def write_normal_part(weight: Tensor, std: float, seed: int, parts: int, part: int) -> None:
+    """Row j becomes what :func:`write_normal` gives row ``part + j·parts`` of a table of all parts.
+
+    Cost of all parts' rows: what lies between is drawn and let go, which is faster than drawing row by row.
+    """
+    values = (_quantiles() * std).to(weight.device, weight.dtype)
+    keys, step = (keys_of(seed, "rows", 0), keys_of(seed, "rows", 1)), max(BLOCK_ROWS // parts, 1)
+    if parts == 1:
+        _write(weight, values, part, keys)
         return
-    for start, stop in blocks(len(weight) - first, BLOCK_ROWS):
-        weight[first + start : first + stop].copy_(values[draw(first + start, first + stop, weight, keys)])
+    drawn = weight.new_empty(step * parts, weight.shape[1])
+    for start in range(0, len(weight), step):
+        target = weight[start : start + step]
+        _write(drawn[: len(target) * parts], values, part + start * parts, keys)
+        target.copy_(drawn[: len(target) * parts : parts])
+
+
+def _write(weight: Tensor, values: Tensor, first: int, keys: tuple[Keys, Keys]) -> None:
+    """The rows of ``weight`` become rows ``first``, ``first`` + 1, …"""
+    if compiled.fits(Stored(weight, {}, None), None):
+        compiled.draw(weight, first, values, keys)
+        return
+    for start, stop in blocks(len(weight), BLOCK_ROWS):
+        weight[start:stop].copy_(values[draw(first + start, first + stop, weight, keys)])
 
 
 def draw(start: int, stop: int, weight: Tensor, keys: tuple[Keys, Keys]) -> Tensor:

@@ -3,8 +3,10 @@ plain autograd, and pushes one summed update. Nothing here is as long as the cat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,11 @@ class Table(Protocol):
     @property
     def num_rows(self) -> int:
         """How many rows there are."""
+        ...
+
+    @property
+    def rows_here(self) -> int:
+        """How many of them lie in this process: the length of ``weight``."""
         ...
 
     @property
@@ -50,6 +57,10 @@ class Table(Protocol):
 
     def settle(self) -> None:
         """Write weight decay that is due into every row, block by block. ``weight`` is then what pull gives."""
+        ...
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The bytes of all rows in order, as they are stored: uint8, block by block."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ def check_head(
     """
     case = _Case(make, tables, num_items, dim)
     check_probabilities_sum_to_one(case)
+    check_log_z_is_of_the_scores(case)
     check_topk_is_the_sorted_probabilities(case)
     check_what_must_not_come_out_does_not(case)
     check_gradients(case)
@@ -96,6 +97,20 @@ def check_probabilities_sum_to_one(case: _Case) -> None:
     torch.testing.assert_close(some, whole[rows, items], rtol=1e-4, atol=1e-4)
 
 
+def check_log_z_is_of_the_scores(case: _Case) -> None:
+    """Where a head has a score of every item: log P + log Z is ⟨query, item vector⟩ times one number."""
+    head, tables = case.make(), case.tables()
+    vectors, found = head.item_vectors(tables), head.log_parts(case.queries(), case.every_item(), tables)
+    if found.log_z is None or vectors is None:
+        return
+    scores = found.log_probability.view(QUERIES, -1) + found.log_z.unsqueeze(1)
+    products = case.queries() @ vectors.read(0, len(vectors)).T
+    constant = (scores * products).sum() / products.square().sum()
+    torch.testing.assert_close(scores, constant * products, rtol=1e-3, atol=1e-3)
+    asked = head.log_probability(case.queries(), case.every_item(), tables)
+    torch.testing.assert_close(found.log_probability, asked)
+
+
 def check_topk_is_the_sorted_probabilities(case: _Case) -> None:
     """The exact search gives the items with the largest probabilities, in their order, for any k."""
     head, tables = case.make(), case.tables()
@@ -109,8 +124,16 @@ def check_topk_is_the_sorted_probabilities(case: _Case) -> None:
             torch.testing.assert_close(
                 found.scores.view(QUERIES, -1), whole.gather(1, found.ids.view(QUERIES, -1)), rtol=1e-4, atol=1e-4
             )
+    check_scores_are_logits(head, whole, tables, case)
     usual = head.topk(case.queries(), case.num_items, tables)
     assert torch.equal(usual.ids, head.topk(case.queries(), case.num_items, tables, exact=True).ids)
+
+
+def check_scores_are_logits(head: Head, whole: Tensor, tables: dict[str, Table], case: _Case) -> None:
+    """The difference log P(i | q) − score_scale · score_i is the same for all items of a query."""
+    found = head.topk(case.queries(), case.num_items, tables, exact=True)
+    rest = whole.gather(1, found.ids.view(QUERIES, -1)) - head.score_scale * found.scores.view(QUERIES, -1)
+    torch.testing.assert_close(rest, rest[:, :1].expand_as(rest), rtol=1e-4, atol=1e-4)
 
 
 def check_what_must_not_come_out_does_not(case: _Case) -> None:

@@ -17,9 +17,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from xclass.errors import InputError
+from xclass.towers.bags import weighted_bags
 from xclass.types import Batch, Ragged, Rows
 
 Combiner = Literal["sum", "mean", "sqrtn"]
@@ -99,7 +99,7 @@ def bags(lists: Ragged, combiner: Combiner, rows: Tensor, positions: Tensor) -> 
     Cost O(M·D).
     """
     shares = bag_shares(lists, combiner).to(rows.dtype)
-    return functional.embedding_bag(positions, rows, lists.offsets[:-1], mode="sum", per_sample_weights=shares)
+    return weighted_bags(rows, positions, lists.offsets, shares)
 
 
 def drop_features(lists: Ragged, chance: float, combiner: Combiner, generator: torch.Generator) -> Ragged:

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from xclass.errors import InputError
+from xclass.towers.bags import weighted_bags
 from xclass.towers.features import FeatureSource
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Rows
@@ -71,9 +71,7 @@ class HistorySource:
         if self.item_weights is not None:
             share = share * self.item_weights[history.values]
         positions = rows.positions[self.request]
-        return functional.embedding_bag(
-            positions, rows.values, history.offsets[:-1], mode="sum", per_sample_weights=share
-        )
+        return weighted_bags(rows.values, positions, history.offsets, share)
 
 
 QUERY_TOWERS: dict[str, tuple[str, ...]] = {

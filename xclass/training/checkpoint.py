@@ -29,16 +29,17 @@ from xclass.manifest import (
 )
 from xclass.progress import say
 from xclass.tensorfile import Blocks, load_checked, write_tensors
+from xclass.training.resharding import TENSORS, WHOLE, Place, Wanted, read_rows
 from xclass.training.snapshot import SPARE_BYTES, Cancelled, Snapshot
 
 MANIFEST = "checkpoint.json"
 KIND = "checkpoint"
 FORMAT_VERSION = 1
-TENSORS = "tensors.safetensors"
 BEST = "best"
 KEEP = 2
 SMALL_FILES_BYTES = 1 << 20
 Found = TypeVar("Found")
+RowNames = Mapping[str, list[str]]
 
 
 class Content(NamedTuple):
@@ -50,7 +51,7 @@ class Content(NamedTuple):
     """
 
     tensors: Mapping[str, Tensor]
-    rows: Mapping[str, list[str]]
+    rows: RowNames
     state: dict[str, Any]
 
 
@@ -93,20 +94,28 @@ class CheckpointStore:
         """Whether one is being written."""
         return self._writing is not None and self._writing.thread.is_alive()
 
-    def save(self, name: str, tensors: Mapping[str, Tensor], state: dict[str, Any], best: bool = False) -> Path:
+    def save(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        state: dict[str, Any],
+        best: bool = False,
+        rows: RowNames | None = None,
+    ) -> Path:
         """Write a checkpoint now, after the one that is being written; when it is whole, older ones go.
 
         Args:
             name: of a numbered one, see :func:`checkpoint_name`.
             tensors, state: what it holds.
             best: it becomes ``best``, too.
+            rows: table → the names of the tensors that hold its rows.
 
         Raises:
             ArtefactError: it can't be written; what was there before is untouched.
         """
         self.wait()
         try:
-            self._write(_names(name, best), Content(tensors, {}, state), None)
+            self._write(_names(name, best), Content(tensors, rows or {}, state), None)
         except (OSError, ArtefactError) as error:
             raise ArtefactError(
                 "this checkpoint can't be written",
@@ -154,29 +163,32 @@ class CheckpointStore:
             fields = {"state": content.state}
             write_manifest(temporary, MANIFEST, KIND, FORMAT_VERSION, fields, known={TENSORS: entry})
         for name in names[1:]:
-            with atomic_directory(self.folder / name, replace=True) as temporary:
-                for file in (TENSORS, MANIFEST):
-                    _link(self.folder / names[0] / file, temporary / file)
+            link_checkpoint(self.folder / names[0], self.folder / name)
         self.prune(self.keep)
 
-    def load(self, into: Mapping[str, Tensor], others: str) -> Loaded | None:
+    def load(self, into: Mapping[str, Tensor], others: str, rows: RowNames | None = None) -> Loaded | None:
         """The newest numbered checkpoint that is whole, into existing tensors; None when there is none.
 
         Args:
             into: overwritten.
             others: tensors whose names begin so are returned.
+            rows: as :meth:`save` takes it; for checkpoints of several ranks.
 
         Hashes are made while reading. Newer ones that are damaged are named on stderr and removed.
 
         Raises:
             ArtefactError: there are checkpoints, and all are damaged; or they are of another model.
         """
-        found = self._first_whole(lambda path: read_checkpoint(path, into, others))
+        found = self._first_whole(lambda path: self.read(path, into, others, rows))
         if found is not None:
             for path in self._numbered():
                 if path.name > found.path.name:
                     remove_directory(path)
         return found
+
+    def read(self, path: Path, into: Mapping[str, Tensor], others: str, rows: RowNames | None = None) -> Loaded:
+        """One of them into existing tensors, see :func:`read_checkpoint`."""
+        return read_checkpoint(path, into, others, rows)
 
     def newest(self) -> Path | None:
         """The newest numbered checkpoint that is whole; damaged ones are named on stderr and passed over.
@@ -282,13 +294,29 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_checkpoint(path: Path, into: Mapping[str, Tensor], others: str) -> Loaded:
+def read_checkpoint(
+    path: Path,
+    into: Mapping[str, Tensor],
+    others: str,
+    rows: RowNames | None = None,
+    place: Place = WHOLE,
+) -> Loaded:
     """A checkpoint into existing tensors; its hash is made meanwhile.
+
+    Args:
+        path: of one process or of any number of ranks.
+        into: overwritten; of tables the rows that lie at ``place``.
+        others: tensors whose names begin so are returned.
+        rows: table → names of the tensors that hold its rows.
+        place: which of how many ranks reads.
 
     Raises:
         ArtefactError: it is damaged (what is in ``into`` by then is worthless), or of another model.
     """
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    if manifest.get("ranks", 1) > 1 or place.ranks > 1:
+        names = {name for table in (rows or {}).values() for name in table}
+        return Loaded(path, manifest["state"], read_rows(path, manifest, Wanted(into, others, names, place)))
     returned = load_checked(path / TENSORS, into, others, manifest["files"][TENSORS]["sha256"])
     return Loaded(path, manifest["state"], returned)
 
@@ -316,6 +344,13 @@ def why(error: OSError | ArtefactError) -> str:
 def _names(name: str, best: bool) -> list[str]:
     """The best one first: a numbered one says which step is the best, and must not come before it."""
     return [BEST, name] if best else [name]
+
+
+def link_checkpoint(source: Path, target: Path) -> None:
+    """The same checkpoint under another name, without a copy of its files where the system can."""
+    with atomic_directory(target, replace=True) as temporary:
+        for file in (*(path for path in sorted(source.iterdir()) if path.name != MANIFEST), source / MANIFEST):
+            _link(file, temporary / file.name)
 
 
 def _link(source: Path, target: Path) -> None:

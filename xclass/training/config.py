@@ -17,8 +17,9 @@ class ValidationConfig(Config):
     """Validate after so many epochs, and after the last."""
     queries: int = pydantic.Field(5000, ge=1)
     """At most so many queries, the same ones each time."""
-    metric: str = "recall@20"
-    """What early stopping and the choice of the best checkpoint go by: a metric of `evaluate`, higher is better."""
+    metric: str = "auto"
+    """What early stopping and the choice of the best checkpoint go by: a metric of `evaluate`, higher is better, or
+    perplexity, lower is better. auto: recall@20, of positions of a text perplexity."""
     patience: int = pydantic.Field(0, ge=0)
     """Stop after so many validations without a better metric; 0 never stops early."""
     keep_best: bool = True

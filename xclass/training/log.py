@@ -145,6 +145,26 @@ class MetricsLog:
             self._told = True
 
 
+class NoLog:
+    """Where another process writes the records of all."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+def open_log(path: Path, first_step: int, tensorboard: bool, mine: bool) -> MetricsLog | NoLog:
+    """The log of a run; ``mine``: this process writes it."""
+    return MetricsLog(path, first_step, tensorboard) if mine else NoLog()
+
+
 def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
     """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and half-written lines; the rest."""
     if not path.exists():

@@ -10,7 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from xclass.data.batches import TrainBatches
+from xclass.engine import Engine, LocalEngine
 from xclass.errors import ArtefactError, InputError, Interrupted, XclassError
 from xclass.memory import keep_freed_memory
 from xclass.model import Prepared, TwoTower
@@ -18,13 +21,15 @@ from xclass.optim.schedule import learning_rate
 from xclass.progress import Progress, say
 from xclass.rng import torch_generator
 from xclass.training.ahead import Ahead, Ready
-from xclass.training.checkpoint import BEST, CheckpointStore, Content, checkpoint_name, read_checkpoint
+from xclass.training.checkpoint import BEST, Content, checkpoint_name
 from xclass.training.collapse import Validated
 from xclass.training.config import TrainingConfig
-from xclass.training.log import MetricsLog, Report, describe_phases, peak_rss_bytes, phase_fields
+from xclass.training.log import MetricsLog, NoLog, Report, describe_phases, open_log, peak_rss_bytes, phase_fields
 from xclass.training.position import Position
+from xclass.training.shards import make_store
 from xclass.training.signals import StopSignal
 from xclass.training.state import SAMPLER, ModelState
+from xclass.training.validate import lower_is_better
 from xclass.types import Batch
 from xclass.workers import short_operations
 
@@ -44,6 +49,7 @@ class Trainer:
         validate: metrics of the model as it is, or None.
         mine: called with the model and the epoch before each epoch, or None.
         on_validation: called with the step and the metrics after each validation; true stops training there.
+        engine: this process alone, or the processes of a launch; the model's tables are its.
     """
 
     def __init__(
@@ -55,11 +61,12 @@ class Trainer:
         validate: Validate | None,
         mine: Mine | None = None,
         on_validation: OnValidation | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.validate, self.mine = model, batches, config, validate, mine
-        self.on_validation = on_validation
+        self.on_validation, self.engine = on_validation, engine or LocalEngine()
         self.log_path = folder / "metrics.jsonl"
-        self.store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
+        self.store = make_store(folder / "checkpoints", config.keep_checkpoints, self.engine.group)
         self.state = ModelState(model, config.dense_learning_rate)
         self.position = Position()
         epochs_steps = config.epochs * len(batches)
@@ -69,7 +76,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Load the newest whole checkpoint; False when there is none."""
-        loaded = self.store.load(self.state.tensors(), SAMPLER)
+        loaded = self.store.load(self.state.tensors(), SAMPLER, self.state.row_names())
         if loaded is None:
             return False
         self.state.load_sampler(loaded.others)
@@ -88,7 +95,7 @@ class Trainer:
         """
         keep_freed_memory()
         self._saved_s = time.monotonic()
-        with MetricsLog(self.log_path, self.position.step, self.config.tensorboard) as log:
+        with open_log(self.log_path, self.position.step, self.config.tensorboard, self.engine.group.is_first) as log:
             training = Progress("train", self._total_positives(), "positives")
             with self.store, StopSignal() as stop, training as progress:
                 progress.resume_at(self.position.positives)
@@ -102,7 +109,7 @@ class Trainer:
             say(describe_phases(last))
         return self.position
 
-    def _epoch(self, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
+    def _epoch(self, log: MetricsLog | NoLog, progress: Progress, stop: StopSignal) -> None:
         here = self.position
         if self.mine is not None and here.batch == 0:
             self.mine(self.model, here.epoch)
@@ -110,13 +117,14 @@ class Trainer:
             self._steps(ahead, log, progress, stop)
         self._end_epoch(log, stop)
 
-    def _steps(self, ahead: Ahead, log: MetricsLog, progress: Progress, stop: StopSignal) -> None:
+    def _steps(self, ahead: Ahead, log: MetricsLog | NoLog, progress: Progress, stop: StopSignal) -> None:
         """The steps of an epoch. The next batch is prepared beside, but for one that comes after a checkpoint."""
         here, reported_s = self.position, time.monotonic()
         self._report.clock.start()
         while (ready := ahead.take()) is not None:
-            last, due = here.step + 1 >= self.total_steps, self._is_checkpoint_due()
-            pause = last or due or bool(stop.received)
+            last, due = here.step + 1 >= self.total_steps, self.engine.agree("checkpoint", self._is_checkpoint_due())
+            stopping = self.engine.agree("stop", bool(stop.received))
+            pause = last or due or stopping
             if not pause:
                 ahead.ask()
             progress.advance(self._step(ready), self._note())
@@ -124,7 +132,7 @@ class Trainer:
                 self._write_report(log)
                 reported_s = time.monotonic()
             if pause:
-                self._pause(stop, due)
+                self._pause(stopping, due)
                 self._report.clock.start()
             if last:
                 break
@@ -132,12 +140,13 @@ class Trainer:
     def _is_checkpoint_due(self) -> bool:
         return 0 < self.config.checkpoint_every_s <= time.monotonic() - self._saved_s and not self.store.busy
 
-    def _pause(self, stop: StopSignal, due: bool) -> None:
+    def _pause(self, stopping: bool, due: bool) -> None:
         """A checkpoint, when it is time for one or a signal came."""
-        if stop.received:
+        if stopping:
             self._stop()
         if due:
             self._checkpoint(beside=True)
+            self.engine.forget("checkpoint")
 
     def _stop(self, best: bool = False) -> NoReturn:
         here, found = self.position, "a checkpoint was written"
@@ -148,7 +157,8 @@ class Trainer:
         raise Interrupted(f"stopped by a signal at step {here.step:,}; {found}", "run the same command with --resume")
 
     def _prepare(self, batch: Batch, step: int) -> Prepared:
-        return self.model.prepare(batch, torch_generator(self.config.seed, "sample", step))
+        part = self.engine.part(len(batch))
+        return self.model.prepare(batch, torch_generator(self.config.seed, "sample", step), part)
 
     def _threads(self) -> AbstractContextManager[None]:
         """Short operations run on one thread; the products of dense layers are long ones."""
@@ -157,31 +167,31 @@ class Trainer:
     def _step(self, ready: Ready) -> int:
         """One step; returns its number of positives."""
         here, clock, model, prepared = self.position, self._report.clock, self.model, ready.prepared
-        batch = prepared.batch
-        assert batch.positives is not None
+        rate = learning_rate(self.config.schedule, 1.0, here.step, self.total_steps)
+        self.engine.begin(model, here.step, self.config.learning_rate * rate)
         clock.mark(None)
         clock.add("load", ready.load_s)
         clock.add("sample", ready.sample_s)
         rows = model.pull(prepared.row_plans, requires_grad=True)
         clock.mark("pull")
-        loss = model.loss(prepared, rows)
-        loss.mean().backward()
+        loss = model.loss(prepared, rows) if len(prepared.batch) else torch.zeros(0)
+        self.engine.backward(loss, prepared.queries)
+        loss_sum = self.engine.add_up(float(loss.detach().sum()), rows, list(model.parameters()))
         clock.mark("loss")
-        rate = learning_rate(self.config.schedule, 1.0, here.step, self.total_steps)
         self.store.before_push({table: plan.unique for table, plan in prepared.row_plans.items()})
         model.push(prepared.row_plans, rows, self.config.learning_rate * rate)
         self.state.dense_step(self.config.dense_learning_rate * rate)
         clock.mark("push")
-        positives, loss_sum = len(batch.positives.values), float(loss.detach().sum())
+        positives = prepared.positives
         self._check_loss(loss_sum)
-        here.train_s += self._report.add(loss_sum, len(batch), positives)
+        here.train_s += self._report.add(loss_sum, prepared.queries, positives)
         here.step, here.batch, here.positives = here.step + 1, here.batch + 1, here.positives + positives
         return positives
 
     def _note(self) -> str:
         """What stands behind rate and time left in the line of progress."""
-        loss, name = f"loss {self._report.mean_loss():.4f}", self.config.validation.metric
-        return f"{loss}, {name} {self.position.validations[-1][name]:.4f}" if self.position.validations else loss
+        loss, last = f"loss {self._report.mean_loss():.4f}", self.position.validations[-1:]
+        return f"{loss}, {(name := _judged(last[0]))} {last[0][name]:.4f}" if last else loss
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -195,7 +205,7 @@ class Trainer:
             do="lower train.learning_rate or raise model.temperature; the last checkpoint is whole",
         )
 
-    def _end_epoch(self, log: MetricsLog, stop: StopSignal) -> None:
+    def _end_epoch(self, log: MetricsLog | NoLog, stop: StopSignal) -> None:
         here = self.position
         if here.batch >= len(self.batches):
             here.epoch, here.batch = here.epoch + 1, 0
@@ -204,7 +214,7 @@ class Trainer:
         measured, best = self._validate() if self.validate is not None and (done or due) else ({}, False)
         self._write_report(log, measured)
         best = best and self.config.validation.keep_best
-        if stop.received:
+        if self.engine.agree("stop", bool(stop.received)):
             self._stop(best)
         if done or here.stopped:
             self._checkpoint(beside=False, best=best)
@@ -226,9 +236,10 @@ class Trainer:
             say(warnings[figure])
             here.warned.append(figure)
         self._wait()
-        best = here.judge(metrics[settings.metric], settings.patience)
-        if self.on_validation is not None and self.on_validation(here.step, dict(metrics)):
-            here.stopped = True
+        name = _judged(metrics)
+        best = here.judge(metrics[name], settings.patience, lower_is_better(name))
+        told = self.on_validation is not None and self.on_validation(here.step, dict(metrics))
+        here.stopped |= bool(self.engine.group.broadcast_value(bool(told), what="a validation"))
         return {"valid": metrics, "collapse": collapse}, best
 
     def _settle(self) -> None:
@@ -254,7 +265,7 @@ class Trainer:
         here.take_best(kept["position"])
         best = self.store.folder / BEST
         try:
-            read_checkpoint(best, self.state.tensors(), SAMPLER)
+            self.store.read(best, self.state.tensors(), SAMPLER, self.state.row_names())
         except ArtefactError as error:
             raise ArtefactError(
                 "the checkpoint of the best weights is damaged",
@@ -262,9 +273,9 @@ class Trainer:
                 got=error.what,
                 do="restore it, or remove it and run the same command with --resume: the last weights are taken then",
             ) from None
-        say(f"keeping the weights of step {here.best_step:,}: {settings.metric} {here.best:.4f}")
+        say(f"keeping the weights of step {here.best_step:,}: {_judged(here.validations[-1])} {here.best:.4f}")
 
-    def _write_report(self, log: MetricsLog, measured: dict[str, dict[str, float]] | None = None) -> None:
+    def _write_report(self, log: MetricsLog | NoLog, measured: dict[str, dict[str, float]] | None = None) -> None:
         here = self.position
         rate = learning_rate(self.config.schedule, self.config.learning_rate, max(here.step - 1, 0), self.total_steps)
         log.write(self._report.record(here.step, here.epoch, here.train_s, rate) | (measured or {}))
@@ -291,8 +302,13 @@ class Trainer:
         if beside:
             self.store.begin(name, Content(tensors, self.state.row_names(), state), best)
         else:
-            self.store.save(name, tensors, state, best)
+            self.store.save(name, tensors, state, best, self.state.row_names())
         self._saved_s = time.monotonic()
 
     def _total_positives(self) -> int:
         return round(self.total_steps / max(len(self.batches), 1) * self.batches.positives_per_epoch())
+
+
+def _judged(metrics: dict[str, float]) -> str:
+    """The metric that a validation is judged by: the first one."""
+    return next(name for name in metrics if name != "step")

@@ -25,9 +25,10 @@ class Position:
     validations: list[dict[str, float]] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
 
-    def judge(self, value: float, patience: int) -> bool:
-        """Whether a validation is the best so far; after ``patience`` (0: never) that are not, training stops."""
-        if self.best is None or value > self.best:
+    def judge(self, value: float, patience: int, lower: bool = False) -> bool:
+        """Whether a validation is the best so far (the highest value, or the lowest); after ``patience`` (0: never)
+        that are not, training stops."""
+        if self.best is None or (value < self.best if lower else value > self.best):
             self.best, self.best_step, self.bad_validations = value, self.step, 0
             return True
         self.bad_validations += 1

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from xclass.model import TwoTower
-from xclass.tensorfile import Blocks, as_bytes, blocks_of
+from xclass.tables import Table
+from xclass.tensorfile import Blocks, as_bytes, blocks_of, order_of
 
 ITEMS = "table.item.weight"
 SAMPLER = "sampler."  # what the sampler has learned: tensors of any size, by this prefix
@@ -39,7 +40,7 @@ class ModelState:
     def model_tensors(self) -> dict[str, Tensor]:
         """What a finished run holds: no optimiser state; of items with features their whole vectors, as rows of the
         table "item", of which here is type and size only (:meth:`model_blocks` has the bytes)."""
-        weights = {f"table.{name}.weight": table.weight for name, table in self.model.tables.items()}
+        weights = {f"table.{name}.weight": _whole(table) for name, table in self.model.tables.items()}
         if self._item_rows is not None:
             for name in [name for name in self._item_rows.tables if name not in self.model.tower.tables]:
                 del weights[f"table.{name}.weight"]
@@ -52,9 +53,11 @@ class ModelState:
     def model_blocks(self, tensors: dict[str, Tensor]) -> Blocks:
         """The bytes of :meth:`model_tensors`, block by block."""
 
+        tables = {f"table.{name}.weight": table for name, table in self.model.tables.items()}
+
         def blocks(name: str) -> Iterable[np.ndarray]:
             if self._item_rows is None or name != ITEMS:
-                return blocks_of(tensors[name])
+                return tables[name].blocks() if name in tables else blocks_of(tensors[name])
             return (as_bytes(part.to(tensors[ITEMS].dtype).cpu()) for part in self._item_rows.blocks())
 
         return blocks
@@ -84,7 +87,7 @@ class ModelState:
             name: [
                 f"table.{name}.{key}"
                 for key, tensor in table.tensors().items()
-                if tensor.dim() and tensor.shape[0] == table.num_rows
+                if tensor.dim() and tensor.shape[0] == table.rows_here
             ]
             for name, table in self.model.tables.items()
         }
@@ -101,6 +104,13 @@ class ModelState:
         if sampler is not None:
             sampler.load_state({key.removeprefix(SAMPLER): tensor for key, tensor in tensors.items()})
 
+    def send_blocks(self, tensors: dict[str, Tensor]) -> None:
+        """What another process writes with :meth:`model_blocks`: this one's part, in the same order."""
+        blocks = self.model_blocks(tensors)
+        for name in order_of(tensors):
+            for _ in blocks(name):
+                pass
+
     def _start_adam(self) -> None:
         """Adam makes its state at the first step; made here, a checkpoint has the same names from the start."""
         if self._adam is None:
@@ -111,3 +121,10 @@ class ModelState:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+
+def _whole(table: Table) -> Tensor:
+    """The weight; of a table that lies in several processes its type and size."""
+    if table.rows_here == table.num_rows:
+        return table.weight
+    return torch.empty(table.num_rows, table.dim, dtype=table.weight.dtype, device="meta")

@@ -1,0 +1,65 @@
+"""One process: tables of the whole catalogue, nobody to agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from xclass.engine.group import Group
+from xclass.engine.seam import Search
+from xclass.index.exact import ExactIndex
+from xclass.model import TwoTower
+from xclass.tables import TABLES, Place, RowOptimizer, Table, TableOptions
+from xclass.types import Rows
+
+
+class LocalEngine:
+    """See :class:`xclass.engine.seam.Engine`."""
+
+    def __init__(self) -> None:
+        self.group = Group()
+
+    def table(
+        self,
+        storage: str,
+        num_rows: int,
+        dim: int,
+        optimizer: RowOptimizer | None,
+        options: TableOptions,
+        place: Place,
+    ) -> Table:
+        """By where rows lie."""
+        return TABLES[storage](num_rows, dim, optimizer, options, place)
+
+    def part(self, queries: int) -> None:
+        """All of them."""
+
+    def begin(self, model: TwoTower, step: int, lr: float) -> None:
+        """Nobody waits for it."""
+
+    def backward(self, loss: Tensor, queries: int) -> None:
+        """Of the mean."""
+        loss.mean().backward()
+
+    def add_up(self, loss_sum: float, rows: Mapping[str, Rows], dense: list[torch.nn.Parameter]) -> float:
+        """There is nothing to add."""
+        return loss_sum
+
+    def agree(self, what: str, mine: bool) -> bool:
+        """With itself."""
+        return mine
+
+    def forget(self, what: str) -> None:
+        """Nothing is remembered."""
+
+    def search(self, model: TwoTower) -> Search:
+        """A sweep over the item vectors, or the head's own search where items have none."""
+        vectors, own = model.item_vectors(), model.own_search(exact=True)
+        if vectors is None:
+            assert own is not None
+            return own
+        index = ExactIndex()
+        index.build(vectors)
+        return index

@@ -1,0 +1,81 @@
+"""Exact search over items that lie in several processes: each searches its own, and the lists are merged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xclass.engine.group import Group
+from xclass.engine.sharded import ShardedTable
+from xclass.heads.feature_rows import FeatureRows
+from xclass.heads.vectors import ItemVectors
+from xclass.index.exact import ExactIndex
+from xclass.types import Ragged, TopK, offsets_of
+from xclass.vectors import TensorVectors, Vectors
+
+FEATURE_ROWS = 1 << 14
+
+
+class MergedSearch:
+    """The exact best of all items; every rank asks the same and gets the same lists.
+
+    Args:
+        vectors: of the items rank, rank + R, rank + 2R, …
+        group: the ranks.
+    """
+
+    def __init__(self, vectors: Vectors, group: Group) -> None:
+        self.group, self._index = group, ExactIndex()
+        self._index.build(vectors)
+
+    def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
+        """The best k of each query, equal scores by rising item number. Ranks exchange k ids and scores a query."""
+        size, rank = self.group.size, self.group.rank
+        mine = None if exclude is None else _divided(exclude, rank, size)
+        found = self._index.search(query_BD, k, mine)
+        scores, ids = found.scores.cpu(), found.ids.cpu() * size + rank
+        gathered = zip(
+            self.group.gather(found.lengths().cpu(), "a search"),
+            self.group.gather(ids, "a search"),
+            self.group.gather(scores, "a search"),
+            strict=True,
+        )
+        return merged([TopK(offsets_of(lengths), *lists) for lengths, *lists in gathered], k)
+
+
+def merged(parts: list[TopK], k: int) -> TopK:
+    """The best k of the lists of each query, of parts over different items; equal scores by rising item number.
+
+    >>> one, two = (TopK.from_padded(torch.tensor([[i]]), torch.tensor([[1.0]])) for i in (7, 3))
+    >>> merged([one, two], 5).ids.tolist()
+    [3, 7]
+    """
+    rows, ids = torch.cat([part.rows() for part in parts]), torch.cat([part.ids for part in parts])
+    scores = torch.cat([part.scores for part in parts])
+    order = torch.argsort(ids, stable=True)
+    order = order[torch.argsort(scores[order], descending=True, stable=True)]
+    order = order[torch.argsort(rows[order], stable=True)]
+    lengths = torch.bincount(rows, minlength=len(parts[0]))
+    return TopK(offsets_of(lengths), ids[order], scores[order]).head(k)
+
+
+def vectors_here(vectors: ItemVectors, group: Group) -> Vectors:
+    """Vectors of the items rank, rank + R, … of a model whose tables are sharded. Collective.
+
+    As rows are stored; those of items with features are computed, and kept: (N/R, D) numbers.
+    """
+    if not isinstance(vectors.table, FeatureRows):
+        assert isinstance(vectors.table, ShardedTable)
+        return ItemVectors(vectors.table.shard, vectors.projection)
+    whole, size = len(vectors), group.size
+    kept, most = torch.empty(-(-(whole - group.rank) // size), vectors.dim), -(-whole // size)
+    for start in range(0, most, FEATURE_ROWS):
+        ids = torch.arange(start, min(start + FEATURE_ROWS, most)) * size + group.rank
+        ids = ids[ids < whole]
+        kept[start : start + len(ids)] = vectors.take(ids).cpu()
+    return TensorVectors(kept.to(vectors.device))
+
+
+def _divided(lists: Ragged, part: int, parts: int) -> Ragged:
+    own = lists.filter(lists.values % parts == part)
+    return Ragged(own.offsets, torch.div(own.values, parts, rounding_mode="floor"))

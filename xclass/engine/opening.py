@@ -1,0 +1,32 @@
+"""Which engine: the launch decides, not the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from xclass.engine.distributed import DistributedEngine, Kind
+from xclass.engine.group import Group, launched
+from xclass.engine.local import LocalEngine
+from xclass.engine.seam import Engine
+from xclass.progress import silence
+
+
+@contextmanager
+def open_engine(timeout_s: float, device: torch.device | str = "cpu", tables: Kind = "exchange") -> Iterator[Engine]:
+    """The processes of a launch when torchrun started this one, else this process alone.
+
+    Args:
+        timeout_s: no process waits longer for the others.
+        device: where the computation is.
+        tables: what holds the rows of a launch.
+    """
+    if not launched():
+        yield LocalEngine()
+        return
+    with Group(timeout_s, device) as group:
+        if not group.is_first:
+            silence()
+        yield DistributedEngine(group, tables)

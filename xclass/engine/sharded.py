@@ -1,0 +1,146 @@
+"""Tables whose rows lie in several processes: row i is row i ÷ R of the shard of rank i mod R.
+
+A step asks for distinct rows. Their numbers go to the ranks that hold them, the rows come back; their gradients go the
+same way, and the owner adds up what several ranks found for one row before its optimiser sees it. Items are numbered by
+falling frequency: taking turns, every rank holds as many popular ones as the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xclass.engine.group import Group
+from xclass.errors import ConfigError, InputError
+from xclass.tables import MemoryTable, plan_rows
+from xclass.tensorfile import as_bytes
+
+BLOCK_BYTES = 1 << 24
+
+
+class Route(NamedTuple):
+    """How the rows of one pull travel.
+
+    ids: what was asked for here. order: where they stand, sorted by owner. sends, receives: how many each rank is asked
+    for, and asks of this one. unique, positions: the distinct rows of the shard that are asked for, and where each
+    request stands among them.
+    """
+
+    ids: Tensor
+    order: Tensor
+    sends: list[int]
+    receives: list[int]
+    unique: Tensor
+    positions: Tensor
+
+
+class ShardedTable:
+    """One rank's part of a table (see the top of this file), as a table of all rows: pull and push are collective.
+
+    Args:
+        num_rows: of all ranks together.
+        shard: the rows that lie here, with their optimiser's state: any kind of table.
+        group: the ranks. All of them pull, then push, in the same order.
+    """
+
+    def __init__(self, num_rows: int, shard: MemoryTable, group: Group) -> None:
+        self.shard, self.group, self.weight = shard, group, shard.weight
+        self._num_rows = num_rows
+        self._route: Route | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Of all ranks together."""
+        return self._num_rows
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.shard.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where computation is."""
+        return self.shard.device
+
+    @property
+    def rows_here(self) -> int:
+        """How many rows lie in this process."""
+        return self.shard.num_rows
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """(U, D) float32 rows, a copy. Two exchanges: of U numbers, and of the rows that lie elsewhere."""
+        self._route = route = self._plan(ids)
+        mine = self.shard.pull(route.unique).index_select(0, route.positions)
+        rows = mine.new_empty(len(ids), self.dim)
+        rows[route.order] = self.group.exchange(mine, route.receives, route.sends, "a pull")
+        return rows
+
+    def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
+        """One summed gradient per row on every rank; what ranks have in common is added up. One exchange after a pull
+        of the same ``ids``; on any rank if on one."""
+        if self._route is None or ids is not self._route.ids:
+            self._route = self._plan(ids)
+        route, self._route = self._route, None
+        theirs = self.group.exchange(grads.index_select(0, route.order), route.sends, route.receives, "a push")
+        total = theirs.new_zeros(len(route.unique), self.dim).index_add_(0, route.positions, theirs)
+        self.shard.push(route.unique, total, lr)
+
+    def _plan(self, ids: Tensor) -> Route:
+        size = self.group.size
+        owner, order = torch.sort((ids % size).to(torch.int32), stable=True)
+        counts = torch.bincount(owner, minlength=size)
+        asked = self.group.exchange(counts, [1] * size, [1] * size, "a pull")
+        sends, receives = counts.tolist(), asked.tolist()
+        wanted = torch.div(ids.index_select(0, order), size, rounding_mode="floor")
+        plan = plan_rows({"all": self.group.exchange(wanted, sends, receives, "a pull")})
+        return Route(ids, order, sends, receives, plan.unique, plan.positions["all"])
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Not of a table that lies in several processes: :attr:`shard` reads what is here."""
+        raise InputError("rows that lie in other processes can't be read in order", wanted="pull, on all ranks")
+
+    def write(self, start: int, rows: Tensor) -> None:
+        """Those of the rows from ``start`` on that lie here; every rank is given all of them."""
+        size, rank = self.group.size, self.group.rank
+        first = (rank - start) % size
+        if first < len(rows):
+            self.shard.write((start + first) // size, rows[first::size])
+
+    def settle(self) -> None:
+        """Write weight decay that is due into every row that lies here."""
+        self.shard.settle()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the rows that lie here, and what all ranks have alike."""
+        return self.shard.tensors()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The bytes of all rows in order, on rank 0; collective: the other ranks get blocks without rows."""
+        rows = max(BLOCK_BYTES // max(self.weight.nbytes // self.rows_here, 1) // self.group.size, 1)
+        most = -(-self.num_rows // self.group.size)
+        for start in range(0, most, rows):
+            length = min(rows, most - start)
+            here = self.weight[start : start + length].cpu()
+            sent = here.new_zeros(length, self.dim)
+            sent[: len(here)] = here
+            parts = [torch.from_numpy(as_bytes(sent))]
+            parts = self.group.collect(parts[0], "writing the model")
+            left = self.num_rows - start * self.group.size
+            if parts:
+                yield torch.stack(parts, 1).flatten(0, 1)[:left].contiguous().numpy()
+
+
+def rows_of(num_rows: int, group: Group, name: str = "a table") -> int:
+    """How many rows of a table lie on this rank.
+
+    Raises:
+        ConfigError: there are fewer rows than ranks.
+    """
+    if num_rows < group.size:
+        raise ConfigError(f"{name} has fewer rows than there are ranks", wanted=f"≤ {num_rows} ranks", got=group.size)
+    return -(-(num_rows - group.rank) // group.size)

@@ -1,0 +1,162 @@
+"""Everything a configuration file can say about a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from xclass.config import Config, describe_toml
+from xclass.engine import TIMEOUT_S
+from xclass.heads import HeadConfig
+from xclass.losses import LOSSES, LossConfig
+from xclass.sampling import SamplerConfig
+from xclass.sampling.config import INDEPENDENT
+from xclass.scorers.config import DocumentsConfig
+from xclass.spectral import SpectralConfig
+from xclass.tables import TableConfig
+from xclass.towers.config import ItemTowerConfig, QueryTowerConfig
+from xclass.training.config import TrainingConfig
+
+
+class ModelConfig(Config):
+    """The two towers and what joins them."""
+
+    embedding_dim: int = pydantic.Field(64, ge=1)
+    """Dimensions of the vectors, D."""
+    normalize: bool = True
+    """Vectors of unit length: the score is the cosine. false: the plain inner product."""
+    temperature: float = pydantic.Field(0.1, gt=0)
+    """Scores are divided by it in training."""
+    init: Literal["random", "spectral", "documents"] = "random"
+    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of a history tower or of one
+    of features; documents: features random, an item the mean of its train documents' bags, of unit length."""
+    init_std: float = pydantic.Field(0.1, gt=0)
+    """Standard deviation of random rows."""
+    query: QueryTowerConfig = QueryTowerConfig()
+    """The query tower."""
+    item: ItemTowerConfig = ItemTowerConfig()
+    """The item tower."""
+    spectral: SpectralConfig = SpectralConfig()
+    """Settings of init = "spectral"."""
+
+    @pydantic.model_validator(mode="after")
+    def _starts_fit_the_towers(self) -> ModelConfig:
+        if self.item.share_feature_table and "features" not in self.query.parts:
+            raise ValueError("item.share_feature_table needs a query tower with features")
+        if self.query.share_item_table and self.item.kind != "id":
+            raise ValueError('query.share_item_table needs item.kind = "id"')
+        by_history = self.query.kind == "history" and not self.query.share_item_table and self.item.kind == "id"
+        by_features = self.query.kind == "features" and "id" in self.item.parts
+        if self.init == "spectral" and not (by_history or by_features):
+            raise ValueError(
+                'init = "spectral" needs query.kind = "history" with a table of its own, or "features"; and items with'
+                " rows of their own"
+            )
+        if self.init == "documents" and not by_features:
+            raise ValueError('init = "documents" needs query.kind = "features" and items with rows of their own')
+        return self
+
+
+class DistributedConfig(Config):
+    """What a launch of several processes (torchrun) goes by; one process reads none of it."""
+
+    tables: Literal["exchange", "torchrec"] = "exchange"
+    """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
+    where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
+    """No process waits longer for the others: then the run ends, and says who was missing."""
+
+
+class RunConfig(Config):
+    """Everything that decides a run; the file given to `xclass train --config`."""
+
+    model: ModelConfig = ModelConfig()
+    """The two towers."""
+    head: HeadConfig = HeadConfig()
+    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
+    sampler: SamplerConfig = SamplerConfig()
+    """Where negatives come from."""
+    loss: LossConfig = LossConfig()
+    """What is minimised."""
+    optimizer: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adagrad"
+    """Row-wise optimiser of the tables."""
+    tables: TableConfig = TableConfig()
+    """The tables of vectors."""
+    product_dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
+    train: TrainingConfig = TrainingConfig()
+    """The loop."""
+    documents: DocumentsConfig = DocumentsConfig()
+    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
+    distributed: DistributedConfig = DistributedConfig()
+    """Training in several processes."""
+
+    @pydantic.model_validator(mode="after")
+    def _full_losses_take_all_items(self) -> RunConfig:
+        if LOSSES[self.loss.kind].all_items and self.sampler.kind != "all":
+            raise ValueError(f'loss.kind = "{self.loss.kind}" needs sampler.kind = "all"')
+        if self.loss.calibration > 0 and self.sampler.kind != "uniform":
+            raise ValueError('loss.calibration is defined for sampler.kind = "uniform"')
+        if self.train.learning_rate * self.tables.weight_decay >= 1:
+            raise ValueError("train.learning_rate · tables.weight_decay must be below 1: a step would leave nothing")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _bigrams_need_histories(self) -> RunConfig:
+        by_context = self.sampler.kind == "adaptive" and self.sampler.proposal != "unigram"
+        if by_context and not self.model.query.reads_history:
+            raise ValueError(f'sampler.proposal = "{self.sampler.proposal}" needs a query tower with a history')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _growing_samples_are_drawn(self) -> RunConfig:
+        if not self.loss.effective_size:
+            return self
+        if self.sampler.kind not in INDEPENDENT or not self.sampler.replacement:
+            names = ", ".join(INDEPENDENT)
+            raise ValueError(f"loss.effective_size needs independent draws: sampler.kind one of {names}")
+        if self.loss.exact_when_short and self.model.item.kind != "id":
+            raise ValueError('loss.exact_when_short needs model.item.kind = "id"')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _only_the_dot_head_samples(self) -> RunConfig:
+        """A key that would do nothing is refused."""
+        if self.head.kind == "dot":
+            return self
+        if self.head.kind == "differentiated" and sum(self.head.dims) != self.model.embedding_dim:
+            raise ValueError(f"head.dims add up to {sum(self.head.dims)}, not to model.embedding_dim")
+        keys = {
+            "sampler": self.sampler,
+            "loss": self.loss,
+            "model.item": self.model.item,
+            "model.init": self.model.init,
+            "model.query.share_item_table": self.model.query.share_item_table,
+            "product_dtype": self.product_dtype,
+            "documents": self.documents,
+        }
+        plain = {
+            "sampler": SamplerConfig(),
+            "loss": LossConfig(),
+            "model.item": ItemTowerConfig(),
+            "model.init": "random",
+            "model.query.share_item_table": False,
+            "product_dtype": "float32",
+            "documents": DocumentsConfig(),
+        }
+        if self.head.kind == "cnn":
+            keys["model.item"] = self.model.item.model_copy(update={"hidden": ()})
+        for key in set(keys) & {"sampler", "loss", "product_dtype"} if self.head.kind == "cnn" else ():
+            del keys[key]
+        for key, value in keys.items():
+            if value != plain[key]:
+                has = "makes item vectors of texts" if self.head.kind == "cnn" else "has no item vectors"
+                raise ValueError(f'{key} is for head.kind = "dot": a {self.head.kind} head {has}')
+        return self
+
+
+def reference() -> str:
+    """``configs/reference.toml``: every key of a run's configuration with its default and its meaning."""
+    head = "# Every key of a configuration, with its default. Made by `make reference`; a test keeps it true."
+    return f"{head}\n\n{describe_toml(RunConfig)}\n"
