@@ -58,7 +58,7 @@ OPTIONS: dict[str, set[str]] = {
     },
     "retrieve": {
         "--out", "-k", "--queries", "--exact", "--include-seen", "--candidates", "--exclude", "--short", "--format", "--directory",
-        "--unknown", "--resume", "--dataset", "--json", "--probabilities", "--over",
+        "--unknown", "--resume", "--divide", "--dataset", "--json", "--probabilities", "--over",
     },
     "export": {"--format", "--out", "--item-vectors", "--query-vectors", "--queries", "--texts", "--dataset", "--json"},
     "evaluate": {"--split", "-k", "--metric", "--exact", "--by-popularity", "--per-query", "--max-queries", "--dataset", "--predictions", "--truth", "--train", "--num-items", "--bootstrap", "--propensity", "--out", "--json"},

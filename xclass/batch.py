@@ -17,16 +17,22 @@ import polars as pl
 from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown
 from xclass.data.queries import Queries, dataset_slice
 from xclass.data.query_blocks import count_queries, read_query_blocks
-from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.divided_search import DividedIndex
+from xclass.engine.group import Group
+from xclass.errors import ArtefactError, ConfigError, DataError, lookup
 from xclass.filtered_search import FilteredSearch, Wanted
+from xclass.index import ExactIndex
 from xclass.index.checks import checked_k
 from xclass.manifest import atomic_file, sha256_file
 from xclass.progress import Progress, say
 from xclass.recommender import INDEX_FOLDER, Recommender
+from xclass.retrieve import Searched
 from xclass.topk_files import PART_ROWS, check_ids, empty_frame, format_of, topk_frame
 from xclass.topk_parts import Counts, Parts, Written, disk_errors, kept_for_resume
 
 PART_QUERIES = 4096
+DIVIDED = ("queries", "items")
+WAIT_S = 3600.0  # for the others, at the end: they may have a part more to search for
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class Job:
         unknown: a file for the ids that nobody knows, one a line.
         probabilities: a column of them: "exact" over all items, or over the items that were "retrieved".
         over: how many items are retrieved at least to normalise over; those of the list when None.
+        divide: what the processes of a launch divide. queries: each has the whole index and writes parts of its own;
+            items: each searches its own items exactly, and their lists are merged.
     """
 
     k: int = 100
@@ -60,51 +68,94 @@ class Job:
     unknown: Path | str | None = None
     probabilities: str | None = None
     over: int | None = None
+    divide: str = "queries"
 
 
-def retrieve_to_file(recommender: Recommender, out: Path | str, job: Job, resume: bool = False) -> Written:
+def retrieve_to_file(
+    recommender: Recommender, out: Path | str, job: Job, resume: bool = False, group: Group | None = None
+) -> Written:
     """Retrieve and write the lists; the result appears when it is complete.
 
     Memory does not grow with the number of queries: about a million rows of lists are held. They are written as a part;
     a kill loses at most the part at work, and ``resume`` goes on behind the last finished one.
 
+    The processes of a launch do it together, each calling this (with its ``group``, if it has joined one). The lists
+    are those that one process writes, to the last bit, and any number of processes can go on with a job. All must see
+    the folder of ``out``.
+
     Raises:
+        ConfigError: items are to be divided, but the search is not exact.
         ArtefactError: parts of a stopped job are there and ``resume`` is false, or they are of a job with other
             arguments, another run, index or input; the disk is full.
         DataError: a file that can't be read; not one id of it is known.
         InputError: a short list, where the job says that it is an error.
     """
-    out = Path(out)
-    _check(out, job)
-    work = _Work(recommender, job, format_of(out, job.format))
-    parts = Parts(out, work.format, work.identity(), resume)
-    started, done = time.perf_counter(), len(parts)
-    if done:
-        say(f"{done:,} parts with {parts.counts.queries:,} queries are done; going on behind them")
-    before = parts.counts.queries
-    with kept_for_resume(parts), disk_errors(out):
+    _check(Path(out), job)
+    with contextlib.nullcontext(group) if group is not None else Group(WAIT_S) as ranks:
+        return _retrieve(recommender, Path(out), job, resume, ranks)
+
+
+def _retrieve(recommender: Recommender, out: Path, job: Job, resume: bool, group: Group) -> Written:
+    work = _Work(recommender, job, format_of(out, job.format), group)
+    parts = _opened(out, work, resume, group)
+    started, done, before = time.perf_counter(), len(parts), parts.counts.queries
+    if done and group.is_first:
+        say(f"{done:,} parts with {before:,} queries are done; going on behind them")
+    keep = kept_for_resume(parts) if group.size == 1 else contextlib.nullcontext()  # others may be writing theirs
+    with keep, disk_errors(out):
         work.run(parts)
+        group.barrier("the end of the retrieval")
+        parts.read()
         _check_known(parts.counts)
-        parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
-    _say_unknown(parts.counts, TAKEN_FOR_UNKNOWN if recommender.may_repeat else LEFT_OUT)
+        group.barrier("counting the parts")
+        if group.is_first:
+            parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
+        group.barrier("the result")
+    if group.is_first:
+        _say_unknown(parts.counts, TAKEN_FOR_UNKNOWN if recommender.may_repeat else LEFT_OUT)
     return Written(
         parts.counts, parts.counts.queries - before, time.perf_counter() - started, done, work.probabilities_measured()
     )
 
 
+def _opened(out: Path, work: _Work, resume: bool, group: Group) -> Parts:
+    """The parts: rank 0 makes or takes up their folder, then the others take it up."""
+    identity, made = work.identity(), list[Parts]()
+
+    def make() -> None:
+        made.append(Parts(out, work.format, identity, resume))
+
+    group.on_first(make, "the folder of parts")
+    return made[0] if made else Parts(out, work.format, identity, resume=True)
+
+
 class _Work:
     """The pieces of a job, made once."""
 
-    def __init__(self, recommender: Recommender, job: Job, format_name: str) -> None:
-        self._recommender, self._job, self.format = recommender, job, format_name
+    def __init__(self, recommender: Recommender, job: Job, format_name: str, group: Group) -> None:
+        self._recommender, self._job, self.format, self._group = recommender, job, format_name, group
+        lookup("way to divide a retrieval", job.divide, dict.fromkeys(DIVIDED), where="divide")
+        self._own_items = job.divide == "items" and group.size > 1
         self._size = max(round(PART_ROWS / job.k / PART_QUERIES), 1) * PART_QUERIES
         self._index_used = not job.exact and recommender.index is not None
         index = recommender.index if self._index_used else recommender.exact_index
         assert index is not None
+        if self._own_items:
+            index = self._divided(index)
         self._search = FilteredSearch(recommender.model, index, self._wanted(), lambda: recommender.run.item_counts)
         if job.probabilities is not None and format_name == "trec":
             raise ConfigError("a TREC run has no place for probabilities", where="format", do="choose another --format")
         check_ids(format_name, recommender.run.item_ids, "an item id")
+
+    def _divided(self, index: Searched) -> Searched:
+        if not isinstance(index, ExactIndex):
+            raise ConfigError(
+                "only exact search can divide the items",
+                where="--divide items",
+                got=f"a search of kind {index.kind}",
+                do="pass --exact, or divide the queries",
+            )
+        return DividedIndex(index.vectors, self._group)
 
     def identity(self) -> dict[str, Any]:
         """What makes a resumed job the same one."""
@@ -132,15 +183,21 @@ class _Work:
         return sha256_file(manifest) if manifest.exists() else "the head's own search"
 
     def run(self, parts: Parts) -> None:
-        """Write all parts that are not there yet."""
-        total, searched = self._recommender.run.num_queries, 0
+        """Write all parts that are not there yet; of several processes, those whose turn is this one's."""
+        total, searched, turn = self._recommender.run.num_queries, 0, 0
         if self._job.queries is not None:
             total = count_queries(self._job.queries)
-        with Progress("retrieve", total, "queries") as progress, _unknown_to(self._job.unknown) as write_unknown:
+        unknown = self._job.unknown if self._group.is_first else None
+        done = self._group.broadcast_value(parts.numbers())
+        with Progress("retrieve", total, "queries") as progress, _unknown_to(unknown) as write_unknown:
             for number, queries in enumerate(self._blocks()):
                 write_unknown(queries)
                 searched += len(queries) + queries.unknown_queries.count
-                if number < len(parts):
+                if number in done:
+                    progress.resume_at(searched)
+                    continue
+                turn += 1
+                if not self._own_items and (turn - 1) % self._group.size != self._group.rank:
                     progress.resume_at(searched)
                     continue
                 counts = Counts(
@@ -148,8 +205,10 @@ class _Work:
                     unknown_items=queries.unknown_items.count,
                     unknown_names=(queries.unknown_queries.names + queries.unknown_items.names)[:NAMED],
                 )
-                parts.add(self._frames(queries, counts, progress), counts)
-        if not len(parts):
+                frames = self._frames(queries, counts, progress)
+                if self._group.is_first or not self._own_items:
+                    parts.add(frames, counts, number)
+        if not searched:
             raise DataError("there is no query to retrieve for", where=self._job.queries)
 
     def probabilities_measured(self) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 .NAME.parts/job.json              what the job is: a resumed one must be the same
 .NAME.parts/part-000000.parquet   lists of some queries
 .NAME.parts/part-000000.json      their counts, written last: with it the part is finished
+
+Any process may write any part; when all are there, one process makes them the result.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ class Parts:
     def __init__(self, out: Path, format_name: str, job: dict[str, Any], resume: bool = False) -> None:
         self.out, self.format = Path(out), TOPK_FORMATS[format_name]
         self.folder = self.out.absolute().parent / f".{self.out.name}.parts"
-        self.counts, self._files = Counts(), list[Path]()
+        self.counts, self._files = Counts(), dict[int, Path]()
         if self.folder.exists():
             self._take_up(job, resume)
         else:
@@ -103,32 +105,47 @@ class Parts:
         """How many are finished."""
         return len(self._files)
 
-    def add(self, frames: Iterable[pl.DataFrame], counts: Counts) -> None:
-        """Write the next part; ``counts`` may still grow while the frames come."""
-        name = f"part-{len(self):06d}"
+    def numbers(self) -> list[int]:
+        """Those that are finished."""
+        return sorted(self._files)
+
+    def add(self, frames: Iterable[pl.DataFrame], counts: Counts, number: int | None = None) -> None:
+        """Write a part, the next one unless its number is given; ``counts`` may still grow while the frames come."""
+        number = len(self) if number is None else number
+        name = f"part-{number:06d}"
         with atomic_file(self.folder / (name + self.format.suffix)) as temporary:
             self.format.write(pl.concat(frames), temporary)
         write_json(self.folder / f"{name}.json", asdict(counts))
-        self._finished(self.folder / (name + self.format.suffix), counts)
+        self._finished(number, self.folder / (name + self.format.suffix), counts)
 
     def finish(self, directory: bool = False, fields: dict[str, Any] | None = None) -> None:
         """Make the parts one file, or the directory that holds them with a manifest; then they are gone."""
+        files = [self._files[number] for number in range(len(self))]
         if directory:
             with atomic_directory(self.out) as folder:
-                for part in self._files:
+                for part in files:
                     os.link(part, folder / part.name)
                 write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields or {})
         else:
             with atomic_file(self.out) as temporary:
-                self.format.join(self._files, temporary)
+                self.format.join(files, temporary)
         self.remove()
 
     def remove(self) -> None:
         """The folder of parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _finished(self, file: Path, counts: Counts) -> None:
-        self._files.append(file)
+    def read(self) -> None:
+        """What is finished by now, by whatever process."""
+        self.counts, self._files = Counts(), {}
+        for counts in sorted(self.folder.glob("part-*.json")):
+            file = counts.with_suffix(self.format.suffix)
+            if not file.exists():
+                raise ArtefactError("a part is missing", where=file, do=f"remove {self.folder} and start anew")
+            self._finished(int(counts.stem.removeprefix("part-")), file, Counts(**read_json(counts)))
+
+    def _finished(self, number: int, file: Path, counts: Counts) -> None:
+        self._files[number] = file
         self.counts.add(counts)
 
     def _take_up(self, job: dict[str, Any], resume: bool) -> None:
@@ -141,11 +158,7 @@ class Parts:
                 do = f"resume with what it was started with, or remove {self.folder}"
                 what = f"the job to resume was started with another {name}"
                 raise ArtefactError(what, where=self.folder, wanted=before.get(name), got=job.get(name), do=do)
-        while (counts := self.folder / f"part-{len(self):06d}.json").exists():
-            file = counts.with_suffix(self.format.suffix)
-            if not file.exists():
-                raise ArtefactError("a part is missing", where=file, do=f"remove {self.folder} and start anew")
-            self._finished(file, Counts(**read_json(counts)))
+        self.read()
 
 
 @contextlib.contextmanager

@@ -108,6 +108,45 @@ class TensorVectors(Vectors):
         return self.rows if self.rows.dtype == torch.float32 else super().tensor()
 
 
+class RangeOfVectors(Vectors):
+    """Rows ``low … high − 1`` of another source, numbered from 0. Nothing else of it is read."""
+
+    def __init__(self, whole: Vectors, low: int, high: int) -> None:
+        self.whole, self.low, self.high = whole, low, high
+
+    def __len__(self) -> int:
+        """High − low."""
+        return self.high - self.low
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.whole.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Of the whole."""
+        return self.whole.device
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """As the whole gives them."""
+        return self.whole.read(self.low + start, self.low + stop)
+
+    def take(self, ids: Tensor) -> Tensor:
+        """As the whole gives them."""
+        return self.whole.take(ids + self.low)
+
+    def in_memory(self) -> Tensor | None:
+        """A view, where the whole lies in memory."""
+        rows = self.whole.in_memory()
+        return None if rows is None else rows[self.low : self.high]
+
+    @property
+    def nbytes(self) -> int:
+        """The range's share."""
+        return self.whole.nbytes * len(self) // max(len(self.whole), 1)
+
+
 def as_vectors(vectors: Tensor | Vectors) -> Vectors:
     """A matrix as a source; a source as it is."""
     return TensorVectors(vectors) if isinstance(vectors, Tensor) else vectors

@@ -112,7 +112,7 @@ def test_seconds_of_a_step_at_stated_rates():
     found = plan(config(), JOB, CPU, there)
     operations, moved = 6 * 8 * 16 * (100 + 1), 132 * (16 * 8 + 3 * (32 + 4))
     assert found.compute_s == pytest.approx((operations + moved) / 1e6)
-    assert found.prepare_s == pytest.approx((64 + 2 * 640 + 132) / PREPARED_PER_S)
+    assert found.prepare_s == pytest.approx((64 + 640 + 132) / PREPARED_PER_S)
     assert found.step_s == pytest.approx(found.compute_s + found.exchange.seconds(there))
     assert found.steps == 2 * -(-10_000 // 64)
     quick = plan(config(), JOB, CPU, cluster(1, operations_per_s=1e15, memory_bytes_per_s=1e15))

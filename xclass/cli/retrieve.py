@@ -13,9 +13,27 @@ from xclass.cli.output import print_fields, print_json
 
 PROBABILITIES = ("exact", "retrieved")
 SHORT = ("keep", "popular", "error")
+DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
 ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
 
+QueryFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
+        ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
+        "left out.",
+    ),
+]
+Divide = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT",
+        help="Under torchrun: each process retrieves for some of the queries with the whole index (queries), or "
+        "searches some of the items exactly for all queries (items).",
+    ),
+]
 AsShort = Annotated[
     str,
     typer.Option(
@@ -45,15 +63,7 @@ def retrieve(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl, or .trec for a TREC run.")],
     k: Annotated[int, typer.Option("-k", min=1, help="At most so many items for each query.")] = 100,
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
-            ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
-            "left out.",
-        ),
-    ] = None,
+    queries: QueryFile = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search exactly even if the run has an index.")] = False,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Keep items that a query has in its history.")
@@ -78,25 +88,30 @@ def retrieve(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on behind the last finished part of a job that was stopped.")
     ] = False,
+    divide: Divide = "queries",
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the best k items of every query to a file: query_id, rank, item_id, score."""
-    short = one_of("--short", short, SHORT)
+    short, divide = one_of("--short", short, SHORT), one_of("--divide", divide, DIVIDED)
     if probabilities is not None:
         one_of("--probabilities", probabilities, PROBABILITIES)
     if over is not None and probabilities != "retrieved":
         raise typer.BadParameter("goes with --probabilities retrieved", param_hint="'--over'")
     if format_name is not None:
         one_of("--format", format_name, FORMATS)
-    from xclass.batch import Job, retrieve_to_file
+    from xclass.batch import WAIT_S, Job, retrieve_to_file
+    from xclass.engine import Group
     from xclass.recommender import Recommender
     from xclass.training.log import peak_rss_bytes
 
     job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown)
-    job = replace(job, probabilities=probabilities, over=over)
-    written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume)
+    job = replace(job, probabilities=probabilities, over=over, divide=divide)
+    with Group(WAIT_S) as group:
+        written = retrieve_to_file(Recommender.load(run, dataset), out, job, resume, group)
     summary = {"out": str(out), **written.to_dict(), "peak_rss_bytes": peak_rss_bytes()}
+    if not group.is_first:
+        return
     if as_json:
         print_json(summary)
     else:

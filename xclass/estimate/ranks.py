@@ -21,8 +21,9 @@ Stated, from operations and memory traffic:
 
 operations  6 · D · (B / R) · (K + targets of a query)     logits and two gradients
 traffic     Σ U(t) · (16 · D + 3 · stored bytes of a row)  four passes over a float32 copy, three over what is stored
-prepared    B · (targets + 2 · history) + Σ U(t)           numbers of the whole batch, and rows of a rank, on a core
-                                                           of the host, 20 million a second, one batch ahead
+prepared    B · (targets + known + history) + Σ U(t)       numbers of the whole batch, and rows of a rank, on a core
+                                                           of the host, 20 million a second, one batch ahead; a
+                                                           history only where the query tower reads it
 
 A step takes the longer of preparing, and computing with its exchanges.
 """
@@ -52,6 +53,7 @@ from xclass.estimate.memory import (
 from xclass.estimate.parts import Part, by_component, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE
 from xclass.run_config import RunConfig
+from xclass.towers import QUERY_TOWERS
 
 NUMBER, FLOAT = 8, 4
 PREPARED_PER_S = 20e6
@@ -221,8 +223,9 @@ def distinct_rows(
 
 def prepared(config: RunConfig, job: Job, exchange: Exchange) -> int:
     """Numbers that a rank loads, draws and sorts on the host for a step."""
-    history = history_of(job, queries_of(config, job))
-    return positives_of(config, job) + 2 * history + sum(exchange.rows.values())
+    known = history_of(job, queries_of(config, job))
+    history = known if "history" in QUERY_TOWERS[config.model.query.kind] else 0
+    return positives_of(config, job) + known + history + sum(exchange.rows.values())
 
 
 def expected_distinct(counts: Tensor, draws: int) -> float:
