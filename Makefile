@@ -1,6 +1,7 @@
 # make demo    the whole flow on planted data, in about a minute
 # make test    the tests
 # make check   lint, format, types, spelling, layers, doctests
+# make distributed   adds TorchRec for CPUs to .venv, and runs the tests that need it
 # make bench   the benchmarks
 # make figures   the documentation's picture, trained and drawn anew
 # make reference   writes configs/reference.toml anew
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test check bench figures reference clean
+.PHONY: setup demo test distributed check bench figures reference clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -31,6 +32,12 @@ demo: $(INSTALLED)
 # Bits depend on the number of threads: the tests, and the processes that they start, have one setting.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
+# The CPU build of fbgemm, and torchrec without its dependencies: they name the CUDA build, and with it another torch.
+distributed: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)" fbgemm-gpu-cpu tensordict torchmetrics pyre-extensions iopath tqdm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchrec
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/engine
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

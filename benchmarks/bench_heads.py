@@ -227,9 +227,6 @@ def _calls(way: Way, query: Tensor, num_items: int, number: int) -> dict[str, Ca
     one = Ragged(torch.arange(SEARCHED + 1), torch.arange(SEARCHED) * (num_items // SEARCHED))
     return {
         "train_us": lambda: steps(way, batch_of(num_items, way.batch, number), query),
-        "probability_us": lambda: way.head.log_probability(asked, one, way.tables),
-        "topk_us": lambda: way.head.topk(asked, TOPK, way.tables),
-        "train_us": lambda: step(way, batch_of(num_items, way.batch, number), query),
         "probability_us": lambda: way.at_test[0].log_probability(asked, one, way.at_test[1]),
         "topk_us": lambda: way.at_test[0].topk(asked, TOPK, way.at_test[1]),
     }

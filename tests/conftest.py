@@ -35,4 +35,4 @@ def _why_no_gpu(items: list[pytest.Item]) -> str | None:
 
 
 def _why_not_distributed() -> str | None:
-    return None if importlib.util.find_spec("torchrec") else "needs torchrec: pip install 'xclass[distributed]'"
+    return None if importlib.util.find_spec("torchrec") else "needs torchrec: make distributed, see docs/distributed.md"

@@ -27,7 +27,7 @@ FLOORS = {
     "report": 7, "testing": 7, "document_scorers": 7, "run_config": 7, "filtered_search": 7, "predictions": 7,
     "probabilities": 6,
     "build": 8,
-    "run": 9, "estimate": 9, "growth": 9,
+    "launching": 9, "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
     "demo": 11, "batch": 11, "export": 11, "compare": 11, "contest": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
@@ -38,13 +38,15 @@ SIBLINGS = {
     ("types", "errors"),
     ("config", "errors"),
     ("run", "estimate"),
+    ("run", "launching"),
+    ("launching", "estimate"),
     ("growth", "run"),
     ("growth", "estimate"),
 }
 # `from xclass import __version__` is all that anyone below may take from the face.
 FROM_THE_FACE = {"__version__"}
 
-EXTRAS = {"faiss", "matplotlib", "torchrec", "tensorboard", "numba"}
+EXTRAS = {"faiss", "matplotlib", "torchrec", "fbgemm_gpu", "tensorboard", "numba"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
 COMPILED = {
     "cells.py", "data/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/cluster_kernels.py", "heads/kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",

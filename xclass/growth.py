@@ -20,6 +20,7 @@ from xclass.build import build_model, choose_device
 from xclass.config import build_config, read_toml, to_toml
 from xclass.data.candidates import read_candidates
 from xclass.data.store import Dataset, open_dataset
+from xclass.engine import launched_alone
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
 from xclass.heads.config import SCORED
@@ -103,6 +104,8 @@ def grow_run(
     if not (out / "started.json").exists():
         return train_run(dataset, config, out, True, *how)
     stage = out / GROWING
+    if not launched_alone():
+        raise ConfigError("a run is grown by one process", where="--grow-vocab", do="run it without torchrun")
     with locked(out):
         _tidy(out, stage)
         if _fingerprint(out) != dataset.fingerprint:

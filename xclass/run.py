@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from xclass.build import build_model, choose_device
-from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
+from xclass.config import apply_overrides, build_config, flatten, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
@@ -39,10 +39,10 @@ from xclass.data.windows import SequenceFacts
 from xclass.document_scorers import files_of, load_scorers, train_scorers
 from xclass.engine import Engine, open_engine, restarts
 from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
-from xclass.estimate import check_fit
+from xclass.launching import MANIFEST as MANIFEST
+from xclass.launching import check_launch, claim
 from xclass.manifest import (
     atomic_file,
-    locked,
     read_json,
     read_manifest,
     remove_leftovers,
@@ -58,7 +58,6 @@ from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
 from xclass.tensorfile import load_tensors, write_tensors
 from xclass.training import Position, Trainer
-from xclass.training.board import require_tensorboard
 from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
@@ -66,7 +65,6 @@ from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
 from xclass.types import Ragged
 
-MANIFEST = "run.json"
 KIND = "run"
 TABLE = "table."
 FORMAT_VERSION = 1
@@ -117,8 +115,10 @@ def train_run(
     out, chosen, launch = Path(out), choose_device(device), config.distributed
     with open_engine(launch.timeout_s, chosen, launch.tables) as engine, ExitStack() as stack:
         resume = resume or restarts() > 0
+        if engine.group.size > 1:
+            check_launch(config, dataset)
         check = check_memory and engine.group.size == 1
-        new = engine.group.on_first(lambda: _claim(out, dataset, config, resume, chosen, check, stack), "the start")
+        new = engine.group.on_first(lambda: claim(out, dataset, config, resume, chosen, check, stack), "the start")
         try:
             _train_in(out, dataset, config, resume, chosen, on_validation, engine)
         except XclassError:
@@ -126,30 +126,6 @@ def train_run(
                 shutil.rmtree(out)
             raise
     return out
-
-
-def _claim(
-    out: Path,
-    dataset: Dataset,
-    config: RunConfig,
-    resume: bool,
-    device: torch.device,
-    check_memory: bool,
-    stack: ExitStack,
-) -> bool:
-    """Make the directory and lock it for as long as ``stack`` is open; whether it is new."""
-    if out.exists() and not resume and any(out.iterdir()):
-        raise ArtefactError(
-            "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
-        )
-    if config.train.tensorboard:
-        require_tensorboard()
-    if check_memory and not (out / MANIFEST).exists():
-        check_fit(dataset, config, device, out)
-    new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(locked(out))
-    return new
 
 
 def _train_in(
@@ -184,7 +160,7 @@ def _train_in(
     batches = TrainBatches(
         train, config.train.batch, config.train.seed, model.tower.uses_history, features, dataset.windows
     )
-    mine = make_miner(config.sampler, train, features, dataset.windows)
+    mine = make_miner(config.sampler, train, features, dataset.windows, engine)
     validate = make_validator(dataset, config.train, engine)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation, engine)
     if resume and not trainer.resume():
@@ -243,7 +219,7 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     if stored != config:
-        before, now = _flat(stored.model_dump()), _flat(config.model_dump())
+        before, now = flatten(stored.model_dump()), flatten(config.model_dump())
         changed = [key for key in now if before.get(key) != now[key]]
         raise ConfigError(
             "this run was started with another configuration",
@@ -496,10 +472,3 @@ def _mapped_rows(path: Path) -> dict[str, Tensor]:
 def _write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -1,7 +1,7 @@
 """The processes that train or retrieve together; what knows TorchRec is here, and imported inside functions only."""
 
 from xclass.engine.distributed import DistributedEngine
-from xclass.engine.group import TIMEOUT_S, Group, RankError, is_first, launched, restarts, share_of
+from xclass.engine.group import TIMEOUT_S, Group, RankError, is_first, launched, launched_alone, restarts, share_of
 from xclass.engine.local import LocalEngine
 from xclass.engine.merged import merged
 from xclass.engine.opening import open_engine
@@ -18,6 +18,7 @@ __all__ = [
     "ShardedTable",
     "is_first",
     "launched",
+    "launched_alone",
     "merged",
     "open_engine",
     "restarts",

@@ -16,7 +16,7 @@ from xclass.engine.sharded import ShardedTable, rows_of
 from xclass.engine.torchrec_table import TorchRecTable
 from xclass.errors import ConfigError
 from xclass.heads.vectors import ItemVectors
-from xclass.model import TwoTower
+from xclass.model import Prepared, TwoTower
 from xclass.tables import TABLES, Place, RowOptimizer, Table, TableOptions
 from xclass.types import Rows
 
@@ -61,6 +61,13 @@ class DistributedEngine:
     def part(self, queries: int) -> tuple[int, int]:
         """A contiguous share of nearly equal size."""
         return self.group.share(queries)
+
+    def prepare_ahead(self, model: TwoTower, prepared: Prepared) -> None:
+        """The numbers of the step's rows go to their owners while the step before computes."""
+        for name, plan in prepared.row_plans.items():
+            table = model.tables[name]
+            if isinstance(table, ShardedTable) and not isinstance(table, TorchRecTable):
+                table.plan_ahead(plan.unique)
 
     def begin(self, model: TwoTower, step: int, lr: float) -> None:
         """The others are told where this rank is, and TorchRec what the rate will be."""

@@ -38,6 +38,11 @@ def launched() -> bool:
     return all(name in os.environ for name in LAUNCHED_BY)
 
 
+def launched_alone() -> bool:
+    """Whether there is no other process in this launch."""
+    return not launched() or os.environ["WORLD_SIZE"] == "1"
+
+
 def is_first() -> bool:
     """Whether this is rank 0 of a launch, or a process on its own."""
     return not launched() or os.environ["RANK"] == "0"
@@ -66,6 +71,7 @@ class Group:
             raise ConfigError("a time limit is no positive number", where="distributed.timeout_s", got=timeout_s)
         self.timeout_s, self.device = timeout_s, torch.device(device)
         self._watch: Watch | None = None
+        self._beside: Any = None
         if launched():
             self._join()
 
@@ -84,6 +90,7 @@ class Group:
                 do="see that every host can reach MASTER_ADDR:MASTER_PORT and starts as many processes as it should",
             ) from None
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._beside = dist.new_group(timeout=limit, backend=backend)
         self._watch = Watch(self.rank, self.size)
 
     def __enter__(self) -> Group:
@@ -171,15 +178,26 @@ class Group:
                 dist.broadcast(values, source)
         return values
 
-    def exchange(self, values: Tensor, sends: list[int], receives: list[int], what: str = "an exchange") -> Tensor:
-        """Rows for every rank, ``sends[r]`` of them for rank r in order, against ``receives[r]`` rows from each."""
+    def exchange(
+        self,
+        values: Tensor,
+        sends: list[int],
+        receives: list[int],
+        what: str = "an exchange",
+        beside: bool = False,
+    ) -> Tensor:
+        """Rows for every rank, ``sends[r]`` of them for rank r in order, against ``receives[r]`` rows from each.
+
+        beside: from another thread than everything else; these have an order of their own.
+        """
         if self.size == 1:
             return values
         import torch.distributed as dist
 
         received = values.new_empty((sum(receives), *values.shape[1:]))
         with self.guard(what):
-            dist.all_to_all_single(received, values.contiguous(), receives, sends)
+            group = self._beside if beside else None
+            dist.all_to_all_single(received, values.contiguous(), receives, sends, group=group)
         return received
 
     def collect(self, values: Tensor, what: str = "a collection") -> list[Tensor]:
@@ -255,6 +273,8 @@ class Group:
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
         """Errors of an exchange inside become a RankError that says who is missing, where it was, and why."""
+        if self._watch is not None:
+            self._watch.exchanges += 1
         try:
             yield
         except RuntimeError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 from xclass.engine.group import Group
 from xclass.engine.seam import Search
 from xclass.index.exact import ExactIndex
-from xclass.model import TwoTower
+from xclass.model import Prepared, TwoTower
 from xclass.tables import TABLES, Place, RowOptimizer, Table, TableOptions
 from xclass.types import Rows
 
@@ -35,6 +35,9 @@ class LocalEngine:
 
     def part(self, queries: int) -> None:
         """All of them."""
+
+    def prepare_ahead(self, model: TwoTower, prepared: Prepared) -> None:
+        """Nothing is exchanged."""
 
     def begin(self, model: TwoTower, step: int, lr: float) -> None:
         """Nobody waits for it."""

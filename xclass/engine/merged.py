@@ -26,6 +26,7 @@ class MergedSearch:
 
     def __init__(self, vectors: Vectors, group: Group) -> None:
         self.group, self._index = group, ExactIndex()
+        self.queries_at_once = self._index.queries_at_once
         self._index.build(vectors)
 
     def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.engine.group import Group
-from xclass.model import TwoTower
+from xclass.model import Prepared, TwoTower
 from xclass.tables import Place, RowOptimizer, Table, TableOptions
 from xclass.types import Ragged, Rows, TopK
 
@@ -41,6 +41,10 @@ class Engine(Protocol):
 
     def part(self, queries: int) -> tuple[int, int] | None:
         """(start, stop): the queries of a batch that are computed here; None for all of them."""
+        ...
+
+    def prepare_ahead(self, model: TwoTower, prepared: Prepared) -> None:
+        """What can be exchanged before vectors are read; called in the thread that prepares batches, in their order."""
         ...
 
     def begin(self, model: TwoTower, step: int, lr: float) -> None:

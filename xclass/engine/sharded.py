@@ -7,6 +7,7 @@ falling frequency: taking turns, every rank holds as many popular ones as the ot
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class ShardedTable:
         self.shard, self.group, self.weight = shard, group, shard.weight
         self._num_rows = num_rows
         self._route: Route | None = None
+        self._ahead = collections.deque[Route]()
 
     @property
     def num_rows(self) -> int:
@@ -74,7 +76,8 @@ class ShardedTable:
 
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 rows, a copy. Two exchanges: of U numbers, and of the rows that lie elsewhere."""
-        self._route = route = self._plan(ids)
+        planned = self._ahead.popleft() if self._ahead and self._ahead[0].ids is ids else None
+        self._route = route = planned or self._plan(ids)
         mine = self.shard.pull(route.unique).index_select(0, route.positions)
         rows = mine.new_empty(len(ids), self.dim)
         rows[route.order] = self.group.exchange(mine, route.receives, route.sends, "a pull")
@@ -90,14 +93,18 @@ class ShardedTable:
         total = theirs.new_zeros(len(route.unique), self.dim).index_add_(0, route.positions, theirs)
         self.shard.push(route.unique, total, lr)
 
-    def _plan(self, ids: Tensor) -> Route:
-        size = self.group.size
+    def plan_ahead(self, ids: Tensor) -> None:
+        """Exchange the numbers of rows that will be pulled; from another thread than pulls, in their order."""
+        self._ahead.append(self._plan(ids, beside=True))
+
+    def _plan(self, ids: Tensor, beside: bool = False) -> Route:
+        size, what = self.group.size, "a plan" if beside else "a pull"
         owner, order = torch.sort((ids % size).to(torch.int32), stable=True)
         counts = torch.bincount(owner, minlength=size)
-        asked = self.group.exchange(counts, [1] * size, [1] * size, "a pull")
+        asked = self.group.exchange(counts, [1] * size, [1] * size, what, beside)
         sends, receives = counts.tolist(), asked.tolist()
         wanted = torch.div(ids.index_select(0, order), size, rounding_mode="floor")
-        plan = plan_rows({"all": self.group.exchange(wanted, sends, receives, "a pull")})
+        plan = plan_rows({"all": self.group.exchange(wanted, sends, receives, what, beside)})
         return Route(ids, order, sends, receives, plan.unique, plan.positions["all"])
 
     def read(self, start: int, stop: int) -> Tensor:

@@ -61,17 +61,17 @@ class TorchRecTable(ShardedTable):
             self._module.fused_optimizer.step()  # hands the rate on; rows change in the backward pass
 
     def pull(self, ids: Tensor) -> Tensor:
-        """(U, D) float32 rows, a copy."""
+        """(U, D) float32 rows, a copy. TorchRec wants to be asked for something: for no rows it is asked for row 0."""
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-        size = self.group.size
-        places = ids % size * self._block + torch.div(ids, size, rounding_mode="floor")
-        lengths = torch.ones(len(ids), dtype=torch.int64, device=ids.device)
+        size, asked = self.group.size, ids if len(ids) else ids.new_zeros(1)
+        places = asked % size * self._block + torch.div(asked, size, rounding_mode="floor")
+        lengths = torch.ones_like(places)
         with self.group.guard("a pull"):
             found = self._module(KeyedJaggedTensor(keys=[FEATURE], values=places, lengths=lengths)).wait()
         rows: Tensor = found[FEATURE].values()
         self._pulled = ids, rows
-        return rows.detach().clone()
+        return rows.detach()[: len(ids)].clone()
 
     def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
         """One summed gradient per row, of the rows that were pulled last; the fused kernel adds and applies them."""
@@ -81,7 +81,7 @@ class TorchRecTable(ShardedTable):
         assert self._pulled is not None
         rows, self._pulled = self._pulled[1], None
         with self.group.guard("a push"):
-            rows.backward(grads)
+            rows.backward(grads if len(ids) else torch.zeros_like(rows))
 
     def tensors(self) -> dict[str, Tensor]:
         """The rows here and their sums of squares, by the names that :class:`xclass.tables.MemoryTable` gives them."""
@@ -100,7 +100,7 @@ def _check(optimizer: RowOptimizer | None, options: TableOptions) -> float:
             where="distributed.tables",
             do='set distributed.tables = "exchange", which takes every setting',
         )
-    return float(optimizer.eps)
+    return optimizer.eps
 
 
 def _sharded_module(num_rows: int, dim: int, eps: float, group: Group) -> Any:

@@ -30,6 +30,7 @@ class Watch:
         from torch.distributed.distributed_c10d import _get_default_store
 
         self.rank, self.size, self.place = rank, size, "the start"
+        self.exchanges = 0
         self._store = _get_default_store()
         self._prefix = f"xclass/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         self._ended, self._number = threading.Event(), 0
@@ -43,7 +44,8 @@ class Watch:
 
     def _beat(self) -> None:
         self._number += 1
-        self._store.set(self._key("beat", self.rank), json.dumps({"number": self._number, "place": self.place}))
+        said = {"number": self._number, "place": self.place, "exchanges": self.exchanges}
+        self._store.set(self._key("beat", self.rank), json.dumps(said))
 
     def _run(self) -> None:
         with contextlib.suppress(RuntimeError):  # the store is gone: so is its host, and an exchange will say so
@@ -83,7 +85,8 @@ class Watch:
             return f"{name} ended at {place}: {self._store.get(self._key('word', rank)).decode()}"
         if before[rank]["number"] == after[rank]["number"]:
             return f"{name} was killed or is cut off; it was last seen at {place}"
-        return f"{name} is slow: it is at {place}, this rank at {self.place}" if place != self.place else None
+        behind = after[rank]["exchanges"] < self.exchanges
+        return f"{name} is slow: it is at {place}, this rank at {self.place}" if behind or place != self.place else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -158,7 +158,9 @@ class Trainer:
 
     def _prepare(self, batch: Batch, step: int) -> Prepared:
         part = self.engine.part(len(batch))
-        return self.model.prepare(batch, torch_generator(self.config.seed, "sample", step), part)
+        prepared = self.model.prepare(batch, torch_generator(self.config.seed, "sample", step), part)
+        self.engine.prepare_ahead(self.model, prepared)
+        return prepared
 
     def _threads(self) -> AbstractContextManager[None]:
         """Short operations run on one thread; the products of dense layers are long ones."""

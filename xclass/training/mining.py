@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xclass.data.batches import inference_batches
 from xclass.data.lists import Lists
-from xclass.index import ExactIndex, FaissIndex
+from xclass.engine import Engine, LocalEngine
+from xclass.index import FaissIndex
 from xclass.model import TwoTower
 from xclass.progress import Progress
 from xclass.sampling import HardNegatives, Mixture, Sampler, SamplerConfig
@@ -23,6 +25,7 @@ def make_miner(
     train: Ragged,
     features: Mapping[str, Lists] | None = None,
     windows: Lists | None = None,
+    engine: Engine | None = None,
 ) -> Callable[[TwoTower, int], None] | None:
     """A function of (model, epoch) that mines when an epoch asks for it; None when the sampler has no hard negatives.
 
@@ -31,6 +34,7 @@ def make_miner(
         train: the train split: every known positive is left out of a query's list.
         features: the queries' features by name, where the model reads them.
         windows: the queries' histories, where they are not their train pairs.
+        engine: searches the items, where no Faiss index does.
 
     One mining costs a search for every query with a train pair: exact, 2 · queries · N · D operations and a sweep over
     the items for every 4096 queries, or through a Faiss index that is built from the item vectors first.
@@ -43,7 +47,9 @@ def make_miner(
         assert model.head.sampler is not None
         for part, sampler in zip(hard, hard_samplers(model.head.sampler), strict=True):
             if epoch % part.refresh_epochs == 0:
-                sampler.mined(search_all(model, train, part.depth, part.factory, features, windows), train.long())
+                sampler.mined(
+                    search_all(model, train, part.depth, part.factory, features, windows, engine), train.long()
+                )
 
     return mine
 
@@ -72,12 +78,14 @@ def search_all(
     factory: str | None,
     features: Mapping[str, Lists] | None = None,
     windows: Lists | None = None,
+    engine: Engine | None = None,
 ) -> Ragged:
     """Ragged by query number: the ``depth`` best items of each query with a train pair, those pairs left out."""
-    vectors = model.item_vectors()
-    assert vectors is not None
-    index = ExactIndex() if factory is None else FaissIndex("factory", factory)
-    index.build(vectors)
+    index: Any = (engine or LocalEngine()).search(model)
+    if factory is not None:
+        vectors, index = model.item_vectors(), FaissIndex("factory", factory)
+        assert vectors is not None
+        index.build(vectors)
     queries = train.lengths().nonzero().squeeze(1)
     lengths, values = torch.zeros(len(train), dtype=torch.int64), list[Tensor]()
     with Progress("hard negatives", len(queries), "queries") as progress:

@@ -1,0 +1,187 @@
+"""Training in several processes.
+
+    python benchmarks/bench_distributed.py kernel                  a table beside FBGEMM's fused kernel, one process
+    python benchmarks/bench_distributed.py speed DATASET CONFIG    positives/s: one process of two threads, two of one
+    python benchmarks/bench_distributed.py curves DATASET CONFIG   loss curves of 1, 2 and 4 ranks
+    python benchmarks/bench_distributed.py kills DATASET CONFIG    kill -9 of a random rank, resume, 20 times
+
+What is compared is checked first. Runs alternate; medians and ratios. Lines of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from xclass.optim import ROW_OPTIMIZERS
+from xclass.rng import numpy_generator, torch_generator
+from xclass.tables import MemoryTable, TableOptions
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+EACH_STEP = ["--set", "train.report_every_s=1e-6"]
+
+
+def show(**fields: object) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def train(out: Path, ranks: int, threads: int, arguments: list[str]) -> int:
+    """One training to its end; the exit code."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+    start = [sys.executable] if ranks == 1 else [*TORCHRUN, str(ranks)]
+    command = [*start, "-m", "xclass", "train", *arguments, "--out", str(out)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.run(command, check=False, env=environment, **quiet).returncode
+
+
+def records(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def kernel(rounds: int) -> None:
+    """Pull and push of the same rows: the two end with the same rows and sums."""
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as Fused
+
+    for rows, touched in ((1_000_000, 8192), (1_000_000, 65_536)):
+        ours = MemoryTable(rows, 64, ROW_OPTIMIZERS["adagrad"](), TableOptions(0.1, 0))
+        fused = Fused(
+            [(rows, 64, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+            optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+            learning_rate=0.1,
+            eps=1e-8,
+            pooling_mode=PoolingMode.NONE,
+            device=torch.device("cpu"),
+        )
+        theirs = fused.split_embedding_weights()[0]
+        theirs.copy_(ours.weight)
+        took: dict[str, list[float]] = {"ours": [], "fbgemm": []}
+        for number in range(rounds):
+            draw = torch_generator(number, "rows")
+            ids = torch.unique(torch.randint(0, rows, (touched,), generator=draw))
+            grads = torch.randn(len(ids), 64, generator=draw) * 0.01
+            began = time.perf_counter()
+            ours.pull(ids)
+            ours.push(ids, grads, 0.1)
+            took["ours"].append(time.perf_counter() - began)
+            offsets = torch.arange(len(ids) + 1)
+            began = time.perf_counter()
+            fused(ids, offsets).backward(grads)
+            took["fbgemm"].append(time.perf_counter() - began)
+        assert torch.allclose(ours.weight, theirs, atol=1e-4), "other rows"
+        ms = {name: round(1000 * statistics.median(each[3:]), 3) for name, each in took.items()}
+        show(
+            rows=rows,
+            touched=touched,
+            threads=torch.get_num_threads(),
+            ms=ms,
+            ratio=round(ms["fbgemm"] / ms["ours"], 2),
+        )
+
+
+def speed(arguments: list[str], rounds: int) -> None:
+    """Alternating runs of both; the rate that a run writes at its end."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            for ranks in (1, 2):
+                out = Path(folder) / f"{ranks}-{number}"
+                assert train(out, ranks, 2 // ranks, arguments) == 0
+                end = records(out)[-1]
+                rates[ranks].append(float(end["positives_per_s"]))  # type: ignore[arg-type]
+                show(ranks=ranks, positives_per_s=end["positives_per_s"], phase_ms=end["phase_ms"])
+                shutil.rmtree(out)
+    one, two = (statistics.median(rates[ranks]) for ranks in (1, 2))
+    show(one_process_two_threads=one, two_ranks=two, ratio=round(two / one, 3))
+
+
+def curve(out: Path) -> dict[int, float]:
+    return {each["step"]: each["loss"] for each in records(out) if each.get("loss") is not None}  # type: ignore[misc]
+
+
+def worst(one: dict[int, float], two: dict[int, float]) -> float:
+    assert one.keys() == two.keys(), "other steps"
+    return max(abs(one[step] - two[step]) / abs(one[step]) for step in one)
+
+
+def curves(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {ranks: Path(folder) / str(ranks) for ranks in (1, 2, 4)}
+        for ranks, out in runs.items():
+            assert train(out, ranks, 1, [*arguments, *EACH_STEP]) == 0
+        for ranks, out in runs.items():
+            valid = [each["valid"] for each in records(out) if "valid" in each]
+            show(ranks=ranks, steps=len(curve(out)), worst_relative=worst(curve(runs[1]), curve(out)), valid=valid[-1])
+
+
+def kills(arguments: list[str], times: int) -> None:
+    """A random rank of two is killed at a random moment; two ranks go on from there."""
+    draw = numpy_generator(0, "kills")
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Path(folder) / "undisturbed"
+        assert train(undisturbed, 2, 1, arguments) == 0
+        last = float(list(curve(undisturbed).values())[-1])
+        for number in range(times):
+            out = Path(folder) / f"killed-{number}"
+            found = killed(out, arguments, int(draw.integers(2)), float(draw.random()) * 6)
+            assert train(out, 2, 1, [*arguments, "--resume"]) == 0, "it can't be resumed"
+            loss = float(list(curve(out).values())[-1])
+            show(trial=number, **found, final_loss=loss, relative=abs(loss - last) / last)
+            shutil.rmtree(out)
+
+
+def killed(out: Path, arguments: list[str], rank: int, after_s: float) -> dict[str, object]:
+    """Kill a rank so long after its first record; how long the others went on, and what they said."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    command = [*TORCHRUN, "2", "-m", "xclass", "train", *arguments, "--out", str(out)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
+        while run.poll() is None and not (out / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        time.sleep(after_s)
+        ranks = subprocess.check_output(["pgrep", "-P", str(run.pid)], text=True).split()
+        if run.poll() is not None or len(ranks) < 2:
+            return {"killed": None, "code": run.wait()}
+        began = time.monotonic()
+        os.kill(int(ranks[rank]), signal.SIGKILL)
+        said = run.communicate()[1]
+    named = f"rank {rank} (" in said and "was killed or is cut off" in said
+    return {"killed": rank, "named": named, "ended_after_s": round(time.monotonic() - began, 1), "code": run.returncode}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["kernel", "speed", "curves", "kills"])
+    parser.add_argument("dataset", nargs="?")
+    parser.add_argument("config", nargs="?")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--rounds", type=int, default=0)
+    given = parser.parse_args()
+    changes = [word for change in given.set for word in ("--set", change)]
+    arguments = [given.dataset, "--config", given.config, *changes]
+    if given.what == "kernel":
+        kernel(given.rounds or 30)
+    elif given.what == "speed":
+        speed(arguments, given.rounds or 3)
+    elif given.what == "curves":
+        curves(arguments)
+    else:
+        kills(arguments, given.rounds or 20)
+
+
+if __name__ == "__main__":
+    main()
