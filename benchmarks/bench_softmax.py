@@ -131,7 +131,7 @@ def calls(
     asked = torch.randn(SEARCHED, dim, generator=torch_generator(3, "bench", number))
     one = Ragged(torch.arange(SEARCHED + 1), torch.arange(SEARCHED) * (num_items // SEARCHED))
     head, tables, words = model.head, model.tables, words_of(num_items, batch, number)
-    found: dict[str, tuple[Callable[[], object], int]] = {"train_us": (lambda: step(model, words, query), batch)}
+    found: dict[str, tuple[Callable[[], object], int]] = {"train_us": (lambda: step(model, words, query, 0), batch)}
     if isinstance(head, CnnHead):  # a finished run is a dot head over vectors that are stored
         return found
     found["probability_us"] = lambda: head.log_probability(asked, one, tables), SEARCHED
@@ -300,7 +300,7 @@ def adaptive_layers(num_items: int, chosen: argparse.Namespace) -> dict[str, lis
             theirs(query.requires_grad_(True), targets).loss.backward()
             optimizer.step()
 
-        for name, call in (("torch", torch_step), ("xclass", functools.partial(step, ours, words, query))):
+        for name, call in (("torch", torch_step), ("xclass", functools.partial(step, ours, words, query, number))):
             took = timed(call, chosen.least) / chosen.batch * 1e6
             if number:
                 times[name].append(took)
