@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,3 +123,18 @@ def _toml_value(text: str) -> Any:
 
 def _copy(values: dict[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
+
+
+def flatten(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Inner mappings spelt with dots.
+
+    >>> flatten({"rows": {"read": 3, "kept": 2}, "seed": 0})
+    {'rows.read': 3, 'rows.kept': 2, 'seed': 0}
+    """
+    flat: dict[str, object] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from xclass.build import build_model, choose_device
-from xclass.config import apply_overrides, build_config, load_config, read_toml, to_toml
+from xclass.config import apply_overrides, build_config, flatten, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
 from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
@@ -219,7 +219,7 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     if stored != config:
-        before, now = _flat(stored.model_dump()), _flat(config.model_dump())
+        before, now = flatten(stored.model_dump()), flatten(config.model_dump())
         changed = [key for key in now if before.get(key) != now[key]]
         raise ConfigError(
             "this run was started with another configuration",
@@ -472,10 +472,3 @@ def _mapped_rows(path: Path) -> dict[str, Tensor]:
 def _write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

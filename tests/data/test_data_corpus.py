@@ -99,6 +99,7 @@ WORDS = strategies.sampled_from(["a", "b", "c", "dé", "<unk>"])
 LINES = strategies.lists(strategies.lists(WORDS, max_size=4), min_size=1, max_size=8)
 
 
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(LINES, LINES, strategies.sampled_from(["stop", "cross", "ignore"]), strategies.integers(3, 6))
 def test_any_text(tmp_path_factory, train, test, borders, vocabulary):
     folder = tmp_path_factory.mktemp("text")

@@ -40,7 +40,7 @@ def test_probabilities_are_the_formula_and_sum_to_one(last, before):
 
 
 def test_draws_follow_the_law():
-    words, chances = SMALL.block(0, 60_000)
+    words, chances = SMALL.block(0, 20_000)
     start = np.concatenate([[True], words[:-1] < 0])
     last = np.where(start, -1, np.concatenate([[-1], words[:-1]]))
     early = start | np.concatenate([[True], start[:-1]])
@@ -56,7 +56,7 @@ def test_draws_follow_the_law():
 
 def test_words_keep_their_frequency():
     world = TextWorld(items=2000, words=0, classes=20)
-    words, _ = world.block(1, 40_000)
+    words, _ = world.block(1, 20_000)
     share = np.bincount(words[words >= 0], minlength=1999) / (words >= 0).sum()
     assert np.abs(share[:300] / world.share[:300] - 1).mean() < 0.1
     assert np.ptp(world.class_mass) / world.class_mass.mean() < 0.1

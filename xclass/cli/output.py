@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xclass.config import flatten
 from xclass.markdown import are_numbers, cell, markdown
 
 
@@ -36,21 +37,6 @@ def print_fields(fields: Mapping[str, object], title: str | None = None) -> None
 def print_line(text: str = "") -> None:
     """One line of text."""
     sys.stdout.write(text + "\n")
-
-
-def flatten(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Inner mappings spelt with dots.
-
-    >>> flatten({"rows": {"read": 3, "kept": 2}, "seed": 0})
-    {'rows.read': 3, 'rows.kept': 2, 'seed': 0}
-    """
-    flat: dict[str, object] = {}
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
