@@ -71,6 +71,7 @@ def test_two_ranks_give_the_curve_and_the_directory_of_one_process(dataset: Path
     check_same(tmp_path / "run", alone)
 
 
+@pytest.mark.distributed
 def test_a_killed_rank_ends_the_others_and_any_number_goes_on(dataset: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ranks = start(4, job(dataset, out))
