@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from engine.launching import launch
+from engine.launching import ended, launch, start
 
 from xclass.batch import Job, retrieve_to_file
 from xclass.data.ingest import ingest
@@ -118,7 +118,7 @@ def test_any_number_of_processes_goes_on(run: Path, tmp_path: Path, monkeypatch:
 
 def test_the_command_on_four_ranks(run: Path, tmp_path: Path) -> None:
     arguments = ["-m", "xclass", "retrieve", str(run), "-k", "5", "--json", "--divide", "items", "--out"]
-    first, *others = launch(4, [*arguments, str(tmp_path / "four.parquet")])
+    first, *others = ended(start(4, [*arguments, str(tmp_path / "four.parquet")]), timeout_s=400)
     assert first[0] == 0 and all((code, out) == (0, "") for code, out, _ in others), (first, others)
     assert json.loads(first[1])["queries"] == NUM_QUERIES
     retrieve_to_file(Recommender.load(run), tmp_path / "one.parquet", Job(k=5))
