@@ -11,7 +11,7 @@ import pytest
 from xclass.batch import Job, retrieve_to_file
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
-from xclass.errors import ArtefactError, DataError, XclassError
+from xclass.errors import ArtefactError, ConfigError, DataError, XclassError
 from xclass.ray_retrieval import Worker, query_file, retrieve_with_ray
 from xclass.recommender import Recommender, train
 
@@ -76,7 +76,7 @@ def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'xclass[ray]'")
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'xclass[ray]'")
     root = str(Path(__file__).resolve().parents[1])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
     yield
     ray.shutdown()
 
@@ -90,6 +90,8 @@ def test_a_job_on_ray(run: Path, wanted: pl.DataFrame, tmp_path: Path, cluster: 
     retrieve_with_ray(run, tmp_path / "queries", tmp_path / "out", k=6, exact=True, workers=2, queries_at_once=20)
     files = list((tmp_path / "out").glob("*.parquet"))
     same(pl.read_parquet(files), wanted)
+    with pytest.raises(ConfigError, match="too few cores"):
+        retrieve_with_ray(run, tmp_path / "queries", tmp_path / "more", workers=4)
     with pytest.raises(ArtefactError, match="there already"):
         retrieve_with_ray(run, tmp_path / "queries", tmp_path / "out")
 

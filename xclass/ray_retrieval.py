@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from xclass.data.query_files import ITEM_COLUMN, QUERY_COLUMN, QueryFile, table_of
-from xclass.errors import ArtefactError, DataError, XclassError
+from xclass.errors import ArtefactError, ConfigError, DataError, XclassError
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index.checks import checked_k
 from xclass.recommender import Recommender
@@ -56,7 +56,8 @@ def retrieve_with_ray(
         dataset: the run's dataset, if it is no longer where it was.
 
     Raises:
-        XclassError: Ray is not installed, or what a worker says. ArtefactError: ``out`` exists.
+        XclassError: Ray is not installed, or what a worker says. ArtefactError: ``out`` exists. ConfigError: the
+            cluster has not one core more than the workers take.
     """
     try:
         import ray
@@ -66,6 +67,7 @@ def retrieve_with_ray(
     checked_k(k)
     if Path(out).exists():
         raise ArtefactError("the output is there already", where=out, do="choose another, or remove it first")
+    _check_room(ray, workers * cpus_per_worker)
     settings = {"k": k, "exact": exact, "include_seen": include_seen}
     lists = ray.data.read_parquet(str(Path(queries).absolute())).map_batches(
         Worker,
@@ -78,9 +80,25 @@ def retrieve_with_ray(
     try:
         lists.write_parquet(str(Path(out).absolute()))
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, XclassError):
-            raise XclassError(error.cause.what, where=error.cause.where, do=error.cause.do) from None
-        raise
+        said = [line for line in str(error).splitlines() if line.startswith("xclass.errors.")]
+        if not said:
+            raise
+        raise XclassError("a worker failed", where=queries, got=said[0].partition(": ")[2]) from None
+
+
+def _check_room(ray: Any, wanted: float) -> None:
+    """Workers that took every core would wait for ever: the queries are read by tasks of their own."""
+    if not ray.is_initialized():
+        ray.init()
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if wanted + 1 > there:
+        raise ConfigError(
+            "the cluster has too few cores for these workers",
+            where="workers, cpus_per_worker",
+            wanted=f"{wanted + 1:g} cores: one is for reading and writing",
+            got=f"{there:g}",
+            do="ask for fewer workers or fewer cores for each",
+        )
 
 
 class Worker:
