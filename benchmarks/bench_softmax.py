@@ -326,7 +326,7 @@ def gensim_peer(chosen: argparse.Namespace) -> dict[str, Any]:
     ours: dict[str, dict[str, Any]] = {
         "hierarchical": {"head": {"kind": "hierarchical"}},
         "negative sampling": {
-            "sampler": {"kind": "fixed-unigram", "num_sampled": 64},
+            "sampler": {"kind": "fixed-unigram", "num_sampled": 5, "per_query": True},
             "loss": {"kind": "negative-sampling"},
         },
     }
