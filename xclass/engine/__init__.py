@@ -3,7 +3,6 @@
 from xclass.engine.distributed import DistributedEngine
 from xclass.engine.group import TIMEOUT_S, Group, RankError, is_first, launched, launched_alone, restarts, share_of
 from xclass.engine.local import LocalEngine
-from xclass.engine.merged import merged
 from xclass.engine.opening import open_engine
 from xclass.engine.seam import Engine
 from xclass.engine.sharded import ShardedTable
@@ -19,7 +18,6 @@ __all__ = [
     "is_first",
     "launched",
     "launched_alone",
-    "merged",
     "open_engine",
     "restarts",
     "share_of",

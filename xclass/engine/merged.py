@@ -10,6 +10,7 @@ from xclass.engine.sharded import ShardedTable
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
+from xclass.index.merging import merged
 from xclass.types import Ragged, TopK, offsets_of
 from xclass.vectors import TensorVectors, Vectors
 
@@ -42,22 +43,6 @@ class MergedSearch:
             strict=True,
         )
         return merged([TopK(offsets_of(lengths), *lists) for lengths, *lists in gathered], k)
-
-
-def merged(parts: list[TopK], k: int) -> TopK:
-    """The best k of the lists of each query, of parts over different items; equal scores by rising item number.
-
-    >>> one, two = (TopK.from_padded(torch.tensor([[i]]), torch.tensor([[1.0]])) for i in (7, 3))
-    >>> merged([one, two], 5).ids.tolist()
-    [3, 7]
-    """
-    rows, ids = torch.cat([part.rows() for part in parts]), torch.cat([part.ids for part in parts])
-    scores = torch.cat([part.scores for part in parts])
-    order = torch.argsort(ids, stable=True)
-    order = order[torch.argsort(scores[order], descending=True, stable=True)]
-    order = order[torch.argsort(rows[order], stable=True)]
-    lengths = torch.bincount(rows, minlength=len(parts[0]))
-    return TopK(offsets_of(lengths), ids[order], scores[order]).head(k)
 
 
 def vectors_here(vectors: ItemVectors, group: Group) -> Vectors:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from xclass.errors import InputError
-from xclass.heads.bands import allowed_within, best_of, within
+from xclass.heads.bands import allowed_within, within
 from xclass.heads.differentiated import ALL, band_topk
 from xclass.heads.log_sum import log_sum, table_log_sum
 from xclass.heads.seam import Asked, Head, NoPlan, SearchedBy, mean_over_targets, targets_of
 from xclass.heads.vectors import TableRows
+from xclass.index.merging import merged
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK, offsets_of
 
@@ -106,7 +107,7 @@ class AdaptiveHead(Head):
             constant = (clusters[some.to(clusters.device), cluster] - table_log_sum(inside, table)).cpu()
             lengths = torch.zeros(len(query_BD), dtype=torch.int64).index_copy_(0, some, mine.lengths())
             more = TopK(offsets_of(lengths), mine.ids + low, mine.scores + constant[mine.rows()])
-            found = best_of([found, more], k)
+            found = merged([found, more], k)
         return found
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError
-from xclass.types import Ragged, TopK, offsets_of
+from xclass.types import Ragged
 
 
 def band_edges(num_items: int, cuts: Sequence[float]) -> list[int]:
@@ -43,13 +43,3 @@ def allowed_within(allowed: Tensor | None, low: int, high: int) -> Tensor | None
         return None
     first, last = torch.searchsorted(allowed, torch.tensor([low, high])).tolist()
     return allowed[first:last] - low
-
-
-def best_of(parts: Sequence[TopK], k: int) -> TopK:
-    """The k best of several lists for each query; equal scores by rising item number."""
-    rows = torch.cat([part.rows() for part in parts])
-    ids, scores = torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts])
-    order = torch.argsort(ids, stable=True)
-    order = order[torch.argsort(scores[order], descending=True, stable=True)]
-    order = order[torch.argsort(rows[order], stable=True)]
-    return TopK(offsets_of(torch.bincount(rows, minlength=len(parts[0]))), ids[order], scores[order]).head(k)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.heads.bands import allowed_within, best_of, within
+from xclass.heads.bands import allowed_within, within
 from xclass.heads.log_sum import log_sum, table_log_sum
 from xclass.heads.seam import Asked, Head, LogParts, NoPlan, SearchedBy, mean_over_targets, targets_of
 from xclass.heads.vectors import BlockVectors, TableRows
 from xclass.index.exact import ExactIndex, empty_topk
 from xclass.index.filtering import Allowed
+from xclass.index.merging import merged
 from xclass.index.rows import exact_among
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
@@ -81,7 +82,7 @@ class DifferentiatedHead(Head):
             rows = TableRows(tables[f"band{number}"], 0, high - low)
             mine = band_topk(rows, part, k, within(exclude, low, high), allowed_within(allowed, low, high))
             found.append(TopK(mine.offsets, mine.ids + low, mine.scores))
-        return best_of(found, k)
+        return merged(found, k)
 
     @torch.no_grad()
     def log_probability(self, query_BD: Tensor, items: Ragged, tables: dict[str, Table]) -> Tensor:
