@@ -47,6 +47,7 @@ class World:
     """log P(item | query), float64 (queries, items); items are numbered by falling popularity."""
 
     log_p: Tensor
+    sequence = None  # its queries are no positions of a text
 
     @classmethod
     def planted(cls, num_queries: int, num_items: int, seed: int) -> World:

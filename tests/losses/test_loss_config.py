@@ -16,6 +16,7 @@ from xclass.types import Batch, Ragged
 class Counts:
     num_queries, num_items = 4, 12
     item_counts = torch.arange(12, 0, -1)
+    sequence = None
 
 
 def built(loss, sampler=None, **rest):

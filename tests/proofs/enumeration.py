@@ -15,6 +15,7 @@ from torch import Tensor
 from xclass.heads import DotHead
 from xclass.losses import LOSSES
 from xclass.rng import torch_generator
+from xclass.sampling import AllItems
 from xclass.towers import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, offsets_of
 
@@ -78,6 +79,8 @@ def expected_counts(samples, num_items):
 class Scripted:
     """A sampler whose candidates are given: row b for query b, or one row for the whole batch. log_q: (N,) each."""
 
+    by_context = adapts = False
+
     def __init__(self, ids, log_q, pos_log_q=None):
         self.ids, self.log_q, self.num_items = ids, log_q, len(log_q)
         self.pos_log_q = log_q if pos_log_q is None else pos_log_q
@@ -94,7 +97,7 @@ def make_head(loss="sampled-softmax", switches=None, **settings):
         chosen = chosen._replace(
             function=functools.partial(chosen.function, **switches), finish=functools.partial(chosen.finish, **switches)
         )
-    head = DotHead(None, chosen, Projection(2, (), False, torch_generator(0, "proofs")), **settings)
+    head = DotHead(AllItems(1), chosen, Projection(2, (), False, torch_generator(0, "proofs")), **settings)
     head.product_dtype = torch.float64
     return head
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xclass.config import flatten
 from xclass.markdown import are_numbers, cell, markdown
 
 
@@ -30,6 +29,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 def print_fields(fields: Mapping[str, object], title: str | None = None) -> None:
     """A mapping as a table of two columns; inner mappings are spelt with dots."""
+    from xclass.config import flatten
+
     rows = [[name, f"{value:,.6g}" if isinstance(value, float) else value] for name, value in flatten(fields).items()]
     print_table(["", ""], rows, title)
 

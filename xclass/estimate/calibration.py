@@ -93,7 +93,7 @@ def calibrate(
         Progress("calibration", 5, "parts") as progress,
         tempfile.TemporaryDirectory(prefix=".xclass-estimate-", dir=place) as folder,
     ):
-        data = _cut(dataset, config)
+        data = _cut(dataset, config, TABLE_BYTES)
         trial = Trial(data, _tame(config), device, Path(folder))
         reserved = _reserved(device)
         trial.build()
@@ -261,7 +261,7 @@ class WatchedMemory:
                 return
 
 
-def _cut(dataset: Dataset, config: RunConfig, table_bytes: int = TABLE_BYTES) -> Shrunk:
+def _cut(dataset: Dataset, config: RunConfig, table_bytes: int) -> Shrunk:
     """Rows of all tables in proportion, so that they take so much at most, and enough items to draw from."""
     job = Job.of(dataset)
     tables = layout_of(config, job.features, job.sequence).tables
