@@ -123,9 +123,10 @@ OMIKUJI = """
 import tempfile
 import omikuji
 path = tempfile.mkdtemp()
+rows = [b for b in range(x.shape[0]) if y[b] and x.indptr[b + 1] > x.indptr[b]]  # it reads no others
 with open(path + "/train.txt", "w") as file:
-    file.write(f"{x.shape[0]} {x.shape[1]} {labels}\\n")
-    for b in range(x.shape[0]):
+    file.write(f"{len(rows)} {x.shape[1]} {labels}\\n")
+    for b in rows:
         own = slice(x.indptr[b], x.indptr[b + 1])
         pairs = " ".join(f"{f}:{v:.6g}" for f, v in zip(x.indices[own], x.data[own]))
         file.write(",".join(map(str, y[b])) + " " + pairs + "\\n")
@@ -168,7 +169,10 @@ def main() -> None:
         for name, (peer, program) in PEERS.items():
             python = getattr(chosen, peer)
             if python and not (name.endswith("one-vs-rest") and labels > MOST_LABELS_OF_ONE_VS_REST):
-                rows[name] = theirs(python, program, chosen, Path(place), truth)
+                try:
+                    rows[name] = theirs(python, program, chosen, Path(place), truth)
+                except SystemExit as failed:
+                    print(f"{name}: {failed}", file=sys.stderr)
     show(chosen.source.name, rows)
 
 
