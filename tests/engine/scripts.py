@@ -39,16 +39,10 @@ def exchanges() -> None:
             "values": group.gather_values({"rank": rank, "text": "é" * rank}),
             "broadcast": group.broadcast_value(f"from {rank}", 1),
             "sum": group.sum(torch.tensor([rank, 1])).tolist(),
-            "tensor": group.broadcast(torch.full((2,), rank), 2).tolist(),
-            "seed": group.seed(100 + rank),
             "first": group.on_first(lambda: rank + 40, "work"),
             "collected": [part.tolist() for part in group.collect(torch.tensor([rank]))],
             "exchanged": group.exchange(torch.arange(3) + 10 * rank, [1, 1, 1], [1, 1, 1]).tolist(),
         }
-        if rank == 0:
-            group.send(torch.tensor([5, 6]), 2)
-        if rank == 2:
-            said["received"] = group.receive(torch.zeros(2, dtype=torch.int64), 0).tolist()
         group.barrier("the end")
         try:
             group.together(fails, "reading")

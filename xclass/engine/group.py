@@ -169,15 +169,6 @@ class Group:
                 dist.all_gather(parts, padded)
         return [part[:length] for part, length in zip(parts, lengths.tolist(), strict=True)]
 
-    def broadcast(self, values: Tensor, source: int = 0, what: str = "a broadcast") -> Tensor:
-        """The tensor of rank ``source`` in every rank's (same shape and type, on the CPU)."""
-        if self.size > 1:
-            import torch.distributed as dist
-
-            with self.guard(what):
-                dist.broadcast(values, source)
-        return values
-
     def exchange(
         self,
         values: Tensor,
@@ -211,21 +202,6 @@ class Group:
             dist.gather(values, parts, 0)
         return parts or []
 
-    def send(self, values: Tensor, target: int, what: str = "a send") -> None:
-        """To rank ``target``, which is in :meth:`receive`."""
-        import torch.distributed as dist
-
-        with self.guard(what):
-            dist.send(values, target)
-
-    def receive(self, values: Tensor, source: int, what: str = "a receive") -> Tensor:
-        """From rank ``source``, in place."""
-        import torch.distributed as dist
-
-        with self.guard(what):
-            dist.recv(values, source)
-        return values
-
     def gather_values(self, value: Any, what: str = "a gathering") -> list[Any]:
         """Every rank's value (what JSON can hold) on every rank, by rank."""
         if self.size == 1:
@@ -235,11 +211,6 @@ class Group:
     def broadcast_value(self, value: Any, source: int = 0, what: str = "a broadcast") -> Any:
         """The value (what JSON can hold) of rank ``source`` on every rank; the others' are ignored."""
         return self.gather_values(value if self.rank == source else None, what)[source]
-
-    def seed(self, seed: int) -> int:
-        """Rank 0's: draws that all ranks must agree on come from it."""
-        shared: int = self.broadcast_value(seed, what="the shared seed")
-        return shared
 
     def on_first(self, work: Callable[[], Any], what: str) -> Any:
         """``work()`` on rank 0 alone, while the others wait; its value (what JSON can hold) on every rank.
