@@ -145,7 +145,7 @@ def _train_in(
     if not config.documents.towers:
         _bind(out, dataset, config, {"result": {"train_s": scored["train_s"]}, "scorers": scored})
         return
-    fresh = not any(checkpoints.folder.glob("step-*"))
+    fresh = engine.group.on_first(lambda: not any(checkpoints.folder.glob("step-*")), "the start")
     model = build_model(
         config,
         dataset,

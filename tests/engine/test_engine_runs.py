@@ -83,7 +83,9 @@ def test_a_killed_rank_ends_the_others_and_any_number_goes_on(dataset: Path, alo
     codes = ended(ranks)
     assert time.monotonic() - killed < 60
     assert [code for code, _, _ in codes] == [1, 1, -9, 1]
-    assert re.search(r"rank 2 \(.*\) was killed or is cut off; it was last seen at ", codes[0][2])
+    assert re.search(
+        r"rank 2 \(.*\) gives no sign of life \(killed, stopped or cut off\); it was last seen at ", codes[0][2]
+    )
     assert not (out / "run.json").exists()
     train_run(open_dataset(dataset), resolve_config(CONFIG, CHANGES), out, resume=True)
     check_same(out, alone)

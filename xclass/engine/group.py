@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xclass.engine.meeting import Meeting
 from xclass.engine.watch import Watch
 from xclass.errors import ConfigError, XclassError
 
@@ -77,21 +78,27 @@ class Group:
 
     def _join(self) -> None:
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         limit = timedelta(seconds=self.timeout_s)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=limit)
-        except (RuntimeError, ValueError) as error:
+            store, rank, size = next(rendezvous("env://", timeout=limit))
+            store.set_timeout(limit)
+            attempt = PrefixStore(f"xclass/{Meeting(store, rank, size, self.timeout_s).name()}", store)
+            dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=limit)
+            self._beside = dist.new_group(timeout=limit, backend=backend)
+        except (RuntimeError, ValueError, TimeoutError) as error:
             raise RankError(
                 "the processes of this launch did not find each other",
                 wanted=f"{os.environ['WORLD_SIZE']} ranks within {self.timeout_s:g} s",
                 got=str(error).splitlines()[0],
-                do="see that every host can reach MASTER_ADDR:MASTER_PORT and starts as many processes as it should",
+                do="see that every host can reach MASTER_ADDR:MASTER_PORT and starts as many processes as it should; "
+                "with several network interfaces set GLOO_SOCKET_IFNAME to the one that they share",
             ) from None
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._beside = dist.new_group(timeout=limit, backend=backend)
-        self._watch = Watch(self.rank, self.size)
+        self.rank, self.size = rank, size
+        self._watch = Watch(self.rank, self.size, self.timeout_s)
 
     def __enter__(self) -> Group:
         return self
@@ -244,12 +251,14 @@ class Group:
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
         """Errors of an exchange inside become a RankError that says who is missing, where it was, and why."""
-        if self._watch is not None:
-            self._watch.exchanges += 1
-        try:
+        if self._watch is None:
             yield
+            return
+        try:
+            with self._watch.waiting(what):
+                yield
         except RuntimeError as error:
-            if self._watch is None or self.size == 1:
+            if self.size == 1:
                 raise
             _outlive_the_launcher()
             raise RankError(
