@@ -3,7 +3,7 @@
     python benchmarks/bench_distributed.py kernel                  a table beside FBGEMM's fused kernel, one process
     python benchmarks/bench_distributed.py speed DATASET CONFIG    positives/s: one process of two threads, two of one
     python benchmarks/bench_distributed.py curves DATASET CONFIG   loss curves of 1, 2 and 4 ranks
-    python benchmarks/bench_distributed.py kills DATASET CONFIG    kill -9 of a random rank, resume, 20 times (rank_kills.py)
+    python benchmarks/bench_distributed.py kills DATASET CONFIG    kill -9 of a random rank, resume, 20 times
 
 What is compared is checked first. Runs alternate; medians and ratios. Lines of JSON.
 """

@@ -1,4 +1,4 @@
-"""Kill -9 of a random rank of 2 or 4, at a random moment, resume on 1, 2 or 4: what ``bench_distributed.py kills`` runs.
+"""Kill -9 of a random rank of 2 or 4 at a random moment, resume on 1, 2 or 4: ``bench_distributed.py kills``.
 
 Every third trial kills while a checkpoint is being written, every third while a validation runs, the rest at any time.
 Then the launch must end by itself, and its run go on with --resume to the loss of one that nobody disturbed.

@@ -119,3 +119,10 @@ def test_torchrun_starts_again_from_the_last_checkpoint(dataset: Path, alone: Pa
     assert launcher.returncode == 0, said
     assert "resuming from step" in said
     check_same(out, alone)
+
+
+@pytest.mark.distributed
+def test_a_checkpoint_that_one_rank_cannot_write_is_none(tmp_path: Path) -> None:
+    found = launch(2, run("full_disks", str(tmp_path / "checkpoints")))
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert found[0][2].count("could not be written") == 3 and found[0][2].count("No space left") == 3

@@ -34,6 +34,10 @@ class RankError(XclassError):
     """Another process of the launch ended, or did not come within the time limit."""
 
 
+class OtherRankError(RankError):
+    """Work that all ranks did together failed on another one. All of them know, and can go on together."""
+
+
 def launched() -> bool:
     """Whether torchrun, or a launcher that sets the same variables, started this process."""
     return all(name in os.environ for name in LAUNCHED_BY)
@@ -231,7 +235,8 @@ class Group:
         """``work()`` on every rank, and the values of all (what JSON can hold). No rank goes on when one failed.
 
         Raises:
-            XclassError: what this rank's work raised, or the first rank's with its message.
+            XclassError: what this rank's work raised.
+            OtherRankError: with what another's raised.
         """
         if self.size == 1:
             return [work()]
@@ -245,7 +250,7 @@ class Group:
             raise mine
         for rank, each in enumerate(found):
             if each["failed"] is not None:
-                raise RankError(f"rank {rank} failed at {what}", got=each["failed"])
+                raise OtherRankError(f"rank {rank} failed at {what}", got=each["failed"])
         return [each["value"] for each in found]
 
     @contextmanager
