@@ -92,7 +92,7 @@ def meet(store: Any, size: int, ranks: Iterable[int], timeout_s: float) -> dict[
 
     def come(rank: int) -> None:
         try:
-            found[rank] = Meeting(store, rank, size, timeout_s).name()
+            found[rank] = Meeting(store, rank, size, timeout_s).attend().name
         except TimeoutError as error:
             found[rank] = str(error)
 

@@ -10,6 +10,7 @@ pickled. All ranks must call the same collective operations in the same order.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -90,8 +91,9 @@ class Group:
         try:
             store, rank, size = next(rendezvous("env://", timeout=limit))
             store.set_timeout(limit)
-            attempt = PrefixStore(f"xclass/{Meeting(store, rank, size, self.timeout_s).name()}", store)
-            dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=limit)
+            attempt = Meeting(store, rank, size, self.timeout_s).attend()
+            own = PrefixStore(f"xclass/{attempt.name}", store)
+            dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
             self._beside = dist.new_group(timeout=limit, backend=backend)
         except (RuntimeError, ValueError, TimeoutError) as error:
             raise RankError(
@@ -102,7 +104,7 @@ class Group:
                 "with several network interfaces set GLOO_SOCKET_IFNAME to the one that they share",
             ) from None
         self.rank, self.size = rank, size
-        self._watch = Watch(self.rank, self.size, self.timeout_s)
+        self._watch = Watch(self.rank, attempt.ranks, self.timeout_s)
 
     def __enter__(self) -> Group:
         return self
@@ -118,6 +120,8 @@ class Group:
             return
         import torch.distributed as dist
 
+        if error is not None:
+            gc.freeze()  # the others wait for this process to end: it need not look through all it holds first
         self._watch.close(error, isinstance(error, RankError))
         self._watch = None
         dist.destroy_process_group()

@@ -13,10 +13,17 @@ import json
 import os
 import socket
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 LOOK_S = 0.02
 KEYS = "xclass/meeting"
+
+
+class Attempt(NamedTuple):
+    """What all ranks agree on. name: of this attempt, and of none before. ranks: the host and process of each."""
+
+    name: str
+    ranks: list[str]
 
 
 class Meeting:
@@ -33,8 +40,8 @@ class Meeting:
         self._word = f"{socket.gethostname()}/{os.getpid()}/{time.time_ns()}"
         self._answered = ""
 
-    def name(self) -> str:
-        """The attempt's name, the same on every rank, and of no attempt before.
+    def attend(self) -> Attempt:
+        """Wait for the others.
 
         Raises:
             TimeoutError: with who did not come.
@@ -44,29 +51,29 @@ class Meeting:
         self._set(f"here/{self.rank}", self._word)
         while time.monotonic() < deadline:
             found = self._call() if self.rank == 0 else self._follow()
-            if found is not None:
-                return found
+            if found:
+                return Attempt(found["name"], [", process ".join(word.split("/")[:2]) for word in found["here"]])
             time.sleep(LOOK_S)
         raise TimeoutError(self._missing())
 
-    def _call(self) -> str | None:
+    def _call(self) -> dict[str, Any]:
         here = [self._get(f"here/{rank}") for rank in range(self.size)]
         if not all(here):
-            return None
+            return {}
         name = hashlib.sha256(json.dumps(here).encode()).hexdigest()[:16]
         if name != self._answered:
             self._set("call", json.dumps({"name": name, "here": here}))
             self._answer(name)
         if any(self._get(f"answer/{rank}") != name for rank in range(self.size)):
-            return None
+            return {}
         self._set("go", name)
-        return name
+        return {"name": name, "here": here}
 
-    def _follow(self) -> str | None:
+    def _follow(self) -> dict[str, Any]:
         call = self._called()
         if call and call["name"] != self._answered:
             self._answer(call["name"])
-        return self._answered if self._answered and self._get("go") == self._answered else None
+        return call if call and self._get("go") == call["name"] else {}
 
     def _called(self) -> dict[str, Any]:
         """The call, when this process is in it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -32,14 +31,16 @@ class Watch:
     """Signs of life of this rank, written by a thread, and the reading of the others'.
 
     Args:
-        rank, size: this one, of how many.
+        rank: this one.
+        ranks: the host and process of each.
         timeout_s: no exchange takes longer; after a tenth of it a line on stderr says who is missing.
     """
 
-    def __init__(self, rank: int, size: int, timeout_s: float) -> None:
+    def __init__(self, rank: int, ranks: list[str], timeout_s: float) -> None:
         from torch.distributed.distributed_c10d import _get_default_store
 
-        self.rank, self.size, self.timeout_s, self.place = rank, size, timeout_s, "the start"
+        self.rank, self.size, self.timeout_s, self.place = rank, len(ranks), timeout_s, "the start"
+        self._names = [f"rank {number} ({name})" for number, name in enumerate(ranks)]
         self.exchanges = 0
         self._patience_s = max(PATIENCE * timeout_s, LISTEN_S)
         self._waits = dict[int, tuple[float, str]]()
@@ -47,7 +48,6 @@ class Watch:
         self._warn_at_s = self._patience_s
         self._store = _get_default_store()
         self._ended, self._number = threading.Event(), 0
-        self._store.set(_key("who", rank), f"{socket.gethostname()}, process {os.getpid()}")
         self._beat()
         self._thread = threading.Thread(target=self._run, name="xclass-watch", daemon=True)
         self._thread.start()
@@ -107,9 +107,15 @@ class Watch:
         """Which ranks are gone, slow, or ended with a reason; ``said``: the library's words, when nobody is missing."""
         told = _within(LISTEN_S + STORE_TIMEOUT_S, self._listen)
         if told is None:
-            return f"the host of the launch's store is gone or cut off ({_short(said)})"
+            return self._alone()
         found = [text for text in told if not text.endswith(LOST)] or told
         return "; ".join(found) or f"all ranks are alive ({_short(said)})"
+
+    def _alone(self) -> str:
+        host = self._names[self.rank].split("(")[1].split(",")[0]
+        gone = [name for name in self._names if f"({host}," not in name]
+        store = f"the key-value store of the launch, on {os.environ['MASTER_ADDR']}, is gone or cut off"
+        return f"{store}, and with it {', '.join(gone)}; this rank was at {self.place}" if gone else store
 
     def _listen(self) -> list[str]:
         before = self._beats()
@@ -123,7 +129,7 @@ class Watch:
     def _told(self, rank: int, before: Beats, after: Beats) -> str | None:
         if rank == self.rank:
             return None
-        name, place = f"rank {rank} ({self._store.get(_key('who', rank)).decode()})", after[rank]["place"]
+        name, place = self._names[rank], after[rank]["place"]
         if self._store.check([_key("word", rank)]):
             return f"{name} ended at {place}: {self._store.get(_key('word', rank)).decode()}"
         if before[rank]["number"] == after[rank]["number"]:
