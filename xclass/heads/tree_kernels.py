@@ -21,7 +21,7 @@ merge = njit(**OPTIONS)(trees.merge)
 
 @njit(**OPTIONS)
 def paths(leaves: Any, num_leaves: Any, starts: Any, parent: Any, place: Any, offsets: Any) -> Any:
-    """The steps of every path, bottom first, in rows of three: first, number, which (:class:`~xclass.heads.trees.Paths`).
+    """(3, L): first, number and which of every step, path by path, bottom first (:class:`xclass.heads.trees.Paths`).
 
     Fills ``offsets``. One walk: how long the paths are is known when they are there.
     """
