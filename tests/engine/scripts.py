@@ -40,7 +40,6 @@ def exchanges() -> None:
             "broadcast": group.broadcast_value(f"from {rank}", 1),
             "sum": group.sum(torch.tensor([rank, 1])).tolist(),
             "first": group.on_first(lambda: rank + 40, "work"),
-            "collected": [part.tolist() for part in group.collect(torch.tensor([rank]))],
             "exchanged": group.exchange(torch.arange(3) + 10 * rank, [1, 1, 1], [1, 1, 1]).tolist(),
         }
         group.barrier("the end")

@@ -20,7 +20,7 @@ from xclass.errors import ConfigError, InputError
 from xclass.tables import MemoryTable, plan_rows
 from xclass.tensorfile import as_bytes
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 22
 
 
 class Route(NamedTuple):
@@ -129,17 +129,18 @@ class ShardedTable:
     def blocks(self) -> Iterator[np.ndarray]:
         """The bytes of all rows in order, on rank 0; collective: the other ranks get blocks without rows."""
         rows = max(BLOCK_BYTES // max(self.weight.nbytes // self.rows_here, 1) // self.group.size, 1)
-        most = -(-self.num_rows // self.group.size)
-        for start in range(0, most, rows):
-            length = min(rows, most - start)
-            here = self.weight[start : start + length].cpu()
-            sent = here.new_zeros(length, self.dim)
-            sent[: len(here)] = here
-            parts = [torch.from_numpy(as_bytes(sent))]
-            parts = self.group.collect(parts[0], "writing the model")
-            left = self.num_rows - start * self.group.size
-            if parts:
-                yield torch.stack(parts, 1).flatten(0, 1)[:left].contiguous().numpy()
+        size = self.group.size
+        for start in range(0, -(-self.num_rows // size), rows):
+            left = self.num_rows - start * size
+            lengths = [min(max(-(-(left - rank) // size), 0), rows) for rank in range(size)]
+            here = torch.from_numpy(as_bytes(self.weight[start : start + rows].cpu()))
+            to_first, from_all = [len(here), *[0] * (size - 1)], lengths if self.group.is_first else [0] * size
+            found = self.group.exchange(here, to_first, from_all, "writing the model")
+            if self.group.is_first:
+                whole = found.new_empty(sum(lengths), found.shape[1])
+                for rank, part in enumerate(found.split(lengths)):
+                    whole[rank::size] = part
+                yield whole.numpy()
 
 
 def rows_of(num_rows: int, group: Group, name: str = "a table") -> int:

@@ -14,6 +14,7 @@ from xclass.data.planted_spec import parse_planted
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.data.windows import SequenceFacts
+from xclass.engine.sharded import BLOCK_BYTES as COLLECTED_BYTES
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
@@ -35,6 +36,7 @@ BATCH, LOADER = "batch: rows, gradients, blocks", "loader: shuffled rows"
 WINDOW_ROW_BYTES = 40  # of the loader, see xclass.data.shuffle
 FOUND_BYTES = 36  # of exact search, for each of k items of a query
 SMALL_FILES = 1 << 20
+COLLECTED_BLOCKS = 10  # as they come, in order, and what the allocator keeps of them
 FLOAT, INT = 4, 8
 ID_BYTES = 16  # an external id in a file, about
 
@@ -251,7 +253,8 @@ def asked_rows(config: RunConfig, job: Job, layout: Layout, ranks: int = 1) -> d
     queries, positives = (-(-count // ranks) for count in (queries_of(config, job), positives_of(config, job)))
     history = history_of(job, queries)
     drawn = candidates_of(config, job, ranks)
-    asked = {"item": positives + drawn, "query": queries, "history": history}
+    own = 0 if _in_batch(config.sampler) else positives  # else they are among the candidates
+    asked = {"item": own + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
     if config.head.kind not in SCORED:
@@ -304,6 +307,10 @@ def _candidates(sampler: SamplerConfig, positives: int, queries: int, items: int
     return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)
 
 
+def _in_batch(sampler: SamplerConfig) -> bool:
+    return sampler.kind == "in-batch" or any(map(_in_batch, sampler.parts))
+
+
 def queries_of(config: RunConfig, job: Job) -> int:
     """Queries of a batch; by pair as many as pairs."""
     return min(config.train.batch.size, job.queries if config.train.batch.by == "query" else job.pairs)
@@ -340,9 +347,12 @@ def _disk(config: RunConfig, job: Job, layout: Layout, ranks: int) -> Iterator[P
     yield Part("checkpoint", "disk", checkpoint, certain=trains)
     others = (max(config.train.keep_checkpoints, 2) - 1) * checkpoint - weights
     yield Part("checkpoints: others, while there is no model", "disk", others, certain=False)
-    if trains:
-        aside = min(tables // ranks, SPARE_BYTES)
+    if trains and ranks == 1:
+        aside = min(tables, SPARE_BYTES)
         yield Part("rows kept aside while a checkpoint is written", "memory", aside, "training", certain=False)
+    elif trains:  # the first rank writes what the others send
+        passing = min(COLLECTED_BLOCKS * COLLECTED_BYTES, weights)
+        yield Part("rows on their way into the model's file", "memory", passing, "training", certain=False)
     if config.train.validation.keep_best and job.valid_pairs:
         yield Part("best weights", "disk", checkpoint, certain=False)
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)

@@ -45,6 +45,7 @@ from xclass.training.snapshot import SPARE_BYTES
 
 WRITING = "writing a checkpoint"
 READING = "reading a checkpoint"
+SMALLER = 4
 
 
 class ShardedStore(CheckpointStore):
@@ -183,8 +184,8 @@ def _whole(slices: list[Any], like: Any) -> Tensor:
 
 
 def _interleaved(slices: list[Any], whole: Tensor) -> Iterator[np.ndarray]:
-    """Bytes of all rows in order: one of each rank in turn."""
-    step = max(rows_per_block(whole) // len(slices), 1)
+    """Bytes of all rows in order: one of each rank in turn. Blocks are small: the allocator keeps several of them."""
+    step = max(rows_per_block(whole) // (SMALLER * len(slices)), 1)
     for start in range(0, -(-len(whole) // len(slices)), step):
         parts = [each[start : start + step] for each in slices]
         block = parts[0].new_empty(sum(len(part) for part in parts), *whole.shape[1:])
