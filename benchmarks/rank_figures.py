@@ -190,7 +190,7 @@ def compared(ranks: int, dataset: str, config: str, changes: list[str]) -> dict[
 def main() -> None:
     work, told = sys.argv[1], json.loads(sys.argv[2])
     found = {"network": network, "training": training}[work](told)
-    (Path(told["found"]) / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    (Path(told["found"]) / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

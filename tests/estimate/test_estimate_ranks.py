@@ -20,7 +20,7 @@ from xclass.estimate.calibration import Rates
 from xclass.estimate.cores import at_most
 from xclass.estimate.drawn import BATCHES, drawn_rows
 from xclass.estimate.layout import layout_of
-from xclass.estimate.memory import Job, candidates_of, parts_of
+from xclass.estimate.memory import Job, candidates_of, holders_of, parts_of
 from xclass.estimate.parts import by_component, total
 from xclass.estimate.ranks import PREPARED_PER_S, Cluster, distinct_rows, exchanged, plan
 from xclass.run_config import RunConfig
@@ -45,7 +45,8 @@ def cluster(ranks, **changes):
 
 def sent(chosen, ranks):
     layout = layout_of(chosen)
-    return exchanged(distinct_rows(chosen, JOB, layout, ranks), chosen, layout, ranks)
+    holders = holders_of(chosen, JOB, layout, ranks)
+    return exchanged(distinct_rows(chosen, JOB, layout, ranks), holders, chosen, layout, ranks)
 
 
 def test_bytes_of_a_step_by_hand():
@@ -58,6 +59,16 @@ def test_bytes_of_a_step_by_hand():
     assert found.exchanges == 9
     assert found.bytes == 840 + 2 * 3168 + 30
     assert found.seconds(cluster(4)) == pytest.approx(9e-4 + 7206 / 1e9)
+
+
+def test_a_whole_table_on_a_rank():
+    """Items on one of 4 ranks, queries on another: the one with the items sends rows of it to three."""
+    chosen = config(distributed={"sharding": "table-wise"})
+    found = sent(chosen, 4)
+    assert found.numbers_bytes == 8 * (16 + 2 * 3)
+    assert found.rows_bytes == 4 * 8 * 116 * 3 and found.gradients_bytes == 4 * 8 * 16
+    memory = by_component(parts_of(chosen, JOB, CPU, 0, 4), "memory")
+    assert memory["table item: weight"] == 4000 * 8 * 4 and not memory["table query: weight"]
 
 
 def test_dense_layers_are_summed_too():

@@ -10,18 +10,24 @@ import torch
 from xclass.engine.distributed import DistributedEngine, Kind
 from xclass.engine.group import Group, launched
 from xclass.engine.local import LocalEngine
+from xclass.engine.placing import Sharding
 from xclass.engine.seam import Engine
 from xclass.progress import silence
 
 
 @contextmanager
-def open_engine(timeout_s: float, device: torch.device | str = "cpu", tables: Kind = "exchange") -> Iterator[Engine]:
+def open_engine(
+    timeout_s: float,
+    device: torch.device | str = "cpu",
+    tables: Kind = "exchange",
+    sharding: Sharding = "row-wise",
+) -> Iterator[Engine]:
     """The processes of a launch when torchrun started this one, else this process alone.
 
     Args:
         timeout_s: no process waits longer for the others.
         device: where the computation is.
-        tables: what holds the rows of a launch.
+        tables, sharding: what holds the rows of a launch, and on which ranks.
     """
     if not launched():
         yield LocalEngine()
@@ -29,4 +35,4 @@ def open_engine(timeout_s: float, device: torch.device | str = "cpu", tables: Ki
     with Group(timeout_s, device) as group:
         if not group.is_first:
             silence()
-        yield DistributedEngine(group, tables)
+        yield DistributedEngine(group, tables, sharding)

@@ -1,4 +1,5 @@
-"""Tables whose rows lie in several processes: row i is row i ÷ R of the shard of rank i mod R.
+"""Tables whose rows lie in several processes: as a rule row i is row i ÷ R of the shard of rank i mod R
+(:mod:`xclass.engine.placing`).
 
 A step asks for distinct rows. Their numbers go to the ranks that hold them, the rows come back; their gradients go the
 same way, and the owner adds up what several ranks found for one row before its optimiser sees it. Items are numbered by
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from xclass.engine.group import Group
-from xclass.errors import ConfigError, InputError
+from xclass.engine.placing import Turns
+from xclass.errors import InputError
 from xclass.tables import MemoryTable, plan_rows
 from xclass.tensorfile import as_bytes
 
@@ -46,10 +48,12 @@ class ShardedTable:
         num_rows: of all ranks together.
         shard: the rows that lie here, with their optimiser's state: any kind of table.
         group: the ranks. All of them pull, then push, in the same order.
+        turns: which of them hold rows; all of them unless given.
     """
 
-    def __init__(self, num_rows: int, shard: MemoryTable, group: Group) -> None:
+    def __init__(self, num_rows: int, shard: MemoryTable, group: Group, turns: Turns | None = None) -> None:
         self.shard, self.group, self.weight = shard, group, shard.weight
+        self.turns = turns or Turns.of_all(num_rows, group.size)
         self._num_rows = num_rows
         self._route: Route | None = None
         self._ahead = collections.deque[Route]()
@@ -99,11 +103,11 @@ class ShardedTable:
 
     def _plan(self, ids: Tensor, beside: bool = False) -> Route:
         size, what = self.group.size, "a plan" if beside else "a pull"
-        owner, order = torch.sort((ids % size).to(torch.int32), stable=True)
+        owner, order = torch.sort(self.turns.owners(ids), stable=True)
         counts = torch.bincount(owner, minlength=size)
         asked = self.group.exchange(counts, [1] * size, [1] * size, what, beside)
         sends, receives = counts.tolist(), asked.tolist()
-        wanted = torch.div(ids.index_select(0, order), size, rounding_mode="floor")
+        wanted = self.turns.places(ids.index_select(0, order))
         plan = plan_rows({"all": self.group.exchange(wanted, sends, receives, what, beside)})
         return Route(ids, order, sends, receives, plan.unique, plan.positions["all"])
 
@@ -113,10 +117,10 @@ class ShardedTable:
 
     def write(self, start: int, rows: Tensor) -> None:
         """Those of the rows from ``start`` on that lie here; every rank is given all of them."""
-        size, rank = self.group.size, self.group.rank
-        first = (rank - start) % size
+        turns, mine = len(self.turns.holders), self.turns.first(self.group.rank)
+        first = len(rows) if mine is None else (mine - start) % turns
         if first < len(rows):
-            self.shard.write((start + first) // size, rows[first::size])
+            self.shard.write((start + first) // turns, rows[first::turns])
 
     def settle(self) -> None:
         """Write weight decay that is due into every row that lies here."""
@@ -128,27 +132,15 @@ class ShardedTable:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The bytes of all rows in order, on rank 0; collective: the other ranks get blocks without rows."""
-        rows = max(BLOCK_BYTES // max(self.weight.nbytes // self.rows_here, 1) // self.group.size, 1)
-        size = self.group.size
-        for start in range(0, -(-self.num_rows // size), rows):
-            left = self.num_rows - start * size
-            lengths = [min(max(-(-(left - rank) // size), 0), rows) for rank in range(size)]
+        size, turns = self.group.size, len(self.turns.holders)
+        rows = max(BLOCK_BYTES // (self.dim * self.weight.element_size()) // turns, 1)
+        for start in range(0, -(-self.num_rows // turns), rows):
+            lengths = [min(self.turns.rows(self.num_rows, rank, start * turns), rows) for rank in range(size)]
             here = torch.from_numpy(as_bytes(self.weight[start : start + rows].cpu()))
             to_first, from_all = [len(here), *[0] * (size - 1)], lengths if self.group.is_first else [0] * size
             found = self.group.exchange(here, to_first, from_all, "writing the model")
             if self.group.is_first:
-                whole = found.new_empty(sum(lengths), found.shape[1])
-                for rank, part in enumerate(found.split(lengths)):
-                    whole[rank::size] = part
+                whole, parts = found.new_empty(sum(lengths), found.shape[1]), found.split(lengths)
+                for turn, rank in enumerate(self.turns.holders):
+                    whole[turn::turns] = parts[rank]
                 yield whole.numpy()
-
-
-def rows_of(num_rows: int, group: Group, name: str = "a table") -> int:
-    """How many rows of a table lie on this rank.
-
-    Raises:
-        ConfigError: there are fewer rows than ranks.
-    """
-    if num_rows < group.size:
-        raise ConfigError(f"{name} has fewer rows than there are ranks", wanted=f"≤ {num_rows} ranks", got=group.size)
-    return -(-(num_rows - group.rank) // group.size)

@@ -1,4 +1,4 @@
-"""This process on some of its cores only: as a rank that has no more."""
+"""A process on some of its cores only, as a rank that has no more."""
 
 from __future__ import annotations
 

@@ -74,6 +74,7 @@ class _Unfilled(LocalEngine):
         optimizer: RowOptimizer | None,
         options: TableOptions,
         place: Place,
+        name: str = "",
     ) -> MemoryTable:
         """The memory of one row."""
         one_row = torch.zeros(1, dim).expand(num_rows, dim)

@@ -14,6 +14,7 @@ from xclass.data.planted_spec import parse_planted
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.data.windows import SequenceFacts
+from xclass.engine.placing import Turns, placed
 from xclass.engine.sharded import BLOCK_BYTES as COLLECTED_BYTES
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
@@ -154,12 +155,33 @@ def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout, r
     storage = storage_of(config)
     place: Place = "accelerator" if device.type == "cuda" and storage == "device" else "memory"
     mapped = storage == "mapped"
+    here = _rows_of_the_fullest(config, job, layout, ranks)
     for table, tensors in layout.tables.items():
         for key, row_bytes in tensors.items():
-            component, size = f"table {table}: {key}", -(-rows_of(table, job, config.head) // ranks) * row_bytes
+            component, size = f"table {table}: {key}", here[table] * row_bytes
             yield Part(component, place, size, certain=not mapped, cache=mapped)
             if mapped:
                 yield Part(component, "disk", rows_of(table, job, config.head) * row_bytes)
+
+
+def holders_of(config: RunConfig, job: Job, layout: Layout, ranks: int) -> dict[str, Turns]:
+    """Table → the ranks that hold it; what a planner would say is not known here, and row-wise is taken instead."""
+    sharding = config.distributed.sharding
+    sizes = {name: (rows_of(name, job, config.head), own["weight"]) for name, own in layout.tables.items()}
+    return placed("row-wise" if sharding == "planner" else sharding, sizes, ranks)
+
+
+def _rows_of_the_fullest(config: RunConfig, job: Job, layout: Layout, ranks: int) -> dict[str, int]:
+    """Table → its rows on the rank that holds the most."""
+    holders = holders_of(config, job, layout, ranks)
+
+    def here(rank: int) -> dict[str, int]:
+        return {name: turns.rows(rows_of(name, job, config.head), rank) for name, turns in holders.items()}
+
+    def size(rank: int) -> int:
+        return sum(count * sum(layout.tables[name].values()) for name, count in here(rank).items())
+
+    return here(max({turns.holders[0] for turns in holders.values()}, key=size))
 
 
 def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:

@@ -5,11 +5,14 @@ A step of one of R ranks, with tables of D numbers a row divided among them, bat
 asked       U(t)   distinct rows that the rank asks of table t: those of its share of the queries and of their targets,
                    and of all shared candidates
 numbers     Σ 8 · (U(t) + R) · (R − 1) / R      sent to the ranks that hold the rows
-rows        Σ 4 · D · U(t) · (R − 1) / R        come back; as many are sent to others
+rows        Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that asked for them; as many come
 gradients   Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that hold the rows
 sums        2 · (R − 1) / R · 4 · (3 + T + P)   of the loss, two flags, T tables and P numbers of the dense layers
 exchanges   4 · T + 1
 exchange_s  exchanges · latency + bytes sent / bandwidth
+
+Table-wise the rank that holds a table sends 4 · D · U(t) · (R − 1) of rows and no gradients, the others none and 4 · D ·
+U(t) of gradients: what is said is of the rank that sends the most.
 
 What a rank sends it receives, at the same time: bandwidth is that of one direction. How long computing takes is
 measured here or stated.
@@ -38,6 +41,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from xclass.engine.placing import Turns
 from xclass.errors import ConfigError
 from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
@@ -48,6 +52,7 @@ from xclass.estimate.memory import (
     asked_rows,
     candidates_of,
     history_of,
+    holders_of,
     parts_of,
     positives_of,
     queries_of,
@@ -191,7 +196,8 @@ def plan(
     if rates is not None:
         parts = _measured(parts, parts_of(config, job, device, base_bytes), rates, device)
     asked = {ranks: drawn.get(ranks) or distinct_rows(config, job, layout, ranks) for ranks in (1, cluster.ranks)}
-    exchange = exchanged(asked[cluster.ranks], config, layout, cluster.ranks)
+    holders = holders_of(config, job, layout, cluster.ranks)
+    exchange = exchanged(asked[cluster.ranks], holders, config, layout, cluster.ranks)
     compute_s = _compute_s(config, job, layout, cluster, exchange, asked[1], rates)
     prepare_s = None if cluster.operations_per_s is None else prepared(config, job, exchange) / PREPARED_PER_S
     step_s = None if compute_s is None else max(compute_s + exchange.seconds(cluster), prepare_s or 0.0)
@@ -204,15 +210,25 @@ def plan(
     return Plan(cluster, job, device, parts, exchange, prepare_s, compute_s, step_s, steps, positives, answer)
 
 
-def exchanged(rows: dict[str, int], config: RunConfig, layout: Layout, ranks: int) -> Exchange:
-    """Bytes that a rank sends in a step when it asks for these rows; see the top of this file."""
+def exchanged(
+    rows: dict[str, int], holders: Mapping[str, Turns], config: RunConfig, layout: Layout, ranks: int
+) -> Exchange:
+    """Bytes that a rank sends in a step when each asks for these rows; see the top of this file. The rank that sends
+    the most."""
     if ranks == 1:
         return Exchange(rows, 0, 0, 0, 0, 0)
-    away, asked, dim = (ranks - 1) / ranks, sum(rows.values()), config.model.embedding_dim
-    numbers = NUMBER * (asked + ranks * len(rows)) * away
-    values = FLOAT * dim * asked * away
-    sums = 2 * away * FLOAT * (3 + len(rows) + layout.dense // FLOAT)
-    return Exchange(rows, round(numbers), round(values), round(values), round(sums), 4 * len(rows) + 1)
+    sums = round(2 * (ranks - 1) / ranks * FLOAT * (3 + len(rows) + layout.dense // FLOAT))
+
+    def sent(rank: int) -> Exchange:
+        share = {name: (rank in holders[name].holders) / len(holders[name].holders) for name in rows}
+        away = sum(count * (1 - share[name]) for name, count in rows.items())
+        asked = sum(count * share[name] for name, count in rows.items()) * (ranks - 1)
+        row_bytes = FLOAT * config.model.embedding_dim
+        numbers = NUMBER * (away + len(rows) * (ranks - 1))
+        sizes = round(numbers), round(row_bytes * asked), round(row_bytes * away)
+        return Exchange(rows, *sizes, sums, 4 * len(rows) + 1)
+
+    return max(map(sent, range(ranks)), key=lambda each: each.bytes)
 
 
 def distinct_rows(config: RunConfig, job: Job, layout: Layout, ranks: int) -> dict[str, int]:
