@@ -261,7 +261,8 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool, e
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return engine.table(chosen.storage, rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own, name)
+    optimizer = ROW_OPTIMIZERS[config.optimizer]()
+    return engine.table(chosen.storage, rows, _dim(config, name), optimizer, options, own, name)
 
 
 def _dim(config: RunConfig, name: str) -> int:

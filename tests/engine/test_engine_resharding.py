@@ -78,14 +78,12 @@ def test_any_number_of_ranks_reads_any_other(tmp_path: Path, stored: int, ranks:
 
 @pytest.mark.parametrize(("stored", "before"), [(3, 1), (3, None), (2, 0), (1, None), (20, None)])
 @pytest.mark.parametrize(("ranks", "now"), [(3, 1), (3, 2), (1, None), (4, None), (20, None)])
-def test_whoever_holds_a_table(
-    tmp_path: Path, stored: int, before: int | None, ranks: int, now: int | None
-) -> None:
+def test_whoever_holds_a_table(tmp_path: Path, stored: int, before: int | None, ranks: int, now: int | None) -> None:
     """A table on one rank, on all, on the first of more ranks than it has rows: any is read as any other."""
     path = saved(tmp_path / "checkpoint", stored, before)
     holders = {name: list(range(min(ranks, len(model()[name])))) for name in ROWS}
     if now is not None:
-        holders |= dict.fromkeys(NAMES["item"], [now])
+        holders |= {name: [now] for name in NAMES["item"]}
     for rank in range(ranks):
         into = empty(rank, ranks, now)
         read_checkpoint(path, into, "sampler.", NAMES, Place(rank, ranks), holders)

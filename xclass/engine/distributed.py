@@ -11,8 +11,8 @@ from torch import Tensor
 
 from xclass.engine.group import Group
 from xclass.engine.merged import MergedSearch, vectors_here
-from xclass.engine.seam import Search
 from xclass.engine.placing import Sharding, Turns, placed
+from xclass.engine.seam import Search
 from xclass.engine.sharded import ShardedTable
 from xclass.engine.torchrec_table import TorchRecTable, planned
 from xclass.errors import ConfigError

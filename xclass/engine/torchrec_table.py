@@ -1,7 +1,7 @@
 """A sharded table that TorchRec holds: its sharding, its exchanges, FBGEMM's fused kernel for the updates.
 
-Row-wise TorchRec gives each rank one contiguous part. Row i of the table is row i ÷ R of the part of rank i mod R, as in
-:mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same. Table-wise one rank has all.
+Row-wise TorchRec gives each rank one contiguous part. Row i of the table is row i ÷ R of the part of rank i mod R, as
+in :mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same. Table-wise one rank has all.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _sharded_module(num_rows: int, dim: int, eps: float, group: Group, owner: in
 
 
 def _local(tensors: Iterable[Any], empty: tuple[int, ...], group: Group) -> Tensor:
-    """This rank's part of the one tensor that there is; nothing where it has none."""
+    """The part here of the one tensor that there is; nothing where it has none."""
     shards = [shard.tensor for sharded in tensors for shard in sharded.local_shards()]
     assert len(shards) <= 1, "a rank has one part of a table"
     return shards[0] if shards else torch.empty(empty, device=group.device)

@@ -11,8 +11,8 @@ sums        2 · (R − 1) / R · 4 · (3 + T + P)   of the loss, two flags, T t
 exchanges   4 · T + 1
 exchange_s  exchanges · latency + bytes sent / bandwidth
 
-Table-wise the rank that holds a table sends 4 · D · U(t) · (R − 1) of rows and no gradients, the others none and 4 · D ·
-U(t) of gradients: what is said is of the rank that sends the most.
+Table-wise the rank that holds a table sends 4 · D · U(t) · (R − 1) of rows and no gradients, the others no rows and
+4 · D · U(t) of gradients: what is said is of the rank that sends the most.
 
 What a rank sends it receives, at the same time: bandwidth is that of one direction. How long computing takes is
 measured here or stated.

@@ -318,7 +318,7 @@ def read_checkpoint(
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
     if manifest.get("ranks", 1) > 1 or place.ranks > 1:
         names = {name for table in (rows or {}).values() for name in table}
-        known = holders or dict.fromkeys(names, list(range(place.ranks)))
+        known = holders or {name: list(range(place.ranks)) for name in names}
         return Loaded(path, manifest["state"], read_rows(path, manifest, Wanted(into, others, names, place, known)))
     returned = load_checked(path / TENSORS, into, others, manifest["files"][TENSORS]["sha256"])
     return Loaded(path, manifest["state"], returned)

@@ -77,7 +77,8 @@ def read_rows(path: Path, manifest: dict[str, Any], wanted: Wanted) -> dict[str,
                 _part_of(others, name, entry)[start : start + len(block)] = block
             else:
                 _check(path / file, name, entry, wanted)
-                left[name] -= _put(wanted, name, start, block, _turn(holders.get(name, [0]), source.rank if source else 0))
+                turn = _turn(holders.get(name, [0]), 0 if source is None else source.rank)
+                left[name] -= _put(wanted, name, start, block, turn)
     missing = [name for name, count in left.items() if count]
     if missing:
         raise ArtefactError("this checkpoint is of another model", where=path, wanted=", ".join(sorted(missing)[:5]))
