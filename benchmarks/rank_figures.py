@@ -77,18 +77,18 @@ def training(told: dict[str, Any]) -> dict[str, Any]:
 
 def count_sent(into: list[tuple[str, int]]) -> None:
     """From now on every exchange and sum of this process is noted: what for, and the bytes for other ranks."""
-    exchange, total = Group.exchange, Group.sum
+    begin, total = Group.begin_exchange, Group.sum
 
     def counted(self: Group, values: Any, sends: list[int], receives: list[int], what: str = "", *rest: Any) -> Any:
         row_bytes = values[:1].nbytes if len(values) else 0
         into.append((what, row_bytes * (sum(sends) - sends[self.rank]) if self.size > 1 else 0))
-        return exchange(self, values, sends, receives, what, *rest)
+        return begin(self, values, sends, receives, what, *rest)
 
     def summed(self: Group, values: Any, what: str = "") -> Any:
         into.append((what, round(2 * (self.size - 1) / self.size * values.nbytes)))
         return total(self, values, what)
 
-    Group.exchange, Group.sum = counted, summed  # type: ignore[method-assign, assignment]
+    Group.begin_exchange, Group.sum = counted, summed  # type: ignore[method-assign, assignment]
 
 
 def a_step(sent: list[tuple[str, int]]) -> dict[str, Any]:

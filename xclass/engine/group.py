@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xclass.engine.exchange import Exchange, begin_exchange
 from xclass.engine.watch import Watch
 from xclass.errors import ConfigError, XclassError
 
@@ -170,26 +171,22 @@ class Group:
         return [part[:length] for part, length in zip(parts, lengths.tolist(), strict=True)]
 
     def exchange(
-        self,
-        values: Tensor,
-        sends: list[int],
-        receives: list[int],
-        what: str = "an exchange",
-        beside: bool = False,
+        self, values: Tensor, sends: list[int], receives: list[int], what: str = "an exchange", beside: bool = False
     ) -> Tensor:
         """Rows for every rank, ``sends[r]`` of them for rank r in order, against ``receives[r]`` rows from each.
 
         beside: from another thread than everything else; these have an order of their own.
         """
-        if self.size == 1:
-            return values
-        import torch.distributed as dist
+        return self.begin_exchange(values, sends, receives, what, beside).wait()
 
-        received = values.new_empty((sum(receives), *values.shape[1:]))
-        with self.guard(what):
-            group = self._beside if beside else None
-            dist.all_to_all_single(received, values.contiguous(), receives, sends, group=group)
-        return received
+    def begin_exchange(
+        self, values: Tensor, sends: list[int], receives: list[int], what: str = "an exchange", beside: bool = False
+    ) -> Exchange:
+        """The same, to be waited for later; all ranks begin them in the same order."""
+        if self.size == 1:
+            return Exchange(values, values, [], contextlib.nullcontext)
+        group = self._beside if beside else None
+        return begin_exchange(values, sends, receives, (self.rank, self.size), group, lambda: self.guard(what))
 
     def gather_values(self, value: Any, what: str = "a gathering") -> list[Any]:
         """Every rank's value (what JSON can hold) on every rank, by rank."""

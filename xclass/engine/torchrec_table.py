@@ -1,7 +1,8 @@
 """A sharded table that TorchRec holds: its sharding, its exchanges, FBGEMM's fused kernel for the updates.
 
 Row-wise TorchRec gives each rank one contiguous part. Row i of the table is row i ÷ R of the part of rank i mod R, as
-in :mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same. Table-wise one rank has all.
+in :mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same. Table-wise one rank has
+all.
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ class TorchRecTable(ShardedTable):
             for group in self._module.fused_optimizer.param_groups:
                 group["lr"] = lr
             self._module.fused_optimizer.step()  # hands the rate on; rows change in the backward pass
+
+    def begin_pull(self, ids: Tensor) -> None:
+        """TorchRec's exchanges are its own."""
+
+    def begin_push(self, ids: Tensor, grads: Tensor) -> None:
+        """As above."""
 
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 rows, a copy. TorchRec wants to be asked for something: for no rows it is asked for row 0."""

@@ -8,8 +8,8 @@ numbers     Σ 8 · (U(t) + R) · (R − 1) / R      sent to the ranks that hold
 rows        Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that asked for them; as many come
 gradients   Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that hold the rows
 sums        2 · (R − 1) / R · 4 · (3 + T + P)   of the loss, two flags, T tables and P numbers of the dense layers
-exchanges   4 · T + 1
-exchange_s  exchanges · latency + bytes sent / bandwidth
+exchanges   3 · T + 2                           how many rows a rank asks of each other, numbers, rows, gradients, sums
+exchange_s  5 · latency + bytes sent / bandwidth    those of all tables are under way together
 
 Table-wise the rank that holds a table sends 4 · D · U(t) · (R − 1) of rows and no gradients, the others no rows and
 4 · D · U(t) of gradients: what is said is of the rank that sends the most.
@@ -64,6 +64,7 @@ from xclass.run_config import RunConfig
 from xclass.towers import QUERY_TOWERS
 
 NUMBER, FLOAT = 8, 4
+ROUNDS = 5  # that follow each other: how many rows, which ones, the rows, gradients, sums
 PREPARED_PER_S = 20e6
 DIVIDED = ("loss",)  # phases by the queries of a rank
 BY_ROWS = ("pull", "push")
@@ -119,8 +120,8 @@ class Exchange(NamedTuple):
         return self.numbers_bytes + self.rows_bytes + self.gradients_bytes + self.sums_bytes
 
     def seconds(self, cluster: Cluster) -> float:
-        """Of all exchanges, one after the other; 0 for one rank."""
-        return self.exchanges * cluster.latency_s + self.bytes / cluster.bytes_per_s if self.exchanges else 0.0
+        """Of all exchanges; 0 for one rank."""
+        return ROUNDS * cluster.latency_s + self.bytes / cluster.bytes_per_s if self.exchanges else 0.0
 
 
 class Plan(NamedTuple):
@@ -226,7 +227,7 @@ def exchanged(
         row_bytes = FLOAT * config.model.embedding_dim
         numbers = NUMBER * (away + len(rows) * (ranks - 1))
         sizes = round(numbers), round(row_bytes * asked), round(row_bytes * away)
-        return Exchange(rows, *sizes, sums, 4 * len(rows) + 1)
+        return Exchange(rows, *sizes, sums, 3 * len(rows) + 2)
 
     return max(map(sent, range(ranks)), key=lambda each: each.bytes)
 
