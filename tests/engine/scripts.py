@@ -12,7 +12,6 @@ import torch
 from xclass.engine import DistributedEngine, Group, RankError, ShardedTable
 from xclass.engine.merged import MergedSearch
 from xclass.errors import ConfigError, DataError
-from xclass.heads.vectors import ItemVectors
 from xclass.index.exact import ExactIndex
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
@@ -139,7 +138,7 @@ def check_few_rows(engine: DistributedEngine) -> None:
         blocks = [block.copy() for block in table.blocks()]
         if engine.group.is_first:
             assert np.allclose(np.concatenate(blocks).view(np.float32), whole.weight, atol=1e-6)
-        found = MergedSearch(ItemVectors(table.shard), engine.group, table.turns).search(torch.ones(2, DIM), 5)
+        found = MergedSearch(TensorVectors(table.weight), engine.group, table.turns).search(torch.ones(2, DIM), 5)
         best = whole.weight.sum(1).argsort(descending=True)
         assert found.ids.tolist() == 2 * best.tolist()
 

@@ -131,10 +131,11 @@ class ShardedTable:
     def blocks(self) -> Iterator[np.ndarray]:
         """The bytes of all rows in order, on rank 0; collective: the other ranks get blocks without rows."""
         size, turns = self.group.size, len(self.turns.holders)
-        rows = max(BLOCK_BYTES // (self.dim * self.weight.element_size()) // turns, 1)
+        row_bytes = self.dim * self.weight.element_size()
+        rows = max(BLOCK_BYTES // row_bytes // turns, 1)
         for start in range(0, -(-self.num_rows // turns), rows):
             lengths = [min(self.turns.rows(self.num_rows, rank, start * turns), rows) for rank in range(size)]
-            here = torch.from_numpy(as_bytes(self.weight[start : start + rows].cpu()))
+            here = torch.from_numpy(as_bytes(self.weight[start : start + rows].cpu())).reshape(-1, row_bytes)
             to_first, from_all = [len(here), *[0] * (size - 1)], lengths if self.group.is_first else [0] * size
             found = self.group.exchange(here, to_first, from_all, "writing the model")
             if self.group.is_first:

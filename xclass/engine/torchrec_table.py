@@ -178,11 +178,11 @@ def planned(sizes: Mapping[str, tuple[int, int]], group: Group) -> dict[str, Tur
     from torchrec.modules.embedding_modules import EmbeddingCollection
 
     numbers = {f"table_{number}": name for number, name in enumerate(sizes)}
-    tables = [
-        EmbeddingConfig(name=key, embedding_dim=sizes[name][1] // FLOAT, num_embeddings=rows, feature_names=[key])
-        for key, name in numbers.items()
-        for rows in [sizes[name][0]]
-    ]
+    by_dim = dict[str, list[Any]]()  # one collection has one
+    for key, name in numbers.items():
+        rows, dim = sizes[name][0], sizes[name][1] // FLOAT
+        table = EmbeddingConfig(name=key, embedding_dim=dim, num_embeddings=rows, feature_names=[key])
+        by_dim.setdefault(str(dim), []).append(table)
     allowed = ParameterConstraints(sharding_types=["row_wise", "table_wise"], compute_kernels=["fused"])
     logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
     planner = EmbeddingShardingPlanner(
@@ -190,8 +190,10 @@ def planned(sizes: Mapping[str, tuple[int, int]], group: Group) -> dict[str, Tur
         constraints=dict.fromkeys(numbers, allowed),
         debug=False,
     )
-    module = EmbeddingCollection(tables=tables, device=torch.device("meta"))
-    found = planner.plan(module, [EmbeddingCollectionSharder()]).plan[""]
+    meta = torch.device("meta")
+    module = torch.nn.ModuleDict({dim: EmbeddingCollection(tables, meta) for dim, tables in by_dim.items()})
+    plans = planner.plan(module, [EmbeddingCollectionSharder()]).plan.values()
+    found = {key: one for each in plans for key, one in each.items()}
     return {
         name: Turns((found[key].ranks[0],))
         if found[key].sharding_type == "table_wise"
