@@ -69,6 +69,9 @@ class DistributedConfig(Config):
     each where least lies; planner: as TorchRec's planner says of each table (with tables = "torchrec")."""
     timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
     """No process waits longer for the others: then the run ends, and says who was missing."""
+    shared_memory: bool = True
+    """Processes that are all on one host (Linux, device = "cpu") exchange rows through memory that they share
+    instead of the network's loopback device."""
 
 
 class RunConfig(Config):

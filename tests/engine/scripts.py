@@ -49,6 +49,9 @@ def exchanges() -> None:
             said["failed"] = str(error)
         check_tables(DistributedEngine(group))
         check_tables(DistributedEngine(group, "exchange", "table-wise"), ["adam"])
+        assert group.shares_memory
+        group.share_no_memory()
+        check_tables(DistributedEngine(group), ["adagrad"])
         check_few_rows(DistributedEngine(group))
         check_search(group)
         sys.stdout.write(json.dumps(said))
@@ -170,3 +173,27 @@ def train() -> None:
         Path(job["out"]),
         job.get("resume", False),
     )
+
+
+def full_disks() -> None:
+    """A checkpoint that one rank can't write is none, and all ranks go on; the next one is whole."""
+    from xclass.training import shards
+    from xclass.training.checkpoint import Content
+
+    whole = {name: getattr(shards, name) for name in ("write_tensors", "write_manifest", "link_checkpoint")}
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device", "a file")
+
+    with Group(20) as group:
+        store = shards.ShardedStore(Path(sys.argv[1]), 2, group)
+        content = Content({"rows": torch.arange(4.0) + group.rank, "layer": torch.ones(2)}, {"t": ["rows"]}, {})
+        for step, (name, rank) in enumerate((("write_tensors", 1), ("write_manifest", 0), ("link_checkpoint", 0))):
+            if group.rank == rank:
+                setattr(shards, name, fails)
+            store.begin(f"step-{step}", content, best=name == "link_checkpoint")
+            group.barrier("the end of a step")
+            setattr(shards, name, whole[name])
+        assert group.gather_values(sorted(path.name for path in store.folder.iterdir()))[1] == ["best"]
+        store.begin("step-7", content)
+        assert group.gather_values(sorted(path.name for path in store.folder.iterdir()))[1] == ["best", "step-7"]

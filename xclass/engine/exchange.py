@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
+
+from xclass.engine.mailbox import Mailboxes
 
 Guard = Callable[[], AbstractContextManager[None]]
 
@@ -17,45 +20,78 @@ class Exchange:
     Args:
         received: what will hold the rows of all ranks.
         sent: is kept until the others have it.
-        works: the library's operations.
+        waits: each waits for a part.
         guard: a context that names the rank that is missing when one of them fails.
     """
 
-    def __init__(self, received: Tensor, sent: Tensor, works: list[Any], guard: Guard) -> None:
-        self._received, self._sent, self._works, self._guard = received, sent, works, guard
+    def __init__(self, received: Tensor, sent: Tensor, waits: list[Callable[[], object]], guard: Guard) -> None:
+        self._received, self._sent, self._waits, self._guard = received, sent, waits, guard
 
     def wait(self) -> Tensor:
         """The rows for this rank, by the rank that sent them."""
         with self._guard():
-            while self._works:
-                self._works.pop().wait()
+            while self._waits:
+                self._waits.pop(0)()
         return self._received
 
 
 def begin_exchange(
-    values: Tensor, sends: list[int], receives: list[int], ranks: tuple[int, int], group: Any, guard: Guard
+    values: Tensor, sends: list[int], receives: list[int], here: int, through: Mailboxes | Any, guard: Guard
 ) -> Exchange:
-    """``sends[r]`` of the rows for rank r in order, against ``receives[r]`` from each; ranks: (this one, how many).
+    """``sends[r]`` of the rows for rank r in order, against ``receives[r]`` from each.
 
-    Gloo sends from rank to rank, in rounds in which each rank is asked by one other, without a copy of what stays here
-    through a thread of its own, as its collective operation makes one; NCCL has one operation for all of it.
+    Args:
+        here: this rank.
+        through: mailboxes of one host, or a process group of the library.
     """
-    import torch.distributed as dist
-
     received = values.new_empty((sum(receives), *values.shape[1:]))
     values = values.contiguous()
+    outgoing, incoming = values.split(sends), received.split(receives)
     with guard():
-        if values.device.type != "cpu":
-            work = dist.all_to_all_single(received, values, receives, sends, group=group, async_op=True)
-            return Exchange(received, values, [work], guard)
-        here, size = ranks
-        outgoing, incoming = values.split(sends), received.split(receives)
-        works = []
-        for turn in range(1, size):
-            source, target = (here - turn) % size, (here + turn) % size
-            if receives[source]:
-                works.append(dist.irecv(incoming[source], source, group=group))
-            if sends[target]:
-                works.append(dist.isend(outgoing[target], target, group=group))
-        incoming[here].copy_(outgoing[here])
-        return Exchange(received, values, works, guard)
+        if isinstance(through, Mailboxes):
+            waits = _by_mail(outgoing, incoming, here, through)
+        elif values.device.type == "cpu":
+            waits = _by_gloo(outgoing, incoming, here, through)
+        else:
+            waits = _by_nccl(values, received, sends, receives, through)
+    return Exchange(received, values, waits, guard)
+
+
+def _by_mail(
+    outgoing: tuple[Tensor, ...], incoming: tuple[Tensor, ...], here: int, boxes: Mailboxes
+) -> list[Callable[[], object]]:
+    size = len(outgoing)
+    waits: list[Callable[[], object]] = []
+    for turn in range(1, size):
+        number = boxes.send((here + turn) % size, outgoing[(here + turn) % size])
+        source = (here - turn) % size
+        waits.append(functools.partial(boxes.receive, source, number, incoming[source]))
+    incoming[here].copy_(outgoing[here])
+    return waits
+
+
+def _by_gloo(
+    outgoing: tuple[Tensor, ...], incoming: tuple[Tensor, ...], here: int, group: Any
+) -> list[Callable[[], object]]:
+    """From rank to rank: its collective operation does the same in a thread of its own, and takes longer."""
+    import torch.distributed as dist
+
+    size = len(outgoing)
+    works: list[Any] = []
+    for turn in range(1, size):
+        source, target = (here - turn) % size, (here + turn) % size
+        if len(incoming[source]):
+            works.append(dist.irecv(incoming[source], source, group=group))
+        if len(outgoing[target]):
+            works.append(dist.isend(outgoing[target], target, group=group))
+    incoming[here].copy_(outgoing[here])
+    return [work.wait for work in works]
+
+
+def _by_nccl(
+    values: Tensor, received: Tensor, sends: list[int], receives: list[int], group: Any
+) -> list[Callable[[], object]]:
+    import torch.distributed as dist
+
+    work: Any = dist.all_to_all_single(received, values, receives, sends, group=group, async_op=True)
+    return [work.wait]

@@ -21,6 +21,7 @@ def open_engine(
     device: torch.device | str = "cpu",
     tables: Kind = "exchange",
     sharding: Sharding = "row-wise",
+    shared_memory: bool = True,
 ) -> Iterator[Engine]:
     """The processes of a launch when torchrun started this one, else this process alone.
 
@@ -28,11 +29,12 @@ def open_engine(
         timeout_s: no process waits longer for the others.
         device: where the computation is.
         tables, sharding: what holds the rows of a launch, and on which ranks.
+        shared_memory: whether ranks of one host exchange rows through it.
     """
     if not launched():
         yield LocalEngine()
         return
-    with Group(timeout_s, device) as group:
+    with Group(timeout_s, device, shared_memory) as group:
         if not group.is_first:
             silence()
         yield DistributedEngine(group, tables, sharding)

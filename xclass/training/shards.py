@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.engine import Group
+from xclass.engine import Group, OtherRankError
 from xclass.errors import ArtefactError, XclassError
 from xclass.manifest import (
     atomic_directory,
@@ -68,15 +68,22 @@ class ShardedStore(CheckpointStore):
             say(f"checkpoint {name} could not be written: {error.got}; training goes on")
 
     def _write(self, names: list[str], content: Content, blocks: object) -> None:
+        """By all ranks, or by none: what fails on one is an ArtefactError on all, so that all go on or stop."""
+        try:
+            self._write_together(names, content)
+        except OtherRankError as error:
+            raise ArtefactError(f"{error.what}: {str(error.got).splitlines()[0]}") from None
+
+    def _write_together(self, names: list[str], content: Content) -> None:
         group = self.group
         rows = {name for table in content.rows.values() for name in table}
         mine = {name: tensor for name, tensor in content.tensors.items() if name in rows}
         small = {name: tensor for name, tensor in content.tensors.items() if name not in rows}
         with contextlib.ExitStack() as stack:
-            temporary = Path(group.on_first(lambda: self._open(names[0], stack), WRITING))
+            temporary = Path(group.on_first(_on_disk(lambda: self._open(names[0], stack)), WRITING))
             files = group.together(lambda: _write_file(temporary / rows_file(self.place), mine), WRITING)
-            group.on_first(lambda: self._bind(temporary, small, files, content.state), WRITING)
-        group.on_first(lambda: self._publish(names), WRITING)
+            group.on_first(_on_disk(lambda: self._bind(temporary, small, files, content.state)), WRITING)
+            group.on_first(_on_disk(lambda: self._publish(names, stack)), WRITING)
 
     def _open(self, name: str, stack: contextlib.ExitStack) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +98,8 @@ class ShardedStore(CheckpointStore):
         fields = {"state": state, "ranks": self.group.size}
         write_manifest(temporary, MANIFEST, KIND, FORMAT_VERSION, fields, known=known)
 
-    def _publish(self, names: list[str]) -> None:
+    def _publish(self, names: list[str], stack: contextlib.ExitStack) -> None:
+        stack.close()
         for name in names[1:]:
             link_checkpoint(self.folder / names[0], self.folder / name)
         super().prune(self.keep)
@@ -203,6 +211,18 @@ def _interleaved(slices: list[Any], whole: Tensor) -> Iterator[np.ndarray]:
         yield as_bytes(block)
 
 
+def _on_disk(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The same work, of which the system's errors are told as ours: then the other ranks hear of them."""
+
+    def run() -> Any:
+        try:
+            return work()
+        except OSError as error:
+            raise ArtefactError(f"a file can't be written: {why(error)}", where=error.filename) from None
+
+    return run
+
+
 def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         require_space(path.parent, sum(tensor.nbytes for tensor in tensors.values()) + SMALL_FILES_BYTES)
@@ -210,7 +230,7 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     except (OSError, ArtefactError) as error:
-        raise ArtefactError("a file can't be written", where=path, got=why(error)) from None
+        raise ArtefactError(f"a file can't be written: {why(error)}", where=path) from None
     return entry
 
 
