@@ -113,7 +113,8 @@ def train_run(
         Interrupted: a signal came; the run can be resumed.
     """
     out, chosen, launch = Path(out), choose_device(device), config.distributed
-    with open_engine(launch.timeout_s, chosen, launch.tables, launch.shared_memory) as engine, ExitStack() as stack:
+    opened = open_engine(launch.timeout_s, chosen, launch.tables, launch.sharding, launch.shared_memory)
+    with opened as engine, ExitStack() as stack:
         resume = resume or restarts() > 0
         if engine.group.size > 1:
             check_launch(config, dataset)
@@ -218,7 +219,7 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             "its items and queries, pass --resume --grow-vocab",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
-    if stored != config:
+    if stored.model_copy(update={"distributed": config.distributed}) != config:  # where it runs is no part of it
         before, now = flatten(stored.model_dump()), flatten(config.model_dump())
         changed = [key for key in now if before.get(key) != now[key]]
         raise ConfigError(

@@ -14,6 +14,8 @@ from xclass.data.batches import TrainBatches
 from xclass.data.planted_spec import PREFIX
 from xclass.data.store import Dataset, open_dataset
 from xclass.estimate.calibration import Rates, calibrate
+from xclass.estimate.cores import at_most
+from xclass.estimate.drawn import drawn_rows
 from xclass.estimate.machine import Available, anonymous_bytes, available, resident_bytes
 from xclass.estimate.memory import BATCH, LOADER, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, by_component, cached, total
@@ -129,9 +131,10 @@ def plan_for(
     rates = None
     if calibration and cluster.operations_per_s is None:
         say("calibrating on a small cut of the data; --no-calibrate leaves it out")
-        rates = calibrate(dataset, config, choose_device(device), _existing(out), base)
-    counts = dataset.item_counts
-    return plan(config, Job.of(dataset), where, cluster, base_bytes=base, counts=counts, rates=rates)
+        with at_most(cluster.whole_cores):
+            rates = calibrate(dataset, config, choose_device(device), _existing(out), base)
+    drawn = drawn_rows(dataset, config, (1, cluster.ranks)) if config.head.kind == "dot" else {}
+    return plan(config, Job.of(dataset), where, cluster, base_bytes=base, drawn=drawn, rates=rates)
 
 
 def _positives(config: RunConfig, batches: TrainBatches, steps: int) -> int:
