@@ -66,6 +66,9 @@ class DistributedConfig(Config):
     where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
     timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
     """No process waits longer for the others: then the run ends, and says who was missing."""
+    shared_memory: bool = True
+    """Processes that are all on one host (Linux, device = "cpu") exchange rows through memory that they share
+    instead of the network's loopback device."""
 
 
 class RunConfig(Config):

@@ -49,6 +49,9 @@ def exchanges() -> None:
         except (DataError, RankError) as error:
             said["failed"] = str(error)
         check_tables(DistributedEngine(group))
+        assert group.shares_memory
+        group.share_no_memory()
+        check_tables(DistributedEngine(group), ["adagrad"])
         check_few_rows(DistributedEngine(group))
         check_search(group)
         sys.stdout.write(json.dumps(said))

@@ -9,34 +9,19 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.engine.exchange import Exchange
 from xclass.engine.group import Group
+from xclass.engine.routes import Route, plan_routes
 from xclass.errors import ConfigError, InputError
-from xclass.tables import MemoryTable, plan_rows
+from xclass.tables import MemoryTable
 from xclass.tensorfile import as_bytes
 
 BLOCK_BYTES = 1 << 24
-
-
-class Route(NamedTuple):
-    """How the rows of one pull travel.
-
-    ids: what was asked for here. order: where they stand, sorted by owner. sends, receives: how many each rank is asked
-    for, and asks of this one. unique, positions: the distinct rows of the shard that are asked for, and where each
-    request stands among them.
-    """
-
-    ids: Tensor
-    order: Tensor
-    sends: list[int]
-    receives: list[int]
-    unique: Tensor
-    positions: Tensor
 
 
 class ShardedTable:
@@ -53,6 +38,8 @@ class ShardedTable:
         self._num_rows = num_rows
         self._route: Route | None = None
         self._ahead = collections.deque[Route]()
+        self._pulling: Exchange | None = None
+        self._pushing: Exchange | None = None
 
     @property
     def num_rows(self) -> int:
@@ -74,38 +61,49 @@ class ShardedTable:
         """How many rows lie in this process."""
         return self.shard.num_rows
 
+    def expect(self, lr: float) -> None:
+        """The rate of the next push, for tables that need it before a pull."""
+
+    def plan_ahead(self, route: Route) -> None:
+        """Of rows that will be pulled; from another thread than pulls, in their order."""
+        self._ahead.append(route)
+
+    def begin_pull(self, ids: Tensor) -> None:
+        """Send what the others ask for; the pull of the same ``ids`` waits for the rest."""
+        planned = self._ahead.popleft() if self._ahead and self._ahead[0].ids is ids else None
+        self._route = route = planned or plan_routes([ids], self.group)[0]
+        mine = self.shard.pull(route.asked)
+        self._pulling = self.group.begin_exchange(mine, route.receives, route.sends, "a pull")
+
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 rows, a copy. Two exchanges: of U numbers, and of the rows that lie elsewhere."""
-        planned = self._ahead.popleft() if self._ahead and self._ahead[0].ids is ids else None
-        self._route = route = planned or self._plan(ids)
-        mine = self.shard.pull(route.unique).index_select(0, route.positions)
-        rows = mine.new_empty(len(ids), self.dim)
-        rows[route.order] = self.group.exchange(mine, route.receives, route.sends, "a pull")
-        return rows
+        if self._pulling is None or self._route is None or ids is not self._route.ids:
+            self.begin_pull(ids)
+        assert self._route is not None and self._pulling is not None
+        rows, self._pulling = self._pulling.wait(), None
+        return rows.index_select(0, self._route.places)
+
+    def begin_push(self, ids: Tensor, grads: Tensor) -> None:
+        """Send the gradients of others' rows; the push of the same ``ids`` waits for those of the rows here."""
+        if self._route is None or ids is not self._route.ids:
+            self._route = plan_routes([ids], self.group)[0]
+        route = self._route
+        ordered = grads.index_select(0, route.order)
+        self._pushing = self.group.begin_exchange(ordered, route.sends, route.receives, "a push")
 
     def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
         """One summed gradient per row on every rank; what ranks have in common is added up. One exchange after a pull
         of the same ``ids``; on any rank if on one."""
-        if self._route is None or ids is not self._route.ids:
-            self._route = self._plan(ids)
-        route, self._route = self._route, None
-        theirs = self.group.exchange(grads.index_select(0, route.order), route.sends, route.receives, "a push")
+        if self._pushing is None:
+            self.begin_push(ids, grads)
+        assert self._route is not None and self._pushing is not None
+        theirs, route = self._pushing.wait(), self._route
+        self._pushing = self._route = None
+        if ids is not route.ids:  # it was begun before all ranks knew that none has a gradient
+            self.shard.push(route.unique[:0], theirs[:0], lr)
+            return
         total = theirs.new_zeros(len(route.unique), self.dim).index_add_(0, route.positions, theirs)
         self.shard.push(route.unique, total, lr)
-
-    def plan_ahead(self, ids: Tensor) -> None:
-        """Exchange the numbers of rows that will be pulled; from another thread than pulls, in their order."""
-        self._ahead.append(self._plan(ids, beside=True))
-
-    def _plan(self, ids: Tensor, beside: bool = False) -> Route:
-        size, what = self.group.size, "a plan" if beside else "a pull"
-        owner, order = torch.sort((ids % size).to(torch.int32), stable=True)
-        counts = torch.bincount(owner, minlength=size)
-        asked = self.group.exchange(counts, [1] * size, [1] * size, what, beside)
-        sends, receives = counts.tolist(), asked.tolist()
-        wanted = torch.div(ids.index_select(0, order), size, rounding_mode="floor")
-        plan = plan_rows({"all": self.group.exchange(wanted, sends, receives, what, beside)})
-        return Route(ids, order, sends, receives, plan.unique, plan.positions["all"])
 
     def read(self, start: int, stop: int) -> Tensor:
         """Not of a table that lies in several processes: :attr:`shard` reads what is here."""

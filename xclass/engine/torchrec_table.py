@@ -60,6 +60,12 @@ class TorchRecTable(ShardedTable):
                 group["lr"] = lr
             self._module.fused_optimizer.step()  # hands the rate on; rows change in the backward pass
 
+    def begin_pull(self, ids: Tensor) -> None:
+        """TorchRec's exchanges are its own."""
+
+    def begin_push(self, ids: Tensor, grads: Tensor) -> None:
+        """As above."""
+
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 rows, a copy. TorchRec wants to be asked for something: for no rows it is asked for row 0."""
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
