@@ -219,9 +219,10 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             "its items and queries, pass --resume --grow-vocab",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
-    if stored.model_copy(update={"distributed": config.distributed}) != config:  # where it runs is no part of it
+    how = {"distributed": config.distributed}  # how a launch runs changes nothing of what is trained
+    if stored.model_copy(update=how) != config:
         before, now = flatten(stored.model_dump()), flatten(config.model_dump())
-        changed = [key for key in now if before.get(key) != now[key]]
+        changed = [key for key in now if before.get(key) != now[key] and not key.startswith("distributed.")]
         raise ConfigError(
             "this run was started with another configuration",
             where=out,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import IO
 
 import pytest
 from engine.launching import ROOT
@@ -22,18 +23,19 @@ class Hosts:
     def __init__(self) -> None:
         self.names = [f"xclass-{os.getpid()}-{side}" for side in "ab"]
 
-    def launcher(self, host: int, ranks: int, arguments: list[str]) -> subprocess.Popen[str]:
-        """Start torchrun on one of the two."""
+    def launcher(self, host: int, ranks: int, arguments: list[str], stderr: IO[str]) -> subprocess.Popen[str]:
+        """Start torchrun on one of the two; it has a process group of its own."""
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", str(ranks)]
         torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:{PORT}", "--rdzv-id", "hosts"]
-        torchrun += ["--local-addr", ADDRESSES[host], "--rdzv-conf", f"is_host={int(host == 0)},read_timeout=10"]
+        torchrun += ["--local-addr", ADDRESSES[host], "--rdzv-conf", f"is_host={int(host == 0)}"]
         named = ["unshare", "--uts", "sh", "-c", f'hostname host-{"ab"[host]}; exec "$@"', "sh"]
         return subprocess.Popen(
             [*named, "ip", "netns", "exec", self.names[host], *torchrun, *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": DEVICE},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
+            start_new_session=True,
         )
 
     def cut(self) -> None:

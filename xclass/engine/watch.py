@@ -115,7 +115,9 @@ class Watch:
         host = self._names[self.rank].split("(")[1].split(",")[0]
         gone = [name for name in self._names if f"({host}," not in name]
         store = f"the key-value store of the launch, on {os.environ['MASTER_ADDR']}, is gone or cut off"
-        return f"{store}, and with it {', '.join(gone)}; this rank was at {self.place}" if gone else store
+        if not gone:
+            return store
+        return f"{store}, and with it {', '.join(gone)}; this rank was at {self.place}; if torchrun goes on, kill -9 it"
 
     def _listen(self) -> list[str]:
         before = self._beats()
