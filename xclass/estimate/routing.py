@@ -1,4 +1,4 @@
-"""What rows cost a rank beside pulling and pushing them: sorting by owner, planning, copies on both ends. Timed here."""
+"""What rows cost a rank beside pulling and pushing them: sorting by owner, planning, copies on both ends; timed."""
 
 from __future__ import annotations
 
