@@ -85,8 +85,11 @@ def count_sent(into: list[tuple[str, int]]) -> None:
         return begin(self, values, sends, receives, what, *rest)
 
     def summed(self: Group, values: Any, what: str = "") -> Any:
-        into.append((what, round(2 * (self.size - 1) / self.size * values.nbytes)))
-        return total(self, values, what)
+        before = len(into)
+        found = total(self, values, what)
+        if all(each != what for each, _ in into[before:]):  # else it was an exchange, which is noted
+            into.append((what, round(2 * (self.size - 1) / self.size * values.nbytes)))
+        return found
 
     Group.begin_exchange, Group.sum = counted, summed  # type: ignore[method-assign, assignment]
 

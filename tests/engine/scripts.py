@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
+from xclass.config import build_config
 from xclass.engine import DistributedEngine, Group, RankError, ShardedTable
+from xclass.engine.exchange import Exchange
 from xclass.engine.merged import MergedSearch
+from xclass.engine.placing import placed
+from xclass.engine.routes import plan_routes
 from xclass.errors import ConfigError, DataError
+from xclass.estimate.layout import Grows, Layout
+from xclass.estimate.ranks import exchanged
 from xclass.index.exact import ExactIndex
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
+from xclass.run_config import RunConfig
 from xclass.tables import MemoryTable, Place, TableOptions, plan_rows
 from xclass.types import Ragged
 from xclass.vectors import TensorVectors
@@ -53,6 +61,8 @@ def exchanges() -> None:
         group.share_no_memory()
         check_tables(DistributedEngine(group), ["adagrad"])
         check_few_rows(DistributedEngine(group))
+        check_bytes(group, "row-wise")
+        check_bytes(group, "table-wise")
         check_search(group)
         sys.stdout.write(json.dumps(said))
 
@@ -144,6 +154,37 @@ def check_few_rows(engine: DistributedEngine) -> None:
         found = MergedSearch(TensorVectors(table.weight), engine.group, table.turns).search(torch.ones(2, DIM), 5)
         best = whole.weight.sum(1).argsort(descending=True)
         assert found.ids.tolist() == 2 * best.tolist()
+
+
+def check_bytes(group: Group, sharding: Literal["row-wise", "table-wise"]) -> None:
+    """What the ranks send in a step is what an estimate says, but for which rows happen to lie where."""
+    engine, sizes, rows = DistributedEngine(group, "exchange", sharding), {"a": (4000, 32), "b": (2000, 32)}, {}
+    engine.arrange(sizes)
+    sent = dict.fromkeys(("a plan", "a pull", "a push"), 0)
+    begin, tables = group.begin_exchange, []
+
+    def counted(values: torch.Tensor, sends: list[int], receives: list[int], what: str, *rest: bool) -> Exchange:
+        sent[what] += values[:1].nbytes * (sum(sends) - sends[group.rank])
+        return begin(values, sends, receives, what, *rest)
+
+    draw = torch_generator(group.rank, "bytes")
+    for name, (count, _) in sizes.items():
+        table = engine.table("device", count, DIM, ROW_OPTIMIZERS["sgd"](), TableOptions(0.5), Place(), name)
+        assert isinstance(table, ShardedTable)
+        tables.append((table, torch.randperm(count, generator=draw)[: count // 4].sort().values))
+        rows[name] = count // 4
+    group.begin_exchange = counted  # type: ignore[method-assign, assignment]
+    routes = plan_routes([ids for _, ids in tables], [table.turns for table, _ in tables], group, beside=True)
+    for (table, ids), route in zip(tables, routes, strict=True):
+        table.plan_ahead(route)
+        table.push(ids, table.pull(ids), 0.1)
+    del group.begin_exchange
+    nothing, config = Grows(0, 0, 0), build_config(RunConfig, {"model": {"embedding_dim": DIM}})
+    layout = Layout({}, nothing, nothing, 0, 0, 0, nothing)
+    said = exchanged(rows, placed(sharding, sizes, group.size), config, layout, group.size)
+    most = max(group.gather_values(list(sent.values())), key=sum)
+    for found, wanted in zip(most, (said.numbers_bytes, said.rows_bytes, said.gradients_bytes), strict=True):
+        assert abs(found - wanted) <= 0.05 * wanted, (sharding, most, said)
 
 
 def check_search(group: Group) -> None:

@@ -154,6 +154,8 @@ def test_seconds_of_a_step_measured_here():
 def test_a_rank_with_less_than_a_core_computes_longer():
     rates = Rates(**dict.fromkeys(Rates._fields, 0))._replace(step_s=0.02, phase_ms={"load": 2.0, "loss": 8.0})
     step = {cores: plan(config(), JOB, CPU, cluster(4, cores=cores), rates=rates).compute_s for cores in (0.5, 1, 3)}
+    routed = plan(config(), JOB, CPU, cluster(4, cores=0.5), rates=rates, routed_s=0.01).compute_s
+    assert routed == pytest.approx(step[0.5] + 2 * 0.01)
     assert step[0.5] == pytest.approx(2 * step[1]) and step[1] == step[3] == pytest.approx(0.02 * (2 + 8 / 4) / 10)
     assert [cluster(4, cores=cores).whole_cores for cores in (None, 0.5, 1, 2.5)] == [None, 1, 1, 2]
     with pytest.raises(ConfigError, match="above 0"):

@@ -18,7 +18,9 @@ What a rank sends it receives, at the same time: bandwidth is that of one direct
 measured here or stated.
 
 Measured, phase by phase: load and sample as in one process, for every rank draws the whole batch; pull and push by the
-rows asked for; loss by the queries. A step takes computing and exchanges, one after the other.
+rows asked for; loss by the queries; and what sorting rows by owner and copying them on both ends takes, measured on as
+many rows. On less than a core each of these takes as much longer. A step takes computing and exchanges, one after the
+other: what ranks wait for each other is not in it.
 
 Stated, from operations and memory traffic:
 
@@ -177,6 +179,7 @@ def plan(
     base_bytes: int = 0,
     drawn: Mapping[int, dict[str, int]] = MappingProxyType({}),
     rates: Rates | None = None,
+    routed_s: float = 0.0,
 ) -> Plan:
     """What training ``config`` on a dataset of these sizes takes of each of several ranks.
 
@@ -189,6 +192,7 @@ def plan(
         drawn: number of ranks → rows that each asks for, see :func:`xclass.estimate.drawn.drawn_rows`. Without, as
             many as if no two lists of a batch had an item in common.
         rates: of a calibration of one process.
+        routed_s: what rows cost a rank on their way, see :func:`xclass.estimate.routing.routing_s`.
     """
     if config.head.kind != "dot":
         raise ConfigError("several ranks train models of item vectors only", where="head.kind", got=config.head.kind)
@@ -199,7 +203,7 @@ def plan(
     asked = {ranks: drawn.get(ranks) or distinct_rows(config, job, layout, ranks) for ranks in (1, cluster.ranks)}
     holders = holders_of(config, job, layout, cluster.ranks)
     exchange = exchanged(asked[cluster.ranks], holders, config, layout, cluster.ranks)
-    compute_s = _compute_s(config, job, layout, cluster, exchange, asked[1], rates)
+    compute_s = _compute_s(config, job, layout, cluster, exchange, asked[1], rates, routed_s)
     prepare_s = None if cluster.operations_per_s is None else prepared(config, job, exchange) / PREPARED_PER_S
     step_s = None if compute_s is None else max(compute_s + exchange.seconds(cluster), prepare_s or 0.0)
     by_pair = config.train.batch.by == "pair"
@@ -253,6 +257,7 @@ def _compute_s(
     exchange: Exchange,
     alone: dict[str, int],
     rates: Rates | None,
+    routed_s: float,
 ) -> float | None:
     """Seconds of a step on one rank without its exchanges."""
     if cluster.operations_per_s is not None and cluster.memory_bytes_per_s is not None:
@@ -270,7 +275,7 @@ def _compute_s(
     phases = rates.phase_ms
     divided = sum(spent * shares.get(phase, 1.0) for phase, spent in phases.items())
     slower = 1.0 if cluster.cores is None else max(1 / cluster.cores, 1.0)
-    return slower * rates.step_s * divided / max(sum(phases.values()), 1e-12)
+    return slower * (rates.step_s * divided / max(sum(phases.values()), 1e-12) + routed_s)
 
 
 def _measured(parts: list[Part], alone: list[Part], rates: Rates, device: torch.device) -> list[Part]:
