@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.engine.exchange import Exchange
 from xclass.engine.group import Group
 from xclass.engine.placing import Turns
@@ -33,10 +35,11 @@ class Route(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Ids by owner: sorted, where each stood, how many each rank holds."""
+    """Ids by owner. rows: (U,) their numbers in its shard, by rank. order, places: see Route. counts: (R,) by rank."""
 
-    ids: Tensor
+    rows: Tensor
     order: Tensor
+    places: Tensor
     counts: Tensor
 
 
@@ -47,27 +50,40 @@ def plan_routes(wanted: Sequence[Tensor], turns: Sequence[Turns], group: Group, 
     beside: from another thread than everything else; these have an order of their own.
     """
     what = "a plan" if beside else "a pull"
-    cuts = [_cut(ids, each, group.size) for ids, each in zip(wanted, turns, strict=True)]
+    cuts = [cut(ids, each, group.size) for ids, each in zip(wanted, turns, strict=True)]
     each = [1] * group.size
-    asked_RT = group.exchange(torch.stack([cut.counts for cut in cuts], 1), each, each, what, beside)
+    asked_RT = group.exchange(torch.stack([found.counts for found in cuts], 1), each, each, what, beside)
     all_receives = asked_RT.T.tolist()
     begun: list[tuple[list[int], Exchange]] = []
-    for cut, receives, held in zip(cuts, all_receives, turns, strict=True):
-        rows, sends = held.places(cut.ids), cut.counts.tolist()
-        begun.append((sends, group.begin_exchange(rows, sends, receives, what, beside)))
+    for found, receives in zip(cuts, all_receives, strict=True):
+        sends = found.counts.tolist()
+        begun.append((sends, group.begin_exchange(found.rows, sends, receives, what, beside)))
     return [
-        _route(ids, cut, sends, receives, exchange.wait())
-        for ids, cut, receives, (sends, exchange) in zip(wanted, cuts, all_receives, begun, strict=True)
+        _route(ids, found, sends, receives, exchange.wait())
+        for ids, found, receives, (sends, exchange) in zip(wanted, cuts, all_receives, begun, strict=True)
     ]
 
 
-def _cut(ids: Tensor, turns: Turns, size: int) -> Cut:
+def cut(ids: Tensor, turns: Turns, size: int) -> Cut:
+    """By the ranks that hold them, of ``size`` ranks. Cost O(U) where compiled, else a sort."""
+    if ids.device.type == "cpu" and compiles():
+        return _compiled_cut(ids, turns, size)
     owner, order = torch.sort(turns.owners(ids), stable=True)
-    return Cut(ids.index_select(0, order), order, torch.bincount(owner, minlength=size))
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(ids), device=ids.device)
+    return Cut(turns.places(ids).index_select(0, order), order, places, torch.bincount(owner, minlength=size))
 
 
-def _route(ids: Tensor, cut: Cut, sends: list[int], receives: list[int], asked: Tensor) -> Route:
-    places = torch.empty_like(cut.order)
-    places[cut.order] = torch.arange(len(ids), device=ids.device)
+def _compiled_cut(ids: Tensor, turns: Turns, size: int) -> Cut:
+    from xclass.tables import plan_kernels
+
+    counts = torch.zeros(size, dtype=torch.int64)
+    found = Cut(torch.empty_like(ids), torch.empty_like(ids), torch.empty_like(ids), counts)
+    filled = [each.numpy() for each in (counts, found.rows, found.order, found.places)]
+    plan_kernels.by_owner(ids.numpy(), np.array(turns.holders), *filled)
+    return found
+
+
+def _route(ids: Tensor, found: Cut, sends: list[int], receives: list[int], asked: Tensor) -> Route:
     plan = plan_rows({"all": asked})
-    return Route(ids, cut.order, places, sends, receives, asked, plan.unique, plan.positions["all"])
+    return Route(ids, found.order, found.places, sends, receives, asked, plan.unique, plan.positions["all"])
