@@ -4,6 +4,7 @@
     python benchmarks/bench_distributed.py speed DATASET CONFIG    positives/s: one process of two threads, two of one
     python benchmarks/bench_distributed.py curves DATASET CONFIG   loss curves of 1, 2 and 4 ranks
     python benchmarks/bench_distributed.py kills DATASET CONFIG    kill -9 of a random rank, resume, 20 times
+    python benchmarks/bench_distributed.py estimate DATASET CONFIG what `xclass estimate --ranks` says, and what is so
 
 What is compared is checked first. Runs alternate; medians and ratios. Lines of JSON.
 """
@@ -21,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import rank_figures
 import torch
 from rank_kills import kills
 
@@ -129,7 +131,7 @@ def curves(arguments: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["kernel", "speed", "curves", "kills"])
+    parser.add_argument("what", choices=["kernel", "speed", "curves", "kills", "estimate"])
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("config", nargs="?")
     parser.add_argument("--set", action="append", default=[])
@@ -144,6 +146,9 @@ def main() -> None:
         speed(arguments, given.rounds or 3)
     elif given.what == "curves":
         curves(arguments)
+    elif given.what == "estimate":
+        for ranks in rank_figures.RANKS:
+            show(**rank_figures.compared(ranks, given.dataset, given.config, given.set))
     else:
         kills(arguments, given.first, given.rounds or 20)
 

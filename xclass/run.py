@@ -113,7 +113,8 @@ def train_run(
         Interrupted: a signal came; the run can be resumed.
     """
     out, chosen, launch = Path(out), choose_device(device), config.distributed
-    with open_engine(launch.timeout_s, chosen, launch.tables, launch.shared_memory) as engine, ExitStack() as stack:
+    opened = open_engine(launch.timeout_s, chosen, launch.tables, launch.sharding, launch.shared_memory)
+    with opened as engine, ExitStack() as stack:
         resume = resume or restarts() > 0
         if engine.group.size > 1:
             check_launch(config, dataset)

@@ -20,6 +20,7 @@ from engine.launching import ROOT, ended, launch, run, start
 
 from xclass.data.planted import PlantedModel
 from xclass.data.store import open_dataset
+from xclass.engine import DistributedEngine, Group
 from xclass.errors import ConfigError
 from xclass.run import RunDirectory, resolve_config, train_run
 
@@ -50,7 +51,7 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(dataset: Path, out: Path, **fields: Any) -> list[str]:
-    told = {"dataset": str(dataset), "config": str(CONFIG), "out": str(out), "changes": CHANGES, **fields}
+    told = {"dataset": str(dataset), "config": str(CONFIG), "out": str(out), "changes": CHANGES} | fields
     return run("train", json.dumps(told))
 
 
@@ -85,6 +86,36 @@ def test_two_ranks_give_the_curve_and_the_directory_of_one_process(dataset: Path
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("ranks", "tables", "sharding"),
+    [(2, "exchange", "table-wise"), (4, "torchrec", "table-wise"), (2, "torchrec", "planner")],
+)
+def test_whichever_ranks_hold_the_tables(
+    ranks: int, tables: str, sharding: str, dataset: Path, alone: Path, tmp_path: Path
+) -> None:
+    """The same curve and directory."""
+    where = [f"distributed.tables={tables}", f"distributed.sharding={sharding}"]
+    found = launch(ranks, job(dataset, tmp_path / "run", changes=[*CHANGES, *where]))
+    assert [code for code, _, _ in found] == [0] * ranks, found
+    check_same(tmp_path / "run", alone)
+
+
+@pytest.mark.distributed
+def test_a_table_wise_checkpoint_is_resumed_row_wise(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    out, slow = tmp_path / "run", [*CHANGES, "distributed.sharding=table-wise"]
+    ranks = start(2, job(dataset, out, changes=slow))
+    while not any(out.glob("checkpoints/step-*")):
+        assert all(rank.poll() is None for rank in ranks), ended(ranks)
+        time.sleep(0.02)
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    ended(ranks)
+    assert not (out / "run.json").exists()
+    found = launch(3, job(dataset, out, resume=True))
+    assert [code for code, _, _ in found] == [0, 0, 0], found
+    check_same(out, alone)
+
+
+@pytest.mark.distributed
 def test_a_killed_rank_ends_the_others_and_any_number_goes_on(dataset: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ranks = start(4, job(dataset, out))
@@ -102,6 +133,11 @@ def test_a_killed_rank_ends_the_others_and_any_number_goes_on(dataset: Path, alo
     assert not (out / "run.json").exists()
     train_run(open_dataset(dataset), resolve_config(CONFIG, CHANGES), out, resume=True)
     check_same(out, alone)
+
+
+def test_a_planner_without_torchrec_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the planner is TorchRec's"):
+        DistributedEngine(Group(), "exchange", "planner")
 
 
 def test_what_needs_the_whole_catalogue_is_refused(dataset: Path) -> None:

@@ -235,17 +235,6 @@ class Group:
         through = self._boxes.get(beside) or self._groups[beside]
         return begin_exchange(values, sends, receives, self.rank, through, guard)
 
-    def collect(self, values: Tensor, what: str = "a collection") -> list[Tensor]:
-        """Every rank's tensor (same shape and type, on the CPU), by rank, on rank 0; nothing on the others."""
-        if self.size == 1:
-            return [values]
-        import torch.distributed as dist
-
-        parts = [torch.empty_like(values) for _ in range(self.size)] if self.is_first else None
-        with self.guard(what):
-            dist.gather(values, parts, 0)
-        return parts or []
-
     def gather_values(self, value: Any, what: str = "a gathering") -> list[Any]:
         """Every rank's value (what JSON can hold) on every rank, by rank."""
         if self.size == 1:

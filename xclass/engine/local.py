@@ -20,6 +20,9 @@ class LocalEngine:
     def __init__(self) -> None:
         self.group = Group()
 
+    def arrange(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Here."""
+
     def table(
         self,
         storage: str,
@@ -28,6 +31,7 @@ class LocalEngine:
         optimizer: RowOptimizer | None,
         options: TableOptions,
         place: Place,
+        name: str = "",
     ) -> Table:
         """By where rows lie."""
         return TABLES[storage](num_rows, dim, optimizer, options, place)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from xclass.engine.exchange import Exchange
 from xclass.engine.group import Group
+from xclass.engine.placing import Turns
 from xclass.tables import plan_rows
 
 
 class Route(NamedTuple):
-    """How the rows of one pull travel. Row i lies on rank i mod R, as its row i ÷ R.
+    """How the rows of one pull travel.
 
     ids: (U,) what was asked for here. order: (U,) where they stand, sorted by owner; places: (U,) its inverse.
     sends, receives: how many rows each rank is asked for, and asks of this one. asked: the rows of this shard that each
@@ -39,19 +40,20 @@ class Cut(NamedTuple):
     counts: Tensor
 
 
-def plan_routes(wanted: Sequence[Tensor], group: Group, beside: bool = False) -> list[Route]:
+def plan_routes(wanted: Sequence[Tensor], turns: Sequence[Turns], group: Group, beside: bool = False) -> list[Route]:
     """Of the distinct ids that each of several tables is asked for; collective, two exchanges for all of them.
 
+    turns: of each table, which ranks hold it.
     beside: from another thread than everything else; these have an order of their own.
     """
     what = "a plan" if beside else "a pull"
-    cuts = [_cut(ids, group.size) for ids in wanted]
+    cuts = [_cut(ids, each, group.size) for ids, each in zip(wanted, turns, strict=True)]
     each = [1] * group.size
     asked_RT = group.exchange(torch.stack([cut.counts for cut in cuts], 1), each, each, what, beside)
     all_receives = asked_RT.T.tolist()
     begun: list[tuple[list[int], Exchange]] = []
-    for cut, receives in zip(cuts, all_receives, strict=True):
-        rows, sends = torch.div(cut.ids, group.size, rounding_mode="floor"), cut.counts.tolist()
+    for cut, receives, held in zip(cuts, all_receives, turns, strict=True):
+        rows, sends = held.places(cut.ids), cut.counts.tolist()
         begun.append((sends, group.begin_exchange(rows, sends, receives, what, beside)))
     return [
         _route(ids, cut, sends, receives, exchange.wait())
@@ -59,8 +61,8 @@ def plan_routes(wanted: Sequence[Tensor], group: Group, beside: bool = False) ->
     ]
 
 
-def _cut(ids: Tensor, size: int) -> Cut:
-    owner, order = torch.sort((ids % size).to(torch.int32), stable=True)
+def _cut(ids: Tensor, turns: Turns, size: int) -> Cut:
+    owner, order = torch.sort(turns.owners(ids), stable=True)
     return Cut(ids.index_select(0, order), order, torch.bincount(owner, minlength=size))
 
 

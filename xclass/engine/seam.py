@@ -26,6 +26,10 @@ class Engine(Protocol):
 
     group: Group
 
+    def arrange(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """All tables (name → rows, bytes of a row) that :meth:`table` will be asked for: where they lie is decided."""
+        ...
+
     def table(
         self,
         storage: str,
@@ -34,6 +38,7 @@ class Engine(Protocol):
         optimizer: RowOptimizer | None,
         options: TableOptions,
         place: Place,
+        name: str = "",
     ) -> Table:
         """A table of the whole catalogue, or of this process's part of it."""
         ...

@@ -1,4 +1,5 @@
-"""Tables whose rows lie in several processes: row i is row i ÷ R of the shard of rank i mod R.
+"""Tables whose rows lie in several processes: as a rule row i is row i ÷ R of the shard of rank i mod R
+(:mod:`xclass.engine.placing`).
 
 A step asks for distinct rows. Their numbers go to the ranks that hold them, the rows come back; their gradients go the
 same way, and the owner adds up what several ranks found for one row before its optimiser sees it. Items are numbered by
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from xclass.engine.exchange import Exchange
 from xclass.engine.group import Group
+from xclass.engine.placing import Turns
 from xclass.engine.routes import Route, plan_routes
-from xclass.errors import ConfigError, InputError
+from xclass.errors import InputError
 from xclass.tables import MemoryTable
 from xclass.tensorfile import as_bytes
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 22
 
 
 class ShardedTable:
@@ -31,10 +33,12 @@ class ShardedTable:
         num_rows: of all ranks together.
         shard: the rows that lie here, with their optimiser's state: any kind of table.
         group: the ranks. All of them pull, then push, in the same order.
+        turns: which of them hold rows; all of them unless given.
     """
 
-    def __init__(self, num_rows: int, shard: MemoryTable, group: Group) -> None:
+    def __init__(self, num_rows: int, shard: MemoryTable, group: Group, turns: Turns | None = None) -> None:
         self.shard, self.group, self.weight = shard, group, shard.weight
+        self.turns = turns or Turns.of_all(num_rows, group.size)
         self._num_rows = num_rows
         self._route: Route | None = None
         self._ahead = collections.deque[Route]()
@@ -71,7 +75,7 @@ class ShardedTable:
     def begin_pull(self, ids: Tensor) -> None:
         """Send what the others ask for; the pull of the same ``ids`` waits for the rest."""
         planned = self._ahead.popleft() if self._ahead and self._ahead[0].ids is ids else None
-        self._route = route = planned or plan_routes([ids], self.group)[0]
+        self._route = route = planned or plan_routes([ids], [self.turns], self.group)[0]
         mine = self.shard.pull(route.asked)
         self._pulling = self.group.begin_exchange(mine, route.receives, route.sends, "a pull")
 
@@ -86,7 +90,7 @@ class ShardedTable:
     def begin_push(self, ids: Tensor, grads: Tensor) -> None:
         """Send the gradients of others' rows; the push of the same ``ids`` waits for those of the rows here."""
         if self._route is None or ids is not self._route.ids:
-            self._route = plan_routes([ids], self.group)[0]
+            self._route = plan_routes([ids], [self.turns], self.group)[0]
         route = self._route
         ordered = grads.index_select(0, route.order)
         self._pushing = self.group.begin_exchange(ordered, route.sends, route.receives, "a push")
@@ -111,10 +115,10 @@ class ShardedTable:
 
     def write(self, start: int, rows: Tensor) -> None:
         """Those of the rows from ``start`` on that lie here; every rank is given all of them."""
-        size, rank = self.group.size, self.group.rank
-        first = (rank - start) % size
+        turns, mine = len(self.turns.holders), self.turns.first(self.group.rank)
+        first = len(rows) if mine is None else (mine - start) % turns
         if first < len(rows):
-            self.shard.write((start + first) // size, rows[first::size])
+            self.shard.write((start + first) // turns, rows[first::turns])
 
     def settle(self) -> None:
         """Write weight decay that is due into every row that lies here."""
@@ -126,26 +130,18 @@ class ShardedTable:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The bytes of all rows in order, on rank 0; collective: the other ranks get blocks without rows."""
-        rows = max(BLOCK_BYTES // max(self.weight.nbytes // self.rows_here, 1) // self.group.size, 1)
-        most = -(-self.num_rows // self.group.size)
-        for start in range(0, most, rows):
-            length = min(rows, most - start)
-            here = self.weight[start : start + length].cpu()
-            sent = here.new_zeros(length, self.dim)
-            sent[: len(here)] = here
-            parts = [torch.from_numpy(as_bytes(sent))]
-            parts = self.group.collect(parts[0], "writing the model")
-            left = self.num_rows - start * self.group.size
-            if parts:
-                yield torch.stack(parts, 1).flatten(0, 1)[:left].contiguous().numpy()
-
-
-def rows_of(num_rows: int, group: Group, name: str = "a table") -> int:
-    """How many rows of a table lie on this rank.
-
-    Raises:
-        ConfigError: there are fewer rows than ranks.
-    """
-    if num_rows < group.size:
-        raise ConfigError(f"{name} has fewer rows than there are ranks", wanted=f"≤ {num_rows} ranks", got=group.size)
-    return -(-(num_rows - group.rank) // group.size)
+        size, turns = self.group.size, len(self.turns.holders)
+        row_bytes = self.dim * self.weight.element_size()
+        rows = max(BLOCK_BYTES // row_bytes // turns, 1)
+        for start in range(0, -(-self.num_rows // turns), rows):
+            lengths = [min(self.turns.rows(self.num_rows, rank, start * turns), rows) for rank in range(size)]
+            here = torch.from_numpy(as_bytes(self.weight[start : start + rows].cpu())).reshape(-1, row_bytes)
+            to_first, from_all = [len(here), *[0] * (size - 1)], lengths if self.group.is_first else [0] * size
+            found = self.group.exchange(here, to_first, from_all, "writing the model")
+            if self.group.is_first:
+                whole, parts = found.new_empty(sum(lengths), found.shape[1]), found.split(lengths)
+                for turn, rank in enumerate(self.turns.holders):
+                    whole[turn::turns] = parts[rank]
+                yield whole.numpy()
+            one_each = [1] * size  # nobody goes ahead of rank 0, and buffers that it has read are free
+            self.group.exchange(torch.zeros(size, dtype=torch.uint8), one_each, one_each, "writing the model")

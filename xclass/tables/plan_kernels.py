@@ -46,3 +46,22 @@ def distinct(ids: Any, id_bits: Any, unique: Any, positions: Any) -> int:
             count += 1
         positions[key & place_mask] = count - 1
     return count
+
+
+@njit(nogil=True, cache=True)
+def distinct_dense(ids: Any, number: Any, unique: Any, positions: Any) -> int:
+    """The same for ids below len(number): a place for each of them instead of a sort.
+
+    number: int32, zeros. unique: room for one more than there can be.
+    """
+    for place in range(len(ids)):
+        number[ids[place]] = 1
+    count = 0
+    for item in range(len(number)):  # without a branch: what is not asked for is written over by the next that is
+        unique[count] = item
+        there = number[item]
+        number[item] = count
+        count += there
+    for place in range(len(ids)):
+        positions[place] = number[ids[place]]
+    return count

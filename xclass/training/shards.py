@@ -45,6 +45,7 @@ from xclass.training.snapshot import SPARE_BYTES
 
 WRITING = "writing a checkpoint"
 READING = "reading a checkpoint"
+SMALLER = 4
 
 
 class ShardedStore(CheckpointStore):
@@ -126,9 +127,17 @@ class ShardedStore(CheckpointStore):
 
     def read(self, path: Path, into: Mapping[str, Tensor], others: str, rows: RowNames | None = None) -> Loaded:
         """On all ranks, or on none."""
-        found = list[Loaded]()
-        self.group.together(lambda: found.append(read_checkpoint(path, into, others, rows, self.place)), READING)
+        found, holders = list[Loaded](), self._holders(into, rows or {})
+        self.group.together(
+            lambda: found.append(read_checkpoint(path, into, others, rows, self.place, holders)), READING
+        )
         return found[0]
+
+    def _holders(self, into: Mapping[str, Tensor], rows: RowNames) -> dict[str, list[int]]:
+        """Name of each tensor of rows → the ranks that hold some of it."""
+        names = [name for table in rows.values() for name in table]
+        counts = self.group.gather(torch.tensor([[len(into[name]) for name in names]]), READING)
+        return {name: [rank for rank, count in enumerate(counts) if count[0, n]] for n, name in enumerate(names)}
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
@@ -173,7 +182,8 @@ def join(path: Path) -> None:
         ]
         small = {name: opened[0].get_tensor(name) for name in opened[0].keys()}  # noqa: SIM118
         parts = {name: [file.get_slice(name) for file in opened[1:]] for name in opened[1].keys()}  # noqa: SIM118
-        whole = {name: _whole(slices, opened[1].get_slice(name)) for name, slices in parts.items()}
+        whole = {name: _whole(slices, slices[0]) for name, slices in parts.items()}
+        parts = {name: [each for each in slices if each.get_shape()[0]] for name, slices in parts.items()}
 
         def blocks(name: str) -> Iterator[np.ndarray]:
             if name in small:
@@ -191,8 +201,8 @@ def _whole(slices: list[Any], like: Any) -> Tensor:
 
 
 def _interleaved(slices: list[Any], whole: Tensor) -> Iterator[np.ndarray]:
-    """Bytes of all rows in order: one of each rank in turn."""
-    step = max(rows_per_block(whole) // len(slices), 1)
+    """Bytes of all rows in order: one of each rank in turn. Blocks are small: the allocator keeps several of them."""
+    step = max(rows_per_block(whole) // (SMALLER * len(slices)), 1)
     for start in range(0, -(-len(whole) // len(slices)), step):
         parts = [each[start : start + step] for each in slices]
         block = parts[0].new_empty(sum(len(part) for part in parts), *whole.shape[1:])
