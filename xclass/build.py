@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.growing import Growth
 from xclass.losses import build_loss
-from xclass.losses.config import ESTIMATING_Z
+from xclass.losses.config import ESTIMATING_Z, LossConfig
 from xclass.model import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import derive_seed, torch_generator
@@ -230,6 +231,8 @@ def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool,
     def table(name: str, rows: int) -> Table:
         return _table(config, name, rows, place, start and _is_drawn(config, name), engine)
 
+    cell = TABLE_DTYPES[config.tables.dtype].itemsize
+    engine.arrange({name: (rows, cell * _dim(config, name)) for name, rows in sizes.items()})
     return {name: table(name, rows) for name, rows in sizes.items()}
 
 
@@ -259,7 +262,8 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool, e
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return engine.table(chosen.storage, rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+    optimizer = ROW_OPTIMIZERS[config.optimizer]()
+    return engine.table(chosen.storage, rows, _dim(config, name), optimizer, options, own, name)
 
 
 def _dim(config: RunConfig, name: str) -> int:
@@ -321,10 +325,16 @@ def _head(
         normalised_share=loss.normalised_share,
         whole_batches=loss.normalised_by == "batch",
         growth=Growth(loss.effective_size, loss.sample_block, loss.exact_when_short) if loss.effective_size else None,
-        log_z=loss.log_z if loss.kind in ESTIMATING_Z else None,
+        log_z=_log_z(loss, catalogue.num_items),
         learn_log_z=loss.learn_log_z,
         item_weights=item_weights,
     )
+
+
+def _log_z(loss: LossConfig, num_items: int) -> float | None:
+    if loss.kind not in ESTIMATING_Z:
+        return None
+    return math.log(num_items) if loss.log_z == "items" else loss.log_z
 
 
 def _texts(config: RunConfig, encoder: TextEncoder, catalogue: Catalogue) -> ItemTexts:

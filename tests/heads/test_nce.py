@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from xclass.build import build_model
 from xclass.data.batches import inference_batches
 from xclass.data.planted import PlantedModel
 from xclass.data.store import Dataset
@@ -76,6 +78,13 @@ def test_without_it_scores_are_log_probabilities_themselves() -> None:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     path = tmp_path_factory.mktemp("planted") / "dataset"
     return PlantedModel(num_items=100, num_queries=400, pairs=9_000, num_topics=5, seed=4).write_dataset(path)
+
+
+def test_the_number_of_items_as_the_normaliser(dataset: Dataset) -> None:
+    loss = {"kind": "nce", "log_z": "items"}
+    config = resolve_config({"model": {"query": {"kind": "history"}}, "sampler": {"kind": "uniform"}, "loss": loss})
+    head = build_model(config, dataset, None).head
+    assert isinstance(head, DotHead) and head.log_constant == pytest.approx(math.log(dataset.num_items))
 
 
 def test_a_learned_normaliser_finds_the_scale_of_the_scores_and_is_kept(dataset: Dataset, tmp_path: Any) -> None:

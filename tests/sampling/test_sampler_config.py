@@ -111,6 +111,7 @@ MISPLACED = {
     "file": ("x.csv", "hard"),
     "window": (5, "fixed-unigram"),
     "decay": (0.5, "uniform"),
+    "corrected": (True, "in-batch"),
     "frequency": ("streaming", "learned-unigram"),
     "frequency_rate": (0.1, "uniform"),
     "frequency_hashes": (2, "target"),

@@ -105,6 +105,25 @@ def test_in_batch_over_batches_drawn_from_the_counts():
     assert bool(torch.isfinite(sampler.sample(BATCH, generator).pos_log_q).all())
 
 
+def test_targets_of_a_part_are_as_frequent_as_their_log_q_says():
+    """Over a stream of pairs drawn by count, from its first batch on, when fewer than K targets are known."""
+    counts = (1000.0 / torch.arange(1, 61)).long()
+    generator, sampler = torch_generator(0, "test"), TargetSampling(60, 25, counts)
+    seen, expected = torch.zeros(60, dtype=torch.float64), torch.zeros(60, dtype=torch.float64)
+    for _ in range(1000):
+        batch = torch.multinomial(counts.double(), 6, replacement=True, generator=generator)
+        lists = Ragged(torch.arange(7), batch)
+        expected += sampler.log_expected_count(torch.arange(60), lists).exp()
+        drawn = sampler.sample(lists, generator)
+        seen += torch.bincount(drawn.ids, minlength=60)
+        torch.testing.assert_close(float(expected.sum()), float(seen.sum()), rtol=1e-6, atol=0)
+    bands, wanted = seen.view(-1, 10).mean(1) / 1000, expected.view(-1, 10).mean(1) / 1000  # batches overlap: noisy
+    torch.testing.assert_close(bands, wanted, rtol=0.0, atol=0.04)
+    assert float(wanted[0]) > 0.75 and float(wanted[-1]) < 0.3
+    with pytest.raises(InputError, match="other items"):
+        TargetSampling(7, 3, counts)
+
+
 def test_log_uniform_formula():
     log_q = LogUniform(10, 3).log_expected_count(torch.arange(10), BATCH)
     expected = [math.log(3 * math.log((c + 2) / (c + 1)) / math.log(11)) for c in range(10)]

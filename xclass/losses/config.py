@@ -100,8 +100,9 @@ class LossConfig(Config):
     exact_when_short: bool = False
     """importance, with effective_size: a query whose sample does not reach it has the exact sum over all items, which
     reads the whole item table in every step."""
-    log_z: float = 0.0
-    """nce, sampled-logistic: log Z: score − log_z is a log-probability of the model. Where learned, the start."""
+    log_z: float | Literal["items"] = 0.0
+    """nce, sampled-logistic: log Z: score − log_z is a log-probability of the model; items: the logarithm of their
+    number. Where learned, the start."""
     learn_log_z: bool = False
     """nce, sampled-logistic: log_z is a parameter, learned at train.dense_learning_rate."""
     subtract_log_q: bool | None = None

@@ -78,6 +78,8 @@ class SamplerConfig(Config):
     """learned-unigram: only the last so many targets count; 0 for all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
     """learned-unigram: a target of a batches ago counts decay^a; 0 for no decay."""
+    corrected: bool = False
+    """target: log-Q from how often an item is among the candidates, by train counts, in place of a constant."""
     frequency: Literal["counts", "streaming"] = "counts"
     """in-batch: log-Q from train counts, or from the gaps between an item's occurrences as they come."""
     frequency_rate: float = pydantic.Field(0.05, gt=0, le=1)
@@ -122,6 +124,7 @@ class SamplerConfig(Config):
             "file": ("fixed-unigram", "given"),
             "window": ("learned-unigram",),
             "decay": ("learned-unigram",),
+            "corrected": ("target",),
             "frequency": ("in-batch",),
             "frequency_rate": ("in-batch",),
             "frequency_hashes": ("in-batch",),
@@ -193,7 +196,7 @@ def build_sampler(config: SamplerConfig, known: Known) -> Sampler:
             known.num_items, size, *drawn, config.window, config.decay, config.per_query
         ),
         "in-batch": lambda: InBatch(_frequency(config, known), config.replacement),
-        "target": lambda: TargetSampling(known.num_items, size),
+        "target": lambda: TargetSampling(known.num_items, size, known.counts() if config.corrected else None),
         "given": lambda: GivenCandidates(_candidates(config, known), known.num_items, size),
         "hard": lambda: HardNegatives(known.num_queries, known.num_items, size),
         "adaptive": lambda: AdaptiveProposal(
