@@ -119,7 +119,7 @@ def test_a_pass_by_columns_equals_plain_autograd(
     monkeypatch.setattr(columns_module, "MANY_BYTES", 0)
     monkeypatch.setattr(columns_module, "LEAST_COLUMNS", 2)
     monkeypatch.delattr(blocks_module, "_part")
-    positives, negatives, vectors = problem()
+    positives, negatives, vectors = problem(d=40 if block == 600 else 5)  # of few rows the cells are kept
     if in_order:  # every item, as a sampler of all items gives them
         log_q = torch.randn(30, generator=torch_generator(4, "test"), dtype=torch.float64)
         negatives = negatives._replace(ids=torch.arange(30), log_q=log_q)
@@ -174,7 +174,10 @@ def check_blocked(given, name, per_pair, row_weights, upstream):
 
 
 @pytest.mark.parametrize("row_weights", [None, torch.linspace(2, 0, 23)])
-@pytest.mark.parametrize(("name", "per_pair"), [(name, pair) for name, own, pair in cases() if own])
+@pytest.mark.parametrize(
+    ("name", "per_pair"), [(name, pair) for name, own, pair in cases() if own and row_switches(LOSSES[name])]
+)
+@pytest.mark.skipif(not compiles(), reason="in operations on tensors")
 def test_candidates_of_ones_own_need_no_copies_of_vectors(monkeypatch, name, per_pair, row_weights):
     positives, negatives, vectors = problem(dtype=torch.float32, own=True)
     hits = find_hits(
@@ -183,8 +186,6 @@ def test_candidates_of_ones_own_need_no_copies_of_vectors(monkeypatch, name, per
     )
     log_q_of = "both" if LOSSES[name].subtract_log_q else "none"
     plain = Scoring(positives, negatives, hits, LOSSES[name], 1 / 0.3, log_q_of, per_pair=per_pair)
-    if row_switches(LOSSES[name]) is None or not compiles():
-        pytest.skip("in operations on tensors")
     wide = Ragged(positives.offsets, positives.values, positives.weights.double())
     wide_negatives = Negatives(negatives.ids, negatives.log_q.double(), negatives.pos_log_q.double())
     double = [each.detach().double().requires_grad_() for each in vectors]

@@ -40,8 +40,10 @@ def head_of(share: float, whole: bool = False) -> DotHead:
     )
 
 
-def loss_of(share: float, seed: int, weights: torch.Tensor | None = None, whole: bool = False) -> tuple[Any, ...]:
-    """(loss, plan, query, items) with the gradient in query.grad and items.grad."""
+def loss_of(
+    share: float, seed: int, weights: torch.Tensor | None = None, whole: bool = False, upstream: Any = 1.0
+) -> tuple[Any, ...]:
+    """(loss, plan, query, items) with the gradient of Σ upstream · loss in query.grad and items.grad."""
     positives, empty = Ragged.from_lists(TARGETS), Ragged.from_lists([[] for _ in TARGETS])
     batch, head = Batch(torch.arange(6), empty, positives, positives, weights), head_of(share, whole)
     plan = head.plan(batch, torch_generator(seed, "plan"))
@@ -49,7 +51,7 @@ def loss_of(share: float, seed: int, weights: torch.Tensor | None = None, whole:
     items = torch.randn(N, D, generator=torch_generator(2, "t")).requires_grad_(True)
     row_plan = plan_rows(head.requests(batch, plan)["item"])
     loss = head.loss(query, batch, plan, {"item": Rows(items[row_plan.unique], row_plan.positions)})
-    loss.sum().backward()
+    (loss * upstream).sum().backward()
     return loss.detach(), plan, query, items
 
 
@@ -62,7 +64,8 @@ def constant() -> float:
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 1.0, 0.5, 0.0, 3.0])])
 def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None, whole: bool) -> None:
     for seed in range(5):
-        loss, plan, query, items = loss_of(0.5, seed, weights, whole)
+        upstream = torch.linspace(1, 1 + seed, 6)
+        loss, plan, query, items = loss_of(0.5, seed, weights, whole, upstream)
         chosen = torch.zeros(6)
         chosen[slice(None) if plan.normalised is None else plan.normalised] = 1.0
         q, v = query.detach().requires_grad_(True), items.detach().requires_grad_(True)
@@ -71,7 +74,7 @@ def test_the_loss_of_a_plan_is_its_formula(weights: torch.Tensor | None, whole: 
         means = torch.stack([-scores[b, row].mean() if row else scores.sum() * 0 for b, row in enumerate(TARGETS)])
         some = torch.tensor([float(bool(row)) for row in TARGETS])
         wanted = (means + penalty * chosen * some) * (1.0 if weights is None else weights)
-        wanted.sum().backward()
+        (wanted * upstream).sum().backward()
         torch.testing.assert_close(loss, wanted.detach(), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(query.grad, q.grad, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(items.grad, v.grad, rtol=1e-3, atol=1e-4)

@@ -89,6 +89,12 @@ class Scripted:
         log_q = torch.where(self.ids >= 0, self.log_q[self.ids.clamp(min=0)], 0.0)
         return Negatives(self.ids, log_q, self.pos_log_q[positives.values])
 
+    def draw(self, positives, generator=None, query_ids=None):
+        return self.ids
+
+    def learn(self, positives):
+        """Nothing."""
+
 
 def make_head(loss="sampled-softmax", switches=None, **settings):
     """A dot head in float64 whose sampler is set later."""

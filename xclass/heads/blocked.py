@@ -8,7 +8,7 @@ any device.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -63,15 +63,40 @@ def blocked_loss(query_BD: Tensor, item_UD: Tensor, pos_rows: Tensor, neg_rows: 
     The gradient is computed in the forward pass for equal upstream gradients of all queries, as a mean over queries
     gives; for others the pass is run again in the backward. Cost O(B·K·D); memory O((B + U)·D) and a block per thread.
     """
-    loss: Tensor = _BlockedLoss.apply(query_BD, item_UD, pos_rows, neg_rows, scoring)
+    return one_pass_loss(query_BD, item_UD, pos_rows, neg_rows, scoring, run_blocked)
+
+
+class Run(Protocol):
+    """A pass that makes loss and gradients together."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        items: Tensor,
+        pos_rows: Tensor,
+        neg_rows: Tensor,
+        scoring: Scoring,
+        weights_B: Tensor | None,
+    ) -> tuple[Tensor, Gradients]:
+        """(B,) loss of each query times its weight, and the gradients of its sum; see :func:`blocked_loss`."""
+        ...
+
+
+def one_pass_loss(
+    query_BD: Tensor, item_UD: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, run: Run
+) -> Tensor:
+    """:func:`blocked_loss` by any pass."""
+    loss: Tensor = _BlockedLoss.apply(query_BD, item_UD, pos_rows, neg_rows, scoring, run)
     return loss
 
 
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Tensor:
-        loss, gradients = _run(query, items, pos_rows, neg_rows, scoring, scoring.row_weights)
-        ctx.scoring, ctx.gradients = scoring, gradients
+    def forward(
+        ctx: Any, query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, run: Run
+    ) -> Tensor:
+        loss, gradients = run(query, items, pos_rows, neg_rows, scoring, scoring.row_weights)
+        ctx.scoring, ctx.gradients, ctx.run = scoring, gradients, run
         ctx.save_for_backward(query, items, pos_rows, neg_rows)
         return loss
 
@@ -86,11 +111,11 @@ class _BlockedLoss(torch.autograd.Function):
         else:
             row_weights = ctx.scoring.row_weights
             weights_B = upstream if row_weights is None else upstream * row_weights
-            gradients = _run(query, items, pos_rows, neg_rows, ctx.scoring, weights_B)[1]
-        return (*gradients, None, None, None)
+            gradients = ctx.run(query, items, pos_rows, neg_rows, ctx.scoring, weights_B)[1]
+        return (*gradients, None, None, None, None)
 
 
-def _run(
+def run_blocked(
     query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring, weights_B: Tensor | None
 ) -> tuple[Tensor, Gradients]:
     """Loss and gradients, with a row for every query or for every pair."""

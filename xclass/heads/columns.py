@@ -3,12 +3,13 @@
 There a block has a few rows and every candidate, and each block adds its part to the gradient of all candidates. Here a
 block has every row and some candidates. The first sweep makes the sums of each row; the second makes the logits again,
 now that the sums are known, and the gradients: each candidate's vector is read twice and its gradient written once.
-Threads take candidates, not rows. Four products where the other way has three.
+Threads take candidates, not rows. Four products where the other way has three; three where there are no more rows than
+dimensions, as the cells of the first sweep can then be kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -38,6 +39,15 @@ class _Hits(NamedTuple):
         low, high = torch.searchsorted(self.columns, ends).tolist()
         if high > low:
             cells[self.rows[low:high], self.columns[low:high] - first] = mask_value(cells.dtype)
+
+
+class _Block(NamedTuple):
+    """Columns from ``first`` on: their vectors, (R, C) cells, and the sums of the rows over them."""
+
+    first: int
+    vectors: Tensor
+    cells: Tensor
+    sums: RowSums
 
 
 def many_columns(problem: Problem) -> bool:
@@ -78,12 +88,18 @@ class _Sweep:
         number = torch.bincount(problem.hits.rows, minlength=len(problem.query))
         self.unmasked = (len(problem.neg_rows) - number).to(scores.dtype)
         self.query = problem.query.to(problem.product_dtype)
+        few, kind = len(problem.query) <= problem.query.shape[1], problem.items.dtype
+        self.keeps = few and self.all_in_order and problem.product_dtype == kind
+        self._kept: dict[int, list[_Block]] = {}
 
     def sums(self) -> list[RowSums]:
-        """Of every block."""
+        """Of every block. Cells of few rows are kept: they take no more memory than the gradients."""
 
         def part(low: int, high: int) -> list[RowSums]:
-            return [self._passed(cells, first) for first, _, cells in self._logits(low, high)]
+            blocks: Iterable[_Block] = self._passes(low, high)
+            if self.keeps:
+                blocks = self._kept[low] = list(blocks)
+            return [block.sums for block in blocks]
 
         return [found for some in self._in_parts(part) for found in some]
 
@@ -94,8 +110,8 @@ class _Sweep:
 
         def part(low: int, high: int) -> Tensor:
             by_query = torch.zeros_like(problem.query)
-            for first, vectors, cells in self._logits(low, high):
-                sums, own = self._passed(cells, first), scale
+            for first, vectors, cells, sums in self._kept.pop(low, None) or self._passes(low, high):
+                own = scale
                 if is_softmax:  # cells are those of a softmax over the block
                     own = scale * torch.exp(sums.value - value).div_(sums.total).unsqueeze(1)
                 by_query.addcmul_((cells @ vectors).to(by_query.dtype), own)
@@ -113,8 +129,8 @@ class _Sweep:
         rows, columns = len(self.problem.query), len(self.problem.neg_rows)
         return in_parts(part, columns, rows * columns // PART_CELLS, self.problem.query.device)
 
-    def _logits(self, low: int, high: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first column, vectors of the columns, (R, C) logits before log-Q, masked) of every block."""
+    def _passes(self, low: int, high: int) -> Iterator[_Block]:
+        """Every block; unless cells are kept they are good until the next."""
         problem, rows = self.problem, len(self.problem.query)
         room = BLOCK_BYTES.get(problem.query.device.type, BLOCK_BYTES["cpu"]) // self.query.element_size()
         step = max(room // max(rows, 1), LEAST_COLUMNS)
@@ -123,10 +139,11 @@ class _Sweep:
             own = slice(first, last)
             vectors = problem.items[own] if self.all_in_order else problem.items[problem.neg_rows[own]]
             vectors = vectors.to(self.query.dtype)
-            cells = scratch(rows * (last - first), self.query).view(rows, last - first)
+            number = rows * (last - first)
+            cells = (self.query.new_empty(number) if self.keeps else scratch(number, self.query)).view(rows, -1)
             torch.mm(self.query, vectors.T, out=cells)
             self.hits.mask(cells, first)
-            yield first, vectors, cells
+            yield _Block(first, vectors, cells, self._passed(cells, first))
 
     def _passed(self, cells: Tensor, first: int) -> RowSums:
         log_q = self.problem.log_q

@@ -5,10 +5,14 @@ Source: Andreas & Klein 2015, "When and why are log-linear models self-normalizi
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from xclass.heads.blocked import Scoring, blocked_loss
+from xclass.heads.blocked import Scoring, one_pass_loss, run_blocked
+from xclass.heads.blocks import Gradients
+from xclass.heads.pairs import add_rows, pair_scores
 from xclass.heads.some_queries import some_queries
 from xclass.losses.seam import final_weights
 
@@ -30,15 +34,34 @@ def infrequent_loss(
 
     Cost O(P·D) and that of the blocked loss for the chosen queries.
     """
-    positives, inverse = scoring.positives, scoring.inverse_temperature
+    return one_pass_loss(query_BD, item_UD, pos_rows, neg_rows, scoring, partial(_run, chosen=chosen))
+
+
+def _run(
+    query: Tensor,
+    items: Tensor,
+    pos_rows: Tensor,
+    neg_rows: Tensor,
+    scoring: Scoring,
+    weights_B: Tensor | None,
+    *,
+    chosen: Tensor,
+) -> tuple[Tensor, Gradients]:
+    """One gradient of all items, to which the pairs of the other queries are added: autograd would make two."""
+    positives = scoring.positives
     some, owners = some_queries(scoring, chosen), positives.rows()
+    share = final_weights(scoring.loss, positives.offsets, positives.weights, query.new_empty(len(owners)))
+    factor = -scoring.inverse_temperature * (share if weights_B is None else share * weights_B[owners])
     outside = ~some.positives
-    share = final_weights(scoring.loss, positives.offsets, positives.weights, query_BD.new_empty(len(owners)))
-    scores = torch.linalg.vecdot(query_BD[owners[outside]], item_UD[pos_rows[outside]]) * inverse
-    loss = query_BD.new_zeros(len(query_BD)).index_add(0, owners[outside], -share[outside] * scores)
-    if scoring.row_weights is not None:
-        loss = loss * scoring.row_weights
-    if not len(chosen):
-        return loss
-    own = blocked_loss(query_BD[chosen], item_UD, pos_rows[some.positives], neg_rows, some.scoring)
-    return loss.index_add(0, chosen, own)
+    factor, owners, others = factor[outside], owners[outside], pos_rows[outside]
+    loss = query.new_zeros(len(query)).index_add_(0, owners, factor * pair_scores(query, owners, items, others))
+    by_query, by_item = torch.zeros_like(query), None
+    if len(chosen):
+        weights = None if weights_B is None else weights_B[chosen]
+        own, found = run_blocked(query[chosen], items, pos_rows[some.positives], neg_rows, some.scoring, weights)
+        loss.index_add_(0, chosen, own)
+        by_query[chosen], by_item = found
+    by_item = torch.zeros_like(items) if by_item is None else by_item
+    add_rows(by_query, owners, items, others, factor)
+    add_rows(by_item, others, query, owners, factor)
+    return loss, Gradients(by_query, by_item)
