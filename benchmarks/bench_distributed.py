@@ -4,6 +4,7 @@
     python benchmarks/bench_distributed.py speed DATASET CONFIG    positives/s: one process of two threads, two of one
     python benchmarks/bench_distributed.py curves DATASET CONFIG   loss curves of 1, 2 and 4 ranks
     python benchmarks/bench_distributed.py kills DATASET CONFIG    kill -9 of a random rank, resume, 20 times
+    python benchmarks/bench_distributed.py estimate DATASET CONFIG what `xclass estimate --ranks` says, and what is so
 
 What is compared is checked first. Runs alternate; medians and ratios. Lines of JSON.
 """
@@ -14,7 +15,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -22,10 +22,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import rank_figures
 import torch
+from rank_kills import kills
 
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import numpy_generator, torch_generator
+from xclass.rng import torch_generator
 from xclass.tables import MemoryTable, TableOptions
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
@@ -127,49 +129,14 @@ def curves(arguments: list[str]) -> None:
             show(ranks=ranks, steps=len(curve(out)), worst_relative=worst(curve(runs[1]), curve(out)), valid=valid[-1])
 
 
-def kills(arguments: list[str], times: int) -> None:
-    """A random rank of two is killed at a random moment; two ranks go on from there."""
-    draw = numpy_generator(0, "kills")
-    with tempfile.TemporaryDirectory() as folder:
-        undisturbed = Path(folder) / "undisturbed"
-        assert train(undisturbed, 2, 1, arguments) == 0
-        last = float(list(curve(undisturbed).values())[-1])
-        for number in range(times):
-            out = Path(folder) / f"killed-{number}"
-            found = killed(out, arguments, int(draw.integers(2)), float(draw.random()) * 6)
-            assert train(out, 2, 1, [*arguments, "--resume"]) == 0, "it can't be resumed"
-            loss = float(list(curve(out).values())[-1])
-            show(trial=number, **found, final_loss=loss, relative=abs(loss - last) / last)
-            shutil.rmtree(out)
-
-
-def killed(out: Path, arguments: list[str], rank: int, after_s: float) -> dict[str, object]:
-    """Kill a rank so long after its first record; how long the others went on, and what they said."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    command = [*TORCHRUN, "2", "-m", "xclass", "train", *arguments, "--out", str(out)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as run:
-        while run.poll() is None and not (out / "metrics.jsonl").exists():
-            time.sleep(0.05)
-        time.sleep(after_s)
-        ranks = subprocess.check_output(["pgrep", "-P", str(run.pid)], text=True).split()
-        if run.poll() is not None or len(ranks) < 2:
-            return {"killed": None, "code": run.wait()}
-        began = time.monotonic()
-        os.kill(int(ranks[rank]), signal.SIGKILL)
-        said = run.communicate()[1]
-    named = f"rank {rank} (" in said and "was killed or is cut off" in said
-    return {"killed": rank, "named": named, "ended_after_s": round(time.monotonic() - began, 1), "code": run.returncode}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["kernel", "speed", "curves", "kills"])
+    parser.add_argument("what", choices=["kernel", "speed", "curves", "kills", "estimate"])
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("config", nargs="?")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="of kills: the number of the first trial")
     given = parser.parse_args()
     changes = [word for change in given.set for word in ("--set", change)]
     arguments = [given.dataset, "--config", given.config, *changes]
@@ -179,8 +146,11 @@ def main() -> None:
         speed(arguments, given.rounds or 3)
     elif given.what == "curves":
         curves(arguments)
+    elif given.what == "estimate":
+        for ranks in rank_figures.RANKS:
+            show(**rank_figures.compared(ranks, given.dataset, given.config, given.set))
     else:
-        kills(arguments, given.rounds or 20)
+        kills(arguments, given.first, given.rounds or 20)
 
 
 if __name__ == "__main__":

@@ -36,17 +36,16 @@ MEASURED = 4000
 
 
 class Positions(NamedTuple):
-    """contexts: int64 (T, C), −1 where a sentence ends. words: int64 (T,)."""
+    """contexts: int32 (T, C), −1 where a sentence ends. words: int64 (T,)."""
 
     contexts: Tensor
     words: Tensor
 
-    def batch(self, rows: Tensor) -> Batch:
-        context = self.contexts[rows]
+    def batch(self, rows: Tensor | slice) -> Batch:
+        context, words = self.contexts[rows], self.words[rows]
         there = context >= 0
-        history = Ragged(offsets_of(there.sum(1)), context[there])
-        nobody = torch.full((len(rows),), -1)
-        return Batch(nobody, history, Ragged(torch.arange(len(rows) + 1), self.words[rows]))
+        history = Ragged(offsets_of(there.sum(1)), context[there].long())
+        return Batch(torch.full_like(words, -1), history, Ragged(torch.arange(len(words) + 1), words))
 
     def sample(self, size: int = MEASURED) -> Positions:
         """Some of them, the same ones each time."""
@@ -80,7 +79,7 @@ class Text:
         for step in [*range(-before, 0), *range(1, after + 1)]:
             place = (torch.arange(len(words)) + step).clamp(0, len(words) - 1)
             inside = (owner[place] == owner) & (place == torch.arange(len(words)) + step)
-            columns.append(torch.where(inside, words[place], -1))
+            columns.append(torch.where(inside, words[place], -1).int())
         contexts = torch.stack(columns, 1)
         some = (contexts >= 0).any(1)
         return Positions(contexts[some], words[some])
@@ -100,8 +99,9 @@ class WordBatches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         order = torch.randperm(len(self.positions.words), generator=torch_generator(0, "epoch", epoch))
-        for rows in order.split(self.size)[first:]:
-            yield self.positions.batch(rows)
+        shuffled = Positions(*(each.index_select(0, order) for each in self.positions))
+        for start in range(first * self.size, len(order), self.size):
+            yield shuffled.batch(slice(start, start + self.size))
 
 
 class Trained(NamedTuple):

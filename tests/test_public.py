@@ -48,7 +48,7 @@ OPTIONS: dict[str, set[str]] = {
     },
     "estimate": {
         "--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--ranks", "--device-memory", "--bandwidth",
-        "--latency", "--flops", "--memory-bandwidth", "--json",
+        "--latency", "--flops", "--memory-bandwidth", "--cores", "--json",
     },
     "train": {
         "--config", "--out", "--set", "--resume", "--grow-vocab", "--device", "--memory-check", "--no-memory-check", "--json",

@@ -232,6 +232,8 @@ def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool,
     def table(name: str, rows: int) -> Table:
         return _table(config, name, rows, place, start and _is_drawn(config, name), engine)
 
+    cell = TABLE_DTYPES[config.tables.dtype].itemsize
+    engine.arrange({name: (rows, cell * _dim(config, name)) for name, rows in sizes.items()})
     return {name: table(name, rows) for name, rows in sizes.items()}
 
 
@@ -264,7 +266,8 @@ def _table(config: RunConfig, name: str, rows: int, place: Place, drawn: bool, e
         chosen.clip_norm,
     )
     own = Place(place.device, place.folder and place.folder / name)
-    return engine.table(chosen.storage, rows, _dim(config, name), ROW_OPTIMIZERS[config.optimizer](), options, own)
+    optimizer = ROW_OPTIMIZERS[config.optimizer]()
+    return engine.table(chosen.storage, rows, _dim(config, name), optimizer, options, own, name)
 
 
 def _dim(config: RunConfig, name: str) -> int:

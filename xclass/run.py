@@ -113,7 +113,8 @@ def train_run(
         Interrupted: a signal came; the run can be resumed.
     """
     out, chosen, launch = Path(out), choose_device(device), config.distributed
-    with open_engine(launch.timeout_s, chosen, launch.tables) as engine, ExitStack() as stack:
+    opened = open_engine(launch.timeout_s, chosen, launch.tables, launch.sharding, launch.shared_memory)
+    with opened as engine, ExitStack() as stack:
         resume = resume or restarts() > 0
         if engine.group.size > 1:
             check_launch(config, dataset)
@@ -145,7 +146,7 @@ def _train_in(
     if not config.documents.towers:
         _bind(out, dataset, config, {"result": {"train_s": scored["train_s"]}, "scorers": scored})
         return
-    fresh = not any(checkpoints.folder.glob("step-*"))
+    fresh = engine.group.on_first(lambda: not any(checkpoints.folder.glob("step-*")), "the start")
     model = build_model(
         config,
         dataset,
@@ -218,9 +219,10 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             "its items and queries, pass --resume --grow-vocab",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
-    if stored != config:
+    how = {"distributed": config.distributed}  # how a launch runs changes nothing of what is trained
+    if stored.model_copy(update=how) != config:
         before, now = flatten(stored.model_dump()), flatten(config.model_dump())
-        changed = [key for key in now if before.get(key) != now[key]]
+        changed = [key for key in now if before.get(key) != now[key] and not key.startswith("distributed.")]
         raise ConfigError(
             "this run was started with another configuration",
             where=out,

@@ -63,9 +63,15 @@ class DistributedConfig(Config):
 
     tables: Literal["exchange", "torchrec"] = "exchange"
     """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
-    where they are needed; torchrec: TorchRec's row-wise sharding with FBGEMM's fused row-wise AdaGrad."""
+    where they are needed; torchrec: TorchRec's sharding and exchanges with FBGEMM's fused row-wise AdaGrad."""
+    sharding: Literal["row-wise", "table-wise", "planner"] = "row-wise"
+    """Which processes hold a table: row-wise: all of them, in equal parts; table-wise: one, the largest tables first,
+    each where least lies; planner: as TorchRec's planner says of each table (with tables = "torchrec")."""
     timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
     """No process waits longer for the others: then the run ends, and says who was missing."""
+    shared_memory: bool = True
+    """Processes that are all on one host (Linux, device = "cpu") exchange rows through memory that they share
+    instead of the network's loopback device."""
 
 
 class RunConfig(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -246,3 +247,13 @@ def test_the_module_runs_the_same_command_line() -> None:
     command = [sys.executable, "-m", "xclass", "--version"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"xclass {__version__}\n", "")
+
+
+def test_the_launcher_of_several_processes_is_told_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path / "error.json", tmp_path / "none" / "error.json"):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+        assert report(DataError("column is missing", where="a.csv"), ["ingest"]) == 1
+    told = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert told["message"] == "a.csv: column is missing" and int(told["extraInfo"]["timestamp"]) > 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from engine.launching import launch, run
 
 from xclass.engine import Group, launched, share_of
+from xclass.engine.meeting import Meeting
 from xclass.errors import ConfigError
 
 FAILURES = """
@@ -66,7 +70,6 @@ def test_three_ranks_exchange_values_train_tables_and_search() -> None:
         assert each["gathered"] == [[], [[0, 1]], [[0, 1], [2, 3]]]
         assert each["values"] == [{"rank": other, "text": "é" * other} for other in range(3)]
         assert (each["broadcast"], each["sum"], each["first"]) == ("from 1", [3, 3], 40)
-        assert each["collected"] == ([[0], [1], [2]] if rank == 0 else [])
         assert each["exchanged"] == [rank, rank + 10, rank + 20]
         assert "no such file" in each["failed"] and (rank == 1 or "rank 1 failed at reading" in each["failed"])
 
@@ -77,5 +80,39 @@ def test_who_is_missing_is_named_and_why(tmp_path: Path) -> None:
     code, _, said = launch(4, [str(script)])[0]
     assert code == 1 and "adding up: rank 0 can't go on" in said
     assert re.search(r"rank 1 \(.*, process \d+\) ended at step 3: ValueError: the cable is out; ", said)
-    assert re.search(r"rank 2 \(.*\) was killed or is cut off; it was last seen at step 3; ", said)
+    assert re.search(
+        r"rank 2 \(.*\) gives no sign of life \(killed, stopped or cut off\); it was last seen at step 3; ", said
+    )
     assert re.search(r"rank 3 \(.*\) is slow: it is at step 2, this rank at step 3\n", said)
+
+
+def meet(store: Any, size: int, ranks: Iterable[int], timeout_s: float) -> dict[int, str]:
+    """What each of these ranks is told, when they come at the same time."""
+
+    def come(rank: int) -> None:
+        try:
+            found[rank] = Meeting(store, rank, size, timeout_s).attend().name
+        except TimeoutError as error:
+            found[rank] = str(error)
+
+    found: dict[int, str] = {}
+    threads = [threading.Thread(target=come, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_processes_meet_beside_what_earlier_attempts_left() -> None:
+    from torch.distributed import HashStore
+
+    store, names = HashStore(), set()
+    for _ in range(3):
+        found = meet(store, 3, range(3), 20)
+        assert len(set(found.values())) == 1
+        names |= set(found.values())
+    assert len(names) == 3
+    assert meet(store, 3, [0, 2], 0.3) == {0: "missing: rank 1", 2: "missing: rank 1"}
+    assert meet(store, 3, [1], 0.1)[1].startswith("rank 0 did not call")
+    assert len(set(meet(store, 3, [2, 0, 1], 20).values()) - names) == 1

@@ -33,8 +33,8 @@ def model() -> dict[str, Tensor]:
     }
 
 
-def saved(path: Path, ranks: int) -> Path:
-    """As ``ranks`` processes write it."""
+def saved(path: Path, ranks: int, owner: int | None = None) -> Path:
+    """As ``ranks`` processes write it; ``owner`` holds the whole table "item"."""
     path.mkdir()
     tensors, fields = model(), {"state": STATE}
     if ranks == 1:
@@ -43,15 +43,22 @@ def saved(path: Path, ranks: int) -> Path:
         known = {TENSORS: write_tensors(path / TENSORS, {n: t for n, t in tensors.items() if n not in ROWS})}
         fields = {**fields, "ranks": ranks}
         for rank in range(ranks):
-            part = {name: tensors[name][rank::ranks].contiguous() for name in ROWS}
+            part = {name: rows_at(name, rank, ranks, owner).contiguous() for name in ROWS}
             known[rows_file(Place(rank, ranks))] = write_tensors(path / rows_file(Place(rank, ranks)), part)
     write_manifest(path, MANIFEST, KIND, FORMAT_VERSION, fields, known=known)
     return path
 
 
-def empty(rank: int, ranks: int) -> dict[str, Tensor]:
+def rows_at(name: str, rank: int, ranks: int, owner: int | None) -> Tensor:
+    whole = model()[name]
+    if owner is None or name not in NAMES["item"]:
+        return whole[rank::ranks]
+    return whole if rank == owner else whole[:0]
+
+
+def empty(rank: int, ranks: int, owner: int | None = None) -> dict[str, Tensor]:
     return {
-        name: torch.zeros_like(tensor[rank::ranks] if name in ROWS else tensor)
+        name: torch.zeros_like(rows_at(name, rank, ranks, owner) if name in ROWS else tensor)
         for name, tensor in model().items()
         if not name.startswith("sampler.")
     }
@@ -69,8 +76,24 @@ def test_any_number_of_ranks_reads_any_other(tmp_path: Path, stored: int, ranks:
             assert torch.equal(tensor, model()[name][rank::ranks] if name in ROWS else model()[name]), name
 
 
-def test_one_of_several_ranks_is_joined_to_that_of_one_process(tmp_path: Path) -> None:
-    alone, path = saved(tmp_path / "alone", 1), saved(tmp_path / "checkpoint", 3)
+@pytest.mark.parametrize(("stored", "before"), [(3, 1), (3, None), (2, 0), (1, None), (20, None)])
+@pytest.mark.parametrize(("ranks", "now"), [(3, 1), (3, 2), (1, None), (4, None), (20, None)])
+def test_whoever_holds_a_table(tmp_path: Path, stored: int, before: int | None, ranks: int, now: int | None) -> None:
+    """A table on one rank, on all, on the first of more ranks than it has rows: any is read as any other."""
+    path = saved(tmp_path / "checkpoint", stored, before)
+    holders = {name: list(range(min(ranks, len(model()[name])))) for name in ROWS}
+    if now is not None:
+        holders |= {name: [now] for name in NAMES["item"]}
+    for rank in range(ranks):
+        into = empty(rank, ranks, now)
+        read_checkpoint(path, into, "sampler.", NAMES, Place(rank, ranks), holders)
+        for name in ROWS:
+            assert torch.equal(into[name], rows_at(name, rank, ranks, now)), name
+
+
+@pytest.mark.parametrize(("stored", "owner"), [(3, None), (3, 2), (20, None)])
+def test_one_of_several_ranks_is_joined_to_that_of_one_process(tmp_path: Path, stored: int, owner: int | None) -> None:
+    alone, path = saved(tmp_path / "alone", 1), saved(tmp_path / "checkpoint", stored, owner)
     join(path)
     assert sorted(file.name for file in path.iterdir()) == sorted(file.name for file in alone.iterdir())
     assert (path / TENSORS).read_bytes() == (alone / TENSORS).read_bytes()

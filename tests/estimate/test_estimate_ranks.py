@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 
-import numpy as np
 import pytest
 import torch
 
 from xclass.cli import main
 from xclass.cli.amounts import bytes_of, count_of, seconds_of
 from xclass.config import build_config
+from xclass.data.batches import TrainBatches
 from xclass.data.planted import PlantedModel
+from xclass.data.store import open_dataset
 from xclass.errors import ConfigError
 from xclass.estimate import calibration
 from xclass.estimate.calibration import Rates
+from xclass.estimate.cores import at_most
+from xclass.estimate.drawn import BATCHES, drawn_rows
 from xclass.estimate.layout import layout_of
-from xclass.estimate.memory import Job, candidates_of, parts_of
+from xclass.estimate.memory import Job, candidates_of, holders_of, parts_of
 from xclass.estimate.parts import by_component, total
-from xclass.estimate.ranks import PREPARED_PER_S, Cluster, distinct_rows, exchanged, expected_distinct, plan
-from xclass.rng import numpy_generator
+from xclass.estimate.ranks import PREPARED_PER_S, Cluster, distinct_rows, exchanged, plan
 from xclass.run_config import RunConfig
 
 CPU = torch.device("cpu")
@@ -40,27 +43,43 @@ def cluster(ranks, **changes):
     return Cluster(ranks, **{"device_bytes": None, "bytes_per_s": 1e9, "latency_s": 1e-4, **changes})
 
 
+def sent(chosen, ranks):
+    layout = layout_of(chosen)
+    holders = holders_of(chosen, JOB, layout, ranks)
+    return exchanged(distinct_rows(chosen, JOB, layout, ranks), holders, chosen, layout, ranks)
+
+
 def test_bytes_of_a_step_by_hand():
     """64 pairs on 4 ranks: each asks for 16 queries, and for 16 targets and 100 candidates."""
-    found = exchanged(config(), JOB, layout_of(config()), 4)
+    found = sent(config(), 4)
     assert found.rows == {"item": 116, "query": 16}
     assert found.numbers_bytes == 8 * (116 + 4 + 16 + 4) * 3 // 4
     assert found.rows_bytes == found.gradients_bytes == 4 * 8 * 132 * 3 // 4
     assert found.sums_bytes == round(2 * 3 / 4 * 4 * (3 + 2))  # no dense layer
-    assert found.exchanges == 9
+    assert found.exchanges == 8
     assert found.bytes == 840 + 2 * 3168 + 30
-    assert found.seconds(cluster(4)) == pytest.approx(9e-4 + 7206 / 1e9)
+    assert found.seconds(cluster(4)) == pytest.approx(5e-4 + 7206 / 1e9)
+
+
+def test_a_whole_table_on_a_rank():
+    """Items on one of 4 ranks, queries on another: the one with the items sends rows of it to three."""
+    chosen = config(distributed={"sharding": "table-wise"})
+    found = sent(chosen, 4)
+    assert found.numbers_bytes == 8 * (16 + 2 * 3)
+    assert found.rows_bytes == 4 * 8 * 116 * 3 and found.gradients_bytes == 4 * 8 * 16
+    memory = by_component(parts_of(chosen, JOB, CPU, 0, 4), "memory")
+    assert memory["table item: weight"] == 4000 * 8 * 4 and not memory["table query: weight"]
 
 
 def test_dense_layers_are_summed_too():
     mlp = config(model={**ID, "query": {"kind": "id", "hidden": [16]}})
     dense = sum(size for size in (8 * 16 + 16, 16 * 8 + 8))
     assert layout_of(mlp).dense == 4 * dense, "the shapes that the case assumes"
-    assert exchanged(mlp, JOB, layout_of(mlp), 2).sums_bytes == 2 * 4 * (3 + 2 + dense) // 2
+    assert sent(mlp, 2).sums_bytes == 2 * 4 * (3 + 2 + dense) // 2
 
 
 def test_one_rank_exchanges_nothing():
-    found = exchanged(config(), JOB, layout_of(config()), 1)
+    found = sent(config(), 1)
     assert (found.bytes, found.exchanges, found.seconds(cluster(1))) == (0, 0, 0.0)
     assert found.rows == {"item": 164, "query": 64}
 
@@ -78,7 +97,8 @@ def test_one_rank_exchanges_nothing():
 def test_candidates_of_the_batch_are_asked_for_by_every_rank(sampler, candidates):
     chosen = config(sampler=sampler)
     assert candidates_of(chosen, JOB, 4) == candidates
-    assert distinct_rows(chosen, JOB, layout_of(chosen), 4)["item"] == min(16 + candidates, JOB.items)
+    own = 0 if candidates in (64, 74) else 16  # of the batch's targets they are a part
+    assert distinct_rows(chosen, JOB, layout_of(chosen), 4)["item"] == min(own + candidates, JOB.items)
 
 
 def test_memory_of_a_rank():
@@ -131,17 +151,25 @@ def test_seconds_of_a_step_measured_here():
     assert plan(config(), JOB, CPU, cluster(4)).step_s is None
 
 
-def test_expected_distinct_is_what_draws_give():
-    counts = torch.tensor([50, 30, 10, 5, 5, 0])
-    draw, draws = numpy_generator(0, "distinct"), 7
-    seen = [len(np.unique(draw.choice(6, draws, p=counts.numpy() / 100))) for _ in range(4000)]
-    assert expected_distinct(counts, draws) == pytest.approx(np.mean(seen), abs=0.06)
-    chosen = distinct_rows(config(), JOB._replace(items=6), layout_of(config()), 4, counts)
-    assert chosen["item"] == 6, "no more than there are"
-    spread = torch.full((4000,), 2)
-    assert distinct_rows(config(), JOB, layout_of(config()), 4, spread)["item"] == 100 + round(
-        expected_distinct(spread, 16)
-    )
+def test_a_rank_with_less_than_a_core_computes_longer():
+    rates = Rates(**dict.fromkeys(Rates._fields, 0))._replace(step_s=0.02, phase_ms={"load": 2.0, "loss": 8.0})
+    step = {cores: plan(config(), JOB, CPU, cluster(4, cores=cores), rates=rates).compute_s for cores in (0.5, 1, 3)}
+    routed = plan(config(), JOB, CPU, cluster(4, cores=0.5), rates=rates, routed_s=0.01).compute_s
+    assert routed == pytest.approx(step[0.5] + 2 * 0.01)
+    assert step[0.5] == pytest.approx(2 * step[1]) and step[1] == step[3] == pytest.approx(0.02 * (2 + 8 / 4) / 10)
+    assert [cluster(4, cores=cores).whole_cores for cores in (None, 0.5, 1, 2.5)] == [None, 1, 1, 2]
+    with pytest.raises(ConfigError, match="above 0"):
+        cluster(4, cores=0.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads can't be bound to cores here")
+def test_at_most_so_many_cores():
+    whole, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    with at_most(1):
+        assert len(os.sched_getaffinity(0)) == 1 == torch.get_num_threads()
+    assert (os.sched_getaffinity(0), torch.get_num_threads()) == (whole, threads)
+    with at_most(len(whole)):
+        assert os.sched_getaffinity(0) == whole
 
 
 def test_what_can_not_be_planned():
@@ -173,6 +201,21 @@ def answer(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
+def test_rows_asked_for_are_counted_on_batches(files):
+    """Of one rank by sets; more ranks ask for a share of the queries, and for all candidates."""
+    dataset, chosen = open_dataset(files[0]), config(sampler={"kind": "uniform", "num_sampled": 32})
+    found = drawn_rows(dataset, chosen, (1, 4))
+    batches = TrainBatches(dataset.split("train"), chosen.train.batch, chosen.train.seed, False)
+    seen = [batch for _, batch in zip(range(BATCHES), batches.epoch(0), strict=False)]
+    queries = [len(set(batch.query_ids.tolist())) for batch in seen]
+    assert found[1]["query"] == round(sum(queries) / len(queries))
+    targets = [len(set(batch.positives.values.tolist())) for batch in seen]
+    assert sum(targets) / len(targets) < found[1]["item"] <= sum(targets) / len(targets) + 32
+    assert found[4]["query"] == pytest.approx(found[1]["query"] / 4, rel=0.2) and 32 < found[4]["item"] <= 32 + 16
+    mined = config(sampler={"kind": "hard", "num_sampled": 5, "depth": 20})
+    assert drawn_rows(dataset, mined, (2,)) == {}
+
+
 def test_the_command_on_a_dataset(files, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "TIMED_S", 0.1)
     dataset, settings = files
@@ -181,7 +224,7 @@ def test_the_command_on_a_dataset(files, capsys, tmp_path, monkeypatch):
     assert two["verdict"] == "fits" and two["step"] is None and two["cluster"]["bytes_per_s"] == 1e9
     assert two["rank"]["memory"]["components"]["table item: weight"] == 150 * 8 * 4
     sent = two["exchange"]
-    assert sent["seconds"] == pytest.approx(9e-3 + sent["bytes"] / 1e9)
+    assert sent["seconds"] == pytest.approx(5e-3 + sent["bytes"] / 1e9)
     assert sent["rows"]["item"] < 32 + 128, "targets repeat"
     measured = answer(capsys, dataset, "--config", settings, "--device", "cpu", "--out", tmp_path, "--ranks", 2)
     step = measured["step"]

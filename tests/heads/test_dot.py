@@ -6,14 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.heads import HEADS, DotHead, pairs
+from xclass.heads import HEADS, DotHead, masks, pairs
 from xclass.heads import blocked as blocked_module
 from xclass.heads import blocks as blocks_module
 from xclass.heads import columns as columns_module
+from xclass.heads import own as own_module
 from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.masks import Hits, find_hits
 from xclass.losses import LOSSES, compiled, mask_value
+from xclass.losses.compiled import row_switches
 from xclass.losses.seam import final_weights
 from xclass.rng import torch_generator
 from xclass.sampling import AllItems, Uniform
@@ -170,6 +173,39 @@ def check_blocked(given, name, per_pair, row_weights, upstream):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("row_weights", [None, torch.linspace(2, 0, 23)])
+@pytest.mark.parametrize(("name", "per_pair"), [(name, pair) for name, own, pair in cases() if own])
+def test_candidates_of_ones_own_need_no_copies_of_vectors(monkeypatch, name, per_pair, row_weights):
+    positives, negatives, vectors = problem(dtype=torch.float32, own=True)
+    hits = find_hits(
+        positives.take(positives.rows()) if per_pair or LOSSES[name].per_pair else positives,
+        pair_ids(negatives, positives, per_pair or LOSSES[name].per_pair),
+    )
+    log_q_of = "both" if LOSSES[name].subtract_log_q else "none"
+    plain = Scoring(positives, negatives, hits, LOSSES[name], 1 / 0.3, log_q_of, per_pair=per_pair)
+    if row_switches(LOSSES[name]) is None or not compiles():
+        pytest.skip("in operations on tensors")
+    wide = Ragged(positives.offsets, positives.values, positives.weights.double())
+    wide_negatives = Negatives(negatives.ids, negatives.log_q.double(), negatives.pos_log_q.double())
+    double = [each.detach().double().requires_grad_() for each in vectors]
+    weights = torch.linspace(0, 2, 23) * (1.0 if row_weights is None else row_weights)
+    expected = plain_loss(wide, wide_negatives, double, hits, plain._replace(positives=wide))
+    expected = expected, *torch.autograd.grad((expected * weights).sum(), double)
+    monkeypatch.delattr(blocks_module, "_part")
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr(own_module, "PART_CELLS", 1 if threads > 1 else 1 << 18)
+        monkeypatch.setattr(own_module, "LEAST_DIMS", 1)
+        monkeypatch.setattr(own_module, "in_parts", functools.partial(in_parts, threads=threads))
+        scoring = plain._replace(row_weights=row_weights)
+        loss = blocked_loss(*vectors, positives.values, negatives.ids.clamp(min=0), scoring)
+        found.append((loss.detach(), *torch.autograd.grad((loss * torch.linspace(0, 2, 23)).sum(), vectors)))
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+    expected = expected[0] * (1.0 if row_weights is None else row_weights), *expected[1:]
+    for one, other in zip(found[0], expected, strict=True):
+        torch.testing.assert_close(one.double(), other.detach(), rtol=1e-5, atol=2e-5)
+
+
 def test_short_operations_run_on_one_thread_and_parts_on_all():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -251,14 +287,21 @@ def test_bfloat16_products_stay_close():
     assert not torch.equal(losses[0], losses[1])
 
 
-def test_hits_of_candidates_of_ones_own():
+def test_hits_of_candidates_of_ones_own(monkeypatch):
     generator = torch_generator(1, "test")
     for _ in range(30):
         lists = [torch.randperm(12, generator=generator)[:n].tolist() for n in (0, 3, 5, 1)]
+        lists[1] *= 2  # an item may be listed twice
         candidates = torch.randint(-1, 12, (4, 6), generator=generator)
         hits = find_hits(Ragged.from_lists(lists), candidates)
         expected = [(b, j) for b in range(4) for j in range(6) if int(candidates[b, j]) in [-1, *lists[b]]]
         assert list(zip(hits.rows.tolist(), hits.columns.tolist(), strict=True)) == expected
+        monkeypatch.setattr(masks, "FIRST_ROOM", 2)  # a second look is necessary
+        assert find_hits(Ragged.from_lists(lists), candidates).columns.tolist() == [j for _, j in expected]
+        monkeypatch.undo()
+        monkeypatch.setattr(masks, "compiles", lambda: False)
+        assert find_hits(Ragged.from_lists(lists), candidates).columns.tolist() == [j for _, j in expected]
+        monkeypatch.undo()
 
 
 def test_threads_of_the_pass_leave_torch_as_it_was():

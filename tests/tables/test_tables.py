@@ -22,6 +22,16 @@ def test_the_plan_finds_each_row_once():
     )
 
 
+@pytest.mark.parametrize("largest", [0, 1, 399, 400, 5000, (1 << 40) - 1])
+def test_the_plan_is_that_of_a_sort(largest):
+    """Ids below four times their number have a place each, larger ones are sorted."""
+    ids = torch.randint(largest + 1, (100,), generator=torch.Generator().manual_seed(1))
+    ids[57] = largest
+    plan = plan_rows({"a": ids[:60], "b": ids[60:]})
+    unique, inverse = torch.unique(ids, return_inverse=True)
+    assert torch.equal(plan.unique, unique) and torch.equal(torch.cat(list(plan.positions.values())), inverse)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_untouched_rows_stay_bit_identical(name, tmp_path):
     table = TABLES[name](50, 4, RowAdaGrad(), TableOptions(0.1), Place("cpu", tmp_path / "table"))

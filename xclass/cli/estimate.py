@@ -38,6 +38,14 @@ Flops = Annotated[
 MemoryBandwidth = Annotated[
     str | None, typer.Option(metavar="RATE", help="With --flops: what a device reads, as 3TB/s.", show_default=False)
 ]
+Cores = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="With --ranks: cores of each rank, as 1 or 0.5; else as many as this process may use.",
+        show_default=False,
+    ),
+]
 
 
 def estimate(
@@ -60,12 +68,14 @@ def estimate(
     latency: Latency = "30us",
     flops: Flops = None,
     memory_bandwidth: MemoryBandwidth = None,
+    cores: Cores = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what training would take: memory, disk and time by component, and whether it fits here."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
-    if ranks is None and (device_memory, flops, memory_bandwidth) != (None, None, None):
-        raise typer.BadParameter("--device-memory, --flops and --memory-bandwidth go with it", param_hint="'--ranks'")
+    if ranks is None and any(given is not None for given in (device_memory, flops, memory_bandwidth, cores)):
+        wanted = "--device-memory, --flops, --memory-bandwidth and --cores go with it"
+        raise typer.BadParameter(wanted, param_hint="'--ranks'")
 
     from xclass.build import choose_device
     from xclass.data.store import open_dataset
@@ -80,7 +90,7 @@ def estimate(
         reads = None if memory_bandwidth is None else bytes_of("--memory-bandwidth", memory_bandwidth)
         memory = None if device_memory is None else round(bytes_of("--device-memory", device_memory))
         sends, waits = bytes_of("--bandwidth", bandwidth), seconds_of("--latency", latency)
-        cluster = Cluster(ranks, memory, sends, waits, rates, reads)
+        cluster = Cluster(ranks, memory, sends, waits, rates, reads, cores)
         planned = plan_for(dataset, settings, device, cluster, out, calibrate)
         if as_json:
             print_json(planned.to_json())

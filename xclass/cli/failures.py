@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import re
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from xclass.errors import Interrupted, XclassError
 from xclass.memory import is_out_of_memory
@@ -39,12 +43,22 @@ def report(error: BaseException, arguments: list[str]) -> int:
         _say(interruption(error, arguments))
         return INTERRUPTED
     message = explain(error)
+    _tell_launcher(message or f"{type(error).__name__}: {error}")
     if message is None:
         traceback.print_exception(error)
         _say("error: this is a defect of xclass, not of your input; please report it with the lines above")
     else:
         _say(f"error: {message}")
     return WRONG_INPUT
+
+
+def _tell_launcher(message: str) -> None:
+    """Torchrun's last lines are a table of what failed: the reason stands in it when it is in this file."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        told = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps(told))
 
 
 def interruption(error: Interrupted, arguments: list[str]) -> str:

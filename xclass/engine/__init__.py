@@ -1,7 +1,17 @@
 """The processes that train or retrieve together; what knows TorchRec is here, and imported inside functions only."""
 
 from xclass.engine.distributed import DistributedEngine
-from xclass.engine.group import TIMEOUT_S, Group, RankError, is_first, launched, launched_alone, restarts, share_of
+from xclass.engine.group import (
+    TIMEOUT_S,
+    Group,
+    OtherRankError,
+    RankError,
+    is_first,
+    launched,
+    launched_alone,
+    restarts,
+    share_of,
+)
 from xclass.engine.local import LocalEngine
 from xclass.engine.opening import open_engine
 from xclass.engine.seam import Engine
@@ -13,6 +23,7 @@ __all__ = [
     "Engine",
     "Group",
     "LocalEngine",
+    "OtherRankError",
     "RankError",
     "ShardedTable",
     "is_first",

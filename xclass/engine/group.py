@@ -10,6 +10,8 @@ pickled. All ranks must call the same collective operations in the same order.
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import json
 import os
 import signal
@@ -22,15 +24,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xclass.engine.exchange import Exchange, begin_exchange
+from xclass.engine.mailbox import Mailboxes, can_share
+from xclass.engine.meeting import Meeting
 from xclass.engine.watch import Watch
 from xclass.errors import ConfigError, XclassError
 
 TIMEOUT_S = 300.0
+SMALL_BYTES = 1 << 16  # sent to each rank at once; the library cuts larger sums into parts
 LAUNCHED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class RankError(XclassError):
     """Another process of the launch ended, or did not come within the time limit."""
+
+
+class OtherRankError(RankError):
+    """Work that all ranks did together failed on another one. All of them know, and can go on together."""
 
 
 def launched() -> bool:
@@ -59,6 +69,7 @@ class Group:
     Args:
         timeout_s: no collective operation waits longer for the other ranks.
         device: of the tensors that sharded tables exchange; on "cuda" they go through NCCL, all else through gloo.
+        shared_memory: ranks that are all on one host exchange rows through memory that they share instead.
 
     Without a launch it has one rank, and every operation gives back what it was given.
     """
@@ -66,32 +77,60 @@ class Group:
     rank: int = 0
     size: int = 1
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, timeout_s: float = TIMEOUT_S, device: torch.device | str = "cpu", shared_memory: bool = True
+    ) -> None:
         if not timeout_s > 0:
             raise ConfigError("a time limit is no positive number", where="distributed.timeout_s", got=timeout_s)
         self.timeout_s, self.device = timeout_s, torch.device(device)
         self._watch: Watch | None = None
-        self._beside: Any = None
+        self._groups: dict[bool, Any] = {}
+        self._boxes: dict[bool, Mailboxes] = {}
         if launched():
             self._join()
+            if shared_memory and self.local_size == self.size > 1 and self.device.type == "cpu" and can_share():
+                self._share_memory()
 
     def _join(self) -> None:
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         limit = timedelta(seconds=self.timeout_s)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=limit)
-        except (RuntimeError, ValueError) as error:
+            store, rank, size = next(rendezvous("env://", timeout=limit))
+            store.set_timeout(limit)
+            attempt = Meeting(store, rank, size, self.timeout_s).attend()
+            own = PrefixStore(f"xclass/{attempt.name}", store)
+            dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
+            self._groups = {False: None, True: dist.new_group(timeout=limit, backend=backend)}
+        except (RuntimeError, ValueError, TimeoutError) as error:
             raise RankError(
                 "the processes of this launch did not find each other",
                 wanted=f"{os.environ['WORLD_SIZE']} ranks within {self.timeout_s:g} s",
                 got=str(error).splitlines()[0],
-                do="see that every host can reach MASTER_ADDR:MASTER_PORT and starts as many processes as it should",
+                do="see that every host can reach MASTER_ADDR:MASTER_PORT and starts as many processes as it should; "
+                "with several network interfaces set GLOO_SOCKET_IFNAME to the one that they share",
             ) from None
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._beside = dist.new_group(timeout=limit, backend=backend)
-        self._watch = Watch(self.rank, self.size)
+        self.rank, self.size = rank, size
+        self._watch = Watch(self.rank, attempt.ranks, self.timeout_s)
+
+    def _share_memory(self) -> None:
+        with self.guard("the start"):
+            for beside in self._groups:
+                self._boxes[beside] = Mailboxes(self.rank, self.size, self.timeout_s, self.broadcast_value)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether rows are exchanged through memory that the ranks share."""
+        return bool(self._boxes)
+
+    def share_no_memory(self) -> None:
+        """Go on through the network; on all ranks, between two exchanges."""
+        for boxes in self._boxes.values():
+            boxes.close()
+        self._boxes = {}
 
     def __enter__(self) -> Group:
         return self
@@ -107,8 +146,11 @@ class Group:
             return
         import torch.distributed as dist
 
+        if error is not None:
+            gc.freeze()  # the others wait for this process to end: it need not look through all it holds first
         self._watch.close(error, isinstance(error, RankError))
         self._watch = None
+        self.share_no_memory()
         dist.destroy_process_group()
 
     @property
@@ -144,11 +186,16 @@ class Group:
 
     def sum(self, values: Tensor, what: str = "a sum over ranks") -> Tensor:
         """The sum of every rank's tensor (same shape and type, on the CPU), on every rank; in place."""
-        if self.size > 1:
-            import torch.distributed as dist
+        if self.size == 1:
+            return values
+        if self._boxes and values.nbytes <= SMALL_BYTES:
+            each = [values.numel()] * self.size
+            parts = self.exchange(values.flatten().repeat(self.size), each, each, what)
+            return values.copy_(parts.view(self.size, *values.shape).sum(0))
+        import torch.distributed as dist
 
-            with self.guard(what):
-                dist.all_reduce(values)
+        with self.guard(what):
+            dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor, what: str = "a gathering") -> list[Tensor]:
@@ -170,37 +217,23 @@ class Group:
         return [part[:length] for part, length in zip(parts, lengths.tolist(), strict=True)]
 
     def exchange(
-        self,
-        values: Tensor,
-        sends: list[int],
-        receives: list[int],
-        what: str = "an exchange",
-        beside: bool = False,
+        self, values: Tensor, sends: list[int], receives: list[int], what: str = "an exchange", beside: bool = False
     ) -> Tensor:
         """Rows for every rank, ``sends[r]`` of them for rank r in order, against ``receives[r]`` rows from each.
 
         beside: from another thread than everything else; these have an order of their own.
         """
+        return self.begin_exchange(values, sends, receives, what, beside).wait()
+
+    def begin_exchange(
+        self, values: Tensor, sends: list[int], receives: list[int], what: str = "an exchange", beside: bool = False
+    ) -> Exchange:
+        """The same, to be waited for later; all ranks begin them in the same order."""
         if self.size == 1:
-            return values
-        import torch.distributed as dist
-
-        received = values.new_empty((sum(receives), *values.shape[1:]))
-        with self.guard(what):
-            group = self._beside if beside else None
-            dist.all_to_all_single(received, values.contiguous(), receives, sends, group=group)
-        return received
-
-    def collect(self, values: Tensor, what: str = "a collection") -> list[Tensor]:
-        """Every rank's tensor (same shape and type, on the CPU), by rank, on rank 0; nothing on the others."""
-        if self.size == 1:
-            return [values]
-        import torch.distributed as dist
-
-        parts = [torch.empty_like(values) for _ in range(self.size)] if self.is_first else None
-        with self.guard(what):
-            dist.gather(values, parts, 0)
-        return parts or []
+            return Exchange(values, values, [], contextlib.nullcontext)
+        guard = functools.partial(self.guard, what)
+        through = self._boxes.get(beside) or self._groups[beside]
+        return begin_exchange(values, sends, receives, self.rank, through, guard)
 
     def gather_values(self, value: Any, what: str = "a gathering") -> list[Any]:
         """Every rank's value (what JSON can hold) on every rank, by rank."""
@@ -224,7 +257,8 @@ class Group:
         """``work()`` on every rank, and the values of all (what JSON can hold). No rank goes on when one failed.
 
         Raises:
-            XclassError: what this rank's work raised, or the first rank's with its message.
+            XclassError: what this rank's work raised.
+            OtherRankError: with what another's raised.
         """
         if self.size == 1:
             return [work()]
@@ -238,18 +272,20 @@ class Group:
             raise mine
         for rank, each in enumerate(found):
             if each["failed"] is not None:
-                raise RankError(f"rank {rank} failed at {what}", got=each["failed"])
+                raise OtherRankError(f"rank {rank} failed at {what}", got=each["failed"])
         return [each["value"] for each in found]
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
         """Errors of an exchange inside become a RankError that says who is missing, where it was, and why."""
-        if self._watch is not None:
-            self._watch.exchanges += 1
-        try:
+        if self._watch is None:
             yield
-        except RuntimeError as error:
-            if self._watch is None or self.size == 1:
+            return
+        try:
+            with self._watch.waiting(what):
+                yield
+        except (RuntimeError, OSError) as error:
+            if self.size == 1:
                 raise
             _outlive_the_launcher()
             raise RankError(

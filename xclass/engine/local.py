@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from xclass.engine.group import Group
@@ -21,6 +20,9 @@ class LocalEngine:
     def __init__(self) -> None:
         self.group = Group()
 
+    def arrange(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Here."""
+
     def table(
         self,
         storage: str,
@@ -29,6 +31,7 @@ class LocalEngine:
         optimizer: RowOptimizer | None,
         options: TableOptions,
         place: Place,
+        name: str = "",
     ) -> Table:
         """By where rows lie."""
         return TABLES[storage](num_rows, dim, optimizer, options, place)
@@ -39,14 +42,14 @@ class LocalEngine:
     def prepare_ahead(self, model: TwoTower, prepared: Prepared) -> None:
         """Nothing is exchanged."""
 
-    def begin(self, model: TwoTower, step: int, lr: float) -> None:
+    def begin(self, model: TwoTower, prepared: Prepared, step: int, lr: float) -> None:
         """Nobody waits for it."""
 
     def backward(self, loss: Tensor, queries: int) -> None:
         """Of the mean."""
         loss.mean().backward()
 
-    def add_up(self, loss_sum: float, rows: Mapping[str, Rows], dense: list[torch.nn.Parameter]) -> float:
+    def add_up(self, model: TwoTower, prepared: Prepared, rows: Mapping[str, Rows], loss_sum: float) -> float:
         """There is nothing to add."""
         return loss_sum
 

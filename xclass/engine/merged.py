@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xclass.engine.group import Group
+from xclass.engine.placing import Turns
 from xclass.engine.sharded import ShardedTable
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.vectors import ItemVectors
@@ -21,21 +22,23 @@ class MergedSearch:
     """The exact best of all items; every rank asks the same and gets the same lists.
 
     Args:
-        vectors: of the items rank, rank + R, rank + 2R, …
+        vectors: of the items that lie here.
         group: the ranks.
+        turns: which ranks hold items; all of them unless given: here are the items rank, rank + R, rank + 2R, …
     """
 
-    def __init__(self, vectors: Vectors, group: Group) -> None:
+    def __init__(self, vectors: Vectors, group: Group, turns: Turns | None = None) -> None:
         self.group, self._index = group, ExactIndex()
+        self.turns = turns or Turns(tuple(range(group.size)))
         self.queries_at_once = self._index.queries_at_once
-        self._index.build(vectors)
+        if len(vectors):
+            self._index.build(vectors)
+        self._has_items = len(vectors) > 0
 
     def search(self, query_BD: Tensor, k: int, exclude: Ragged | None = None) -> TopK:
         """The best k of each query, equal scores by rising item number. Ranks exchange k ids and scores a query."""
-        size, rank = self.group.size, self.group.rank
-        mine = None if exclude is None else _divided(exclude, rank, size)
-        found = self._index.search(query_BD, k, mine)
-        scores, ids = found.scores.cpu(), found.ids.cpu() * size + rank
+        found = self._search_here(query_BD, k, exclude)
+        scores, ids = found.scores.cpu(), found.ids.cpu()
         gathered = zip(
             self.group.gather(found.lengths().cpu(), "a search"),
             self.group.gather(ids, "a search"),
@@ -44,9 +47,19 @@ class MergedSearch:
         )
         return merged([TopK(offsets_of(lengths), *lists) for lengths, *lists in gathered], k)
 
+    def _search_here(self, query_BD: Tensor, k: int, exclude: Ragged | None) -> TopK:
+        first, turns = self.turns.first(self.group.rank), len(self.turns.holders)
+        if first is None or not self._has_items:
+            nothing = query_BD.new_empty(0, dtype=torch.float32)
+            return TopK(torch.zeros(len(query_BD) + 1, dtype=torch.int64), nothing.long(), nothing)
+        mine = None if exclude is None else _divided(exclude, first, turns)
+        found = self._index.search(query_BD, k, mine)
+        return TopK(found.offsets, found.ids * turns + first, found.scores)
+
 
 def vectors_here(vectors: ItemVectors, group: Group) -> Vectors:
-    """Vectors of the items rank, rank + R, … of a model whose tables are sharded. Collective.
+    """Vectors of the items that lie here, of a model whose tables are sharded; of items with features those of rank,
+    rank + R, … Collective.
 
     As rows are stored; those of items with features are computed, and kept: (N/R, D) numbers.
     """

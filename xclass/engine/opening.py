@@ -10,23 +10,31 @@ import torch
 from xclass.engine.distributed import DistributedEngine, Kind
 from xclass.engine.group import Group, launched
 from xclass.engine.local import LocalEngine
+from xclass.engine.placing import Sharding
 from xclass.engine.seam import Engine
 from xclass.progress import silence
 
 
 @contextmanager
-def open_engine(timeout_s: float, device: torch.device | str = "cpu", tables: Kind = "exchange") -> Iterator[Engine]:
+def open_engine(
+    timeout_s: float,
+    device: torch.device | str = "cpu",
+    tables: Kind = "exchange",
+    sharding: Sharding = "row-wise",
+    shared_memory: bool = True,
+) -> Iterator[Engine]:
     """The processes of a launch when torchrun started this one, else this process alone.
 
     Args:
         timeout_s: no process waits longer for the others.
         device: where the computation is.
-        tables: what holds the rows of a launch.
+        tables, sharding: what holds the rows of a launch, and on which ranks.
+        shared_memory: whether ranks of one host exchange rows through it.
     """
     if not launched():
         yield LocalEngine()
         return
-    with Group(timeout_s, device) as group:
+    with Group(timeout_s, device, shared_memory) as group:
         if not group.is_first:
             silence()
-        yield DistributedEngine(group, tables)
+        yield DistributedEngine(group, tables, sharding)

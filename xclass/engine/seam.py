@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from xclass.engine.group import Group
@@ -27,6 +26,10 @@ class Engine(Protocol):
 
     group: Group
 
+    def arrange(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """All tables (name → rows, bytes of a row) that :meth:`table` will be asked for: where they lie is decided."""
+        ...
+
     def table(
         self,
         storage: str,
@@ -35,6 +38,7 @@ class Engine(Protocol):
         optimizer: RowOptimizer | None,
         options: TableOptions,
         place: Place,
+        name: str = "",
     ) -> Table:
         """A table of the whole catalogue, or of this process's part of it."""
         ...
@@ -47,16 +51,16 @@ class Engine(Protocol):
         """What can be exchanged before vectors are read; called in the thread that prepares batches, in their order."""
         ...
 
-    def begin(self, model: TwoTower, step: int, lr: float) -> None:
-        """A step begins; its rows will be pushed at rate ``lr``."""
+    def begin(self, model: TwoTower, prepared: Prepared, step: int, lr: float) -> None:
+        """A step begins; its rows are pulled next, and will be pushed at rate ``lr``."""
         ...
 
     def backward(self, loss: Tensor, queries: int) -> None:
         """Gradients of the mean over ``queries``, those of the whole batch, from the loss of each query here."""
         ...
 
-    def add_up(self, loss_sum: float, rows: Mapping[str, Rows], dense: list[torch.nn.Parameter]) -> float:
-        """The sum of the losses over all processes; gradients of ``dense`` are summed in place."""
+    def add_up(self, model: TwoTower, prepared: Prepared, rows: Mapping[str, Rows], loss_sum: float) -> float:
+        """The sum of the losses over all processes; gradients of dense layers are summed in place. Pushes follow."""
         ...
 
     def agree(self, what: str, mine: bool) -> bool:

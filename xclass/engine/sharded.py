@@ -1,4 +1,5 @@
-"""Tables whose rows lie in several processes: row i is row i ÷ R of the shard of rank i mod R.
+"""Tables whose rows lie in several processes: as a rule row i is row i ÷ R of the shard of rank i mod R
+(:mod:`xclass.engine.placing`).
 
 A step asks for distinct rows. Their numbers go to the ranks that hold them, the rows come back; their gradients go the
 same way, and the owner adds up what several ranks found for one row before its optimiser sees it. Items are numbered by
@@ -9,34 +10,20 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.engine.exchange import Exchange
 from xclass.engine.group import Group
-from xclass.errors import ConfigError, InputError
-from xclass.tables import MemoryTable, plan_rows
+from xclass.engine.placing import Turns
+from xclass.engine.routes import Route, plan_routes
+from xclass.errors import InputError
+from xclass.tables import MemoryTable
 from xclass.tensorfile import as_bytes
 
-BLOCK_BYTES = 1 << 24
-
-
-class Route(NamedTuple):
-    """How the rows of one pull travel.
-
-    ids: what was asked for here. order: where they stand, sorted by owner. sends, receives: how many each rank is asked
-    for, and asks of this one. unique, positions: the distinct rows of the shard that are asked for, and where each
-    request stands among them.
-    """
-
-    ids: Tensor
-    order: Tensor
-    sends: list[int]
-    receives: list[int]
-    unique: Tensor
-    positions: Tensor
+BLOCK_BYTES = 1 << 22
 
 
 class ShardedTable:
@@ -46,13 +33,17 @@ class ShardedTable:
         num_rows: of all ranks together.
         shard: the rows that lie here, with their optimiser's state: any kind of table.
         group: the ranks. All of them pull, then push, in the same order.
+        turns: which of them hold rows; all of them unless given.
     """
 
-    def __init__(self, num_rows: int, shard: MemoryTable, group: Group) -> None:
+    def __init__(self, num_rows: int, shard: MemoryTable, group: Group, turns: Turns | None = None) -> None:
         self.shard, self.group, self.weight = shard, group, shard.weight
+        self.turns = turns or Turns.of_all(num_rows, group.size)
         self._num_rows = num_rows
         self._route: Route | None = None
         self._ahead = collections.deque[Route]()
+        self._pulling: Exchange | None = None
+        self._pushing: Exchange | None = None
 
     @property
     def num_rows(self) -> int:
@@ -74,38 +65,49 @@ class ShardedTable:
         """How many rows lie in this process."""
         return self.shard.num_rows
 
+    def expect(self, lr: float) -> None:
+        """The rate of the next push, for tables that need it before a pull."""
+
+    def plan_ahead(self, route: Route) -> None:
+        """Of rows that will be pulled; from another thread than pulls, in their order."""
+        self._ahead.append(route)
+
+    def begin_pull(self, ids: Tensor) -> None:
+        """Send what the others ask for; the pull of the same ``ids`` waits for the rest."""
+        planned = self._ahead.popleft() if self._ahead and self._ahead[0].ids is ids else None
+        self._route = route = planned or plan_routes([ids], [self.turns], self.group)[0]
+        mine = self.shard.pull(route.asked)
+        self._pulling = self.group.begin_exchange(mine, route.receives, route.sends, "a pull")
+
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 rows, a copy. Two exchanges: of U numbers, and of the rows that lie elsewhere."""
-        planned = self._ahead.popleft() if self._ahead and self._ahead[0].ids is ids else None
-        self._route = route = planned or self._plan(ids)
-        mine = self.shard.pull(route.unique).index_select(0, route.positions)
-        rows = mine.new_empty(len(ids), self.dim)
-        rows[route.order] = self.group.exchange(mine, route.receives, route.sends, "a pull")
-        return rows
+        if self._pulling is None or self._route is None or ids is not self._route.ids:
+            self.begin_pull(ids)
+        assert self._route is not None and self._pulling is not None
+        rows, self._pulling = self._pulling.wait(), None
+        return rows.index_select(0, self._route.places)
+
+    def begin_push(self, ids: Tensor, grads: Tensor) -> None:
+        """Send the gradients of others' rows; the push of the same ``ids`` waits for those of the rows here."""
+        if self._route is None or ids is not self._route.ids:
+            self._route = plan_routes([ids], [self.turns], self.group)[0]
+        route = self._route
+        ordered = grads.index_select(0, route.order)
+        self._pushing = self.group.begin_exchange(ordered, route.sends, route.receives, "a push")
 
     def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
         """One summed gradient per row on every rank; what ranks have in common is added up. One exchange after a pull
         of the same ``ids``; on any rank if on one."""
-        if self._route is None or ids is not self._route.ids:
-            self._route = self._plan(ids)
-        route, self._route = self._route, None
-        theirs = self.group.exchange(grads.index_select(0, route.order), route.sends, route.receives, "a push")
+        if self._pushing is None:
+            self.begin_push(ids, grads)
+        assert self._route is not None and self._pushing is not None
+        theirs, route = self._pushing.wait(), self._route
+        self._pushing = self._route = None
+        if ids is not route.ids:  # it was begun before all ranks knew that none has a gradient
+            self.shard.push(route.unique[:0], theirs[:0], lr)
+            return
         total = theirs.new_zeros(len(route.unique), self.dim).index_add_(0, route.positions, theirs)
         self.shard.push(route.unique, total, lr)
-
-    def plan_ahead(self, ids: Tensor) -> None:
-        """Exchange the numbers of rows that will be pulled; from another thread than pulls, in their order."""
-        self._ahead.append(self._plan(ids, beside=True))
-
-    def _plan(self, ids: Tensor, beside: bool = False) -> Route:
-        size, what = self.group.size, "a plan" if beside else "a pull"
-        owner, order = torch.sort((ids % size).to(torch.int32), stable=True)
-        counts = torch.bincount(owner, minlength=size)
-        asked = self.group.exchange(counts, [1] * size, [1] * size, what, beside)
-        sends, receives = counts.tolist(), asked.tolist()
-        wanted = torch.div(ids.index_select(0, order), size, rounding_mode="floor")
-        plan = plan_rows({"all": self.group.exchange(wanted, sends, receives, what, beside)})
-        return Route(ids, order, sends, receives, plan.unique, plan.positions["all"])
 
     def read(self, start: int, stop: int) -> Tensor:
         """Not of a table that lies in several processes: :attr:`shard` reads what is here."""
@@ -113,10 +115,10 @@ class ShardedTable:
 
     def write(self, start: int, rows: Tensor) -> None:
         """Those of the rows from ``start`` on that lie here; every rank is given all of them."""
-        size, rank = self.group.size, self.group.rank
-        first = (rank - start) % size
+        turns, mine = len(self.turns.holders), self.turns.first(self.group.rank)
+        first = len(rows) if mine is None else (mine - start) % turns
         if first < len(rows):
-            self.shard.write((start + first) // size, rows[first::size])
+            self.shard.write((start + first) // turns, rows[first::turns])
 
     def settle(self) -> None:
         """Write weight decay that is due into every row that lies here."""
@@ -128,26 +130,18 @@ class ShardedTable:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The bytes of all rows in order, on rank 0; collective: the other ranks get blocks without rows."""
-        rows = max(BLOCK_BYTES // max(self.weight.nbytes // self.rows_here, 1) // self.group.size, 1)
-        most = -(-self.num_rows // self.group.size)
-        for start in range(0, most, rows):
-            length = min(rows, most - start)
-            here = self.weight[start : start + length].cpu()
-            sent = here.new_zeros(length, self.dim)
-            sent[: len(here)] = here
-            parts = [torch.from_numpy(as_bytes(sent))]
-            parts = self.group.collect(parts[0], "writing the model")
-            left = self.num_rows - start * self.group.size
-            if parts:
-                yield torch.stack(parts, 1).flatten(0, 1)[:left].contiguous().numpy()
-
-
-def rows_of(num_rows: int, group: Group, name: str = "a table") -> int:
-    """How many rows of a table lie on this rank.
-
-    Raises:
-        ConfigError: there are fewer rows than ranks.
-    """
-    if num_rows < group.size:
-        raise ConfigError(f"{name} has fewer rows than there are ranks", wanted=f"≤ {num_rows} ranks", got=group.size)
-    return -(-(num_rows - group.rank) // group.size)
+        size, turns = self.group.size, len(self.turns.holders)
+        row_bytes = self.dim * self.weight.element_size()
+        rows = max(BLOCK_BYTES // row_bytes // turns, 1)
+        for start in range(0, -(-self.num_rows // turns), rows):
+            lengths = [min(self.turns.rows(self.num_rows, rank, start * turns), rows) for rank in range(size)]
+            here = torch.from_numpy(as_bytes(self.weight[start : start + rows].cpu())).reshape(-1, row_bytes)
+            to_first, from_all = [len(here), *[0] * (size - 1)], lengths if self.group.is_first else [0] * size
+            found = self.group.exchange(here, to_first, from_all, "writing the model")
+            if self.group.is_first:
+                whole, parts = found.new_empty(sum(lengths), found.shape[1]), found.split(lengths)
+                for turn, rank in enumerate(self.turns.holders):
+                    whole[turn::turns] = parts[rank]
+                yield whole.numpy()
+            one_each = [1] * size  # nobody goes ahead of rank 0, and buffers that it has read are free
+            self.group.exchange(torch.zeros(size, dtype=torch.uint8), one_each, one_each, "writing the model")

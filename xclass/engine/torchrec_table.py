@@ -1,25 +1,30 @@
-"""A sharded table that TorchRec holds: its row-wise sharding, its exchanges, FBGEMM's fused kernel for the updates.
+"""A sharded table that TorchRec holds: its sharding, its exchanges, FBGEMM's fused kernel for the updates.
 
-TorchRec gives each rank one contiguous part. Row i of the table is row i ÷ R of the part of rank i mod R, as in
-:mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same.
+Row-wise TorchRec gives each rank one contiguous part. Row i of the table is row i ÷ R of the part of rank i mod R, as
+in :mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same. Table-wise one rank has
+all.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xclass.engine.group import Group
-from xclass.engine.sharded import ShardedTable, rows_of
+from xclass.engine.placing import Turns
+from xclass.engine.sharded import ShardedTable
 from xclass.errors import ConfigError
 from xclass.optim import RowAdaGrad
 from xclass.tables import MemoryTable, RowOptimizer, TableOptions
 
 FEATURE = "rows"
 STATE = "sum_of_squares"
+FLOAT = 4
 INSTALL = "pip install fbgemm-gpu-cpu==1.8.0 tensordict torchmetrics==1.0.3, then pip install --no-deps torchrec==1.8.0"
 
 
@@ -31,24 +36,35 @@ class TorchRecTable(ShardedTable):
         optimizer: its eps is taken over; the rate of a step is given with the push.
         options: how rows start.
         group: the ranks; on a launch of one rank there is one shard.
+        turns: which of them hold rows: all (or the first, of fewer rows), or one.
     """
 
     def __init__(
-        self, num_rows: int, dim: int, optimizer: RowOptimizer | None, options: TableOptions, group: Group
+        self,
+        num_rows: int,
+        dim: int,
+        optimizer: RowOptimizer | None,
+        options: TableOptions,
+        group: Group,
+        turns: Turns | None = None,
     ) -> None:
-        eps = _check(optimizer, options)
-        rows = rows_of(num_rows, group)
-        self._block = -(-num_rows // group.size)
-        self._module = _sharded_module(self._block * group.size, dim, eps, group)
-        local = _local(next(iter(self._module.state_dict().values())))[:rows]
-        state = next(iter(self._module.fused_optimizer.state_dict()["state"].values()))
-        self._sums = _local(next(iter(state.values())))[:rows]
+        eps, turns = _check(optimizer, options), turns or Turns.of_all(num_rows, group.size)
+        first, rows = turns.first(group.rank), turns.rows(num_rows, group.rank)
+        self._parts = 1 if len(turns.holders) == 1 else group.size
+        self._block = -(-num_rows // self._parts)
+        owner = turns.holders[0] if self._parts < group.size else None
+        self._module = _sharded_module(self._block * self._parts, dim, eps, group, owner)
+        local = _local(self._module.state_dict().values(), (0, dim), group)[:rows]
+        state = self._module.fused_optimizer.state_dict()["state"].values()
+        self._sums = _local((each for one in state for each in one.values()), (0,), group)[:rows]
         if options.init_std is None:
             local.zero_()
         else:
-            drawn = TableOptions(options.init_std, options.seed, part=(group.size, group.rank))
+            part = (group.size, group.rank) if first is None else (len(turns.holders), first)
+            drawn = TableOptions(options.init_std, options.seed, part=part)
             local.copy_(MemoryTable(rows, dim, None, drawn).weight)
-        super().__init__(num_rows, MemoryTable(rows, dim, None, TableOptions(rows=local)), group)
+        here = TableOptions(rows=local, part=(max(group.size, 2), group.rank))
+        super().__init__(num_rows, MemoryTable(rows, dim, None, here), group, turns)
         self._pulled: tuple[Tensor, Tensor] | None = None
         self._rate = 0.0
 
@@ -60,12 +76,18 @@ class TorchRecTable(ShardedTable):
                 group["lr"] = lr
             self._module.fused_optimizer.step()  # hands the rate on; rows change in the backward pass
 
+    def begin_pull(self, ids: Tensor) -> None:
+        """TorchRec's exchanges are its own."""
+
+    def begin_push(self, ids: Tensor, grads: Tensor) -> None:
+        """As above."""
+
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 rows, a copy. TorchRec wants to be asked for something: for no rows it is asked for row 0."""
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-        size, asked = self.group.size, ids if len(ids) else ids.new_zeros(1)
-        places = asked % size * self._block + torch.div(asked, size, rounding_mode="floor")
+        parts, asked = self._parts, ids if len(ids) else ids.new_zeros(1)
+        places = asked % parts * self._block + torch.div(asked, parts, rounding_mode="floor")
         lengths = torch.ones_like(places)
         with self.group.guard("a pull"):
             found = self._module(KeyedJaggedTensor(keys=[FEATURE], values=places, lengths=lengths)).wait()
@@ -88,11 +110,15 @@ class TorchRecTable(ShardedTable):
         return {"weight": self.weight, STATE: self._sums}
 
 
-def _check(optimizer: RowOptimizer | None, options: TableOptions) -> float:
+def _require_torchrec() -> None:
     if importlib.util.find_spec("torchrec") is None:
         raise ConfigError(
             "TorchRec is not installed", where="distributed.tables", got="torchrec", do=f'{INSTALL}; or "exchange"'
         )
+
+
+def _check(optimizer: RowOptimizer | None, options: TableOptions) -> float:
+    _require_torchrec()
     plain = options.dtype == torch.float32 and not options.weight_decay and not options.clip_norm
     if not isinstance(optimizer, RowAdaGrad) or not plain:
         raise ConfigError(
@@ -103,12 +129,13 @@ def _check(optimizer: RowOptimizer | None, options: TableOptions) -> float:
     return optimizer.eps
 
 
-def _sharded_module(num_rows: int, dim: int, eps: float, group: Group) -> Any:
+def _sharded_module(num_rows: int, dim: int, eps: float, group: Group, owner: int | None) -> Any:
+    """Row-wise; table-wise where one rank is to own it."""
     import torch.distributed as dist
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from torchrec.distributed.comm_ops import set_gradient_division
     from torchrec.distributed.embedding import EmbeddingCollectionSharder
-    from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
+    from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise, table_wise
     from torchrec.distributed.types import ShardingEnv
     from torchrec.modules.embedding_configs import EmbeddingConfig
     from torchrec.modules.embedding_modules import EmbeddingCollection
@@ -121,7 +148,7 @@ def _sharded_module(num_rows: int, dim: int, eps: float, group: Group) -> Any:
     kind = group.device.type
     plan = construct_module_sharding_plan(
         module,
-        {"table": row_wise(compute_kernel="fused")},
+        {"table": row_wise(compute_kernel="fused") if owner is None else table_wise(owner, compute_kernel="fused")},
         sharder,
         world_size=group.size,
         local_size=group.local_size,
@@ -132,8 +159,44 @@ def _sharded_module(num_rows: int, dim: int, eps: float, group: Group) -> Any:
         return sharder.shard(module, plan, ShardingEnv.from_process_group(dist.group.WORLD), device)
 
 
-def _local(sharded: Any) -> Tensor:
-    shards = sharded.local_shards()
-    assert len(shards) == 1, "row-wise sharding gives every rank one part"
-    rows: Tensor = shards[0].tensor
-    return rows
+def _local(tensors: Iterable[Any], empty: tuple[int, ...], group: Group) -> Tensor:
+    """The part here of the one tensor that there is; nothing where it has none."""
+    shards = [shard.tensor for sharded in tensors for shard in sharded.local_shards()]
+    assert len(shards) <= 1, "a rank has one part of a table"
+    return shards[0] if shards else torch.empty(empty, device=group.device)
+
+
+def planned(sizes: Mapping[str, tuple[int, int]], group: Group) -> dict[str, Turns]:
+    """Table (→ rows, bytes of a row) → the ranks that TorchRec's planner gives it: all, or one.
+
+    Every rank asks its own planner, which says the same of the same sizes.
+    """
+    _require_torchrec()
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
+    from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+    from torchrec.modules.embedding_configs import EmbeddingConfig
+    from torchrec.modules.embedding_modules import EmbeddingCollection
+
+    numbers = {f"table_{number}": name for number, name in enumerate(sizes)}
+    by_dim = dict[str, list[Any]]()  # one collection has one
+    for key, name in numbers.items():
+        rows, dim = sizes[name][0], sizes[name][1] // FLOAT
+        table = EmbeddingConfig(name=key, embedding_dim=dim, num_embeddings=rows, feature_names=[key])
+        by_dim.setdefault(str(dim), []).append(table)
+    allowed = ParameterConstraints(sharding_types=["row_wise", "table_wise"], compute_kernels=["fused"])
+    logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(group.size, group.device.type, local_world_size=group.local_size),
+        constraints=dict.fromkeys(numbers, allowed),
+        debug=False,
+    )
+    meta = torch.device("meta")
+    module = torch.nn.ModuleDict({dim: EmbeddingCollection(tables, meta) for dim, tables in by_dim.items()})
+    plans = planner.plan(module, [EmbeddingCollectionSharder()]).plan.values()
+    found = {key: one for each in plans for key, one in each.items()}
+    return {
+        name: Turns((found[key].ranks[0],))
+        if found[key].sharding_type == "table_wise"
+        else Turns.of_all(sizes[name][0], group.size)
+        for key, name in numbers.items()
+    }

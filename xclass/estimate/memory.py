@@ -14,6 +14,8 @@ from xclass.data.planted_spec import parse_planted
 from xclass.data.shuffle import WINDOW_ROWS
 from xclass.data.store import Dataset
 from xclass.data.windows import SequenceFacts
+from xclass.engine.placing import Turns, placed
+from xclass.engine.sharded import BLOCK_BYTES as COLLECTED_BYTES
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
@@ -35,6 +37,7 @@ BATCH, LOADER = "batch: rows, gradients, blocks", "loader: shuffled rows"
 WINDOW_ROW_BYTES = 40  # of the loader, see xclass.data.shuffle
 FOUND_BYTES = 36  # of exact search, for each of k items of a query
 SMALL_FILES = 1 << 20
+COLLECTED_BLOCKS = 10  # as they come, in order, and what the allocator keeps of them
 FLOAT, INT = 4, 8
 ID_BYTES = 16  # an external id in a file, about
 
@@ -152,12 +155,33 @@ def _tables(config: RunConfig, job: Job, device: torch.device, layout: Layout, r
     storage = storage_of(config)
     place: Place = "accelerator" if device.type == "cuda" and storage == "device" else "memory"
     mapped = storage == "mapped"
+    here = _rows_of_the_fullest(config, job, layout, ranks)
     for table, tensors in layout.tables.items():
         for key, row_bytes in tensors.items():
-            component, size = f"table {table}: {key}", -(-rows_of(table, job, config.head) // ranks) * row_bytes
+            component, size = f"table {table}: {key}", here[table] * row_bytes
             yield Part(component, place, size, certain=not mapped, cache=mapped)
             if mapped:
                 yield Part(component, "disk", rows_of(table, job, config.head) * row_bytes)
+
+
+def holders_of(config: RunConfig, job: Job, layout: Layout, ranks: int) -> dict[str, Turns]:
+    """Table → the ranks that hold it; what a planner would say is not known here, and row-wise is taken instead."""
+    sharding = config.distributed.sharding
+    sizes = {name: (rows_of(name, job, config.head), own["weight"]) for name, own in layout.tables.items()}
+    return placed("row-wise" if sharding == "planner" else sharding, sizes, ranks)
+
+
+def _rows_of_the_fullest(config: RunConfig, job: Job, layout: Layout, ranks: int) -> dict[str, int]:
+    """Table → its rows on the rank that holds the most."""
+    holders = holders_of(config, job, layout, ranks)
+
+    def here(rank: int) -> dict[str, int]:
+        return {name: turns.rows(rows_of(name, job, config.head), rank) for name, turns in holders.items()}
+
+    def size(rank: int) -> int:
+        return sum(count * sum(layout.tables[name].values()) for name, count in here(rank).items())
+
+    return here(max({turns.holders[0] for turns in holders.values()}, key=size))
 
 
 def _beside_tables(config: RunConfig, job: Job, device: torch.device, layout: Layout) -> Iterator[Part]:
@@ -251,7 +275,8 @@ def asked_rows(config: RunConfig, job: Job, layout: Layout, ranks: int = 1) -> d
     queries, positives = (-(-count // ranks) for count in (queries_of(config, job), positives_of(config, job)))
     history = history_of(job, queries)
     drawn = candidates_of(config, job, ranks)
-    asked = {"item": positives + drawn, "query": queries, "history": history}
+    own = 0 if _in_batch(config.sampler) else positives  # else they are among the candidates
+    asked = {"item": own + drawn, "query": queries, "history": history}
     if config.model.query.share_item_table:
         asked["item"] += history
     if config.head.kind not in SCORED:
@@ -304,6 +329,10 @@ def _candidates(sampler: SamplerConfig, positives: int, queries: int, items: int
     return {"all": items, "in-batch": positives}.get(sampler.kind, sampler.num_sampled)
 
 
+def _in_batch(sampler: SamplerConfig) -> bool:
+    return sampler.kind == "in-batch" or any(map(_in_batch, sampler.parts))
+
+
 def queries_of(config: RunConfig, job: Job) -> int:
     """Queries of a batch; by pair as many as pairs."""
     return min(config.train.batch.size, job.queries if config.train.batch.by == "query" else job.pairs)
@@ -340,9 +369,12 @@ def _disk(config: RunConfig, job: Job, layout: Layout, ranks: int) -> Iterator[P
     yield Part("checkpoint", "disk", checkpoint, certain=trains)
     others = (max(config.train.keep_checkpoints, 2) - 1) * checkpoint - weights
     yield Part("checkpoints: others, while there is no model", "disk", others, certain=False)
-    if trains:
-        aside = min(tables // ranks, SPARE_BYTES)
+    if trains and ranks == 1:
+        aside = min(tables, SPARE_BYTES)
         yield Part("rows kept aside while a checkpoint is written", "memory", aside, "training", certain=False)
+    elif trains:  # the first rank writes what the others send
+        passing = min(COLLECTED_BLOCKS * COLLECTED_BYTES, weights)
+        yield Part("rows on their way into the model's file", "memory", passing, "training", certain=False)
     if config.train.validation.keep_best and job.valid_pairs:
         yield Part("best weights", "disk", checkpoint, certain=False)
         yield Part("best weights, read back", "memory", checkpoint, certain=False, cache=True)

@@ -5,17 +5,22 @@ A step of one of R ranks, with tables of D numbers a row divided among them, bat
 asked       U(t)   distinct rows that the rank asks of table t: those of its share of the queries and of their targets,
                    and of all shared candidates
 numbers     Σ 8 · (U(t) + R) · (R − 1) / R      sent to the ranks that hold the rows
-rows        Σ 4 · D · U(t) · (R − 1) / R        come back; as many are sent to others
+rows        Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that asked for them; as many come
 gradients   Σ 4 · D · U(t) · (R − 1) / R        sent to the ranks that hold the rows
 sums        2 · (R − 1) / R · 4 · (3 + T + P)   of the loss, two flags, T tables and P numbers of the dense layers
-exchanges   4 · T + 1
-exchange_s  exchanges · latency + bytes sent / bandwidth
+exchanges   3 · T + 2                           how many rows a rank asks of each other, numbers, rows, gradients, sums
+exchange_s  5 · latency + bytes sent / bandwidth    those of all tables are under way together
+
+Table-wise the rank that holds a table sends 4 · D · U(t) · (R − 1) of rows and no gradients, the others no rows and
+4 · D · U(t) of gradients: what is said is of the rank that sends the most.
 
 What a rank sends it receives, at the same time: bandwidth is that of one direction. How long computing takes is
 measured here or stated.
 
 Measured, phase by phase: load and sample as in one process, for every rank draws the whole batch; pull and push by the
-rows asked for; loss by the queries. A step takes computing and exchanges, one after the other.
+rows asked for; loss by the queries; and what sorting rows by owner and copying them on both ends takes, measured on as
+many rows. On less than a core each of these takes as much longer. A step takes computing and exchanges, one after the
+other: what ranks wait for each other is not in it.
 
 Stated, from operations and memory traffic:
 
@@ -31,33 +36,38 @@ A step takes the longer of preparing, and computing with its exchanges.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from xclass.engine.placing import Turns
 from xclass.errors import ConfigError
 from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
 from xclass.estimate.memory import (
+    BATCH,
+    LOADER,
     Job,
     asked_rows,
     candidates_of,
     history_of,
+    holders_of,
     parts_of,
     positives_of,
     queries_of,
     rows_of,
 )
-from xclass.estimate.parts import Part, by_component, total
+from xclass.estimate.parts import Part, Place, by_component, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE
 from xclass.run_config import RunConfig
 from xclass.towers import QUERY_TOWERS
 
 NUMBER, FLOAT = 8, 4
+ROUNDS = 5  # that follow each other: how many rows, which ones, the rows, gradients, sums
 PREPARED_PER_S = 20e6
-BLOCK = 1 << 22
 DIVIDED = ("loss",)  # phases by the queries of a rank
 BY_ROWS = ("pull", "push")
 
@@ -68,6 +78,7 @@ class Cluster:
 
     ranks: R. device_bytes: memory of the device of each; None: nothing is said of it. bytes_per_s: that one rank can
     send to the others. latency_s: of one exchange. operations_per_s, memory_bytes_per_s: of one device; both or none.
+    cores: of a rank, where a step is measured; None: as many as this process may use.
     """
 
     ranks: int
@@ -76,16 +87,23 @@ class Cluster:
     latency_s: float
     operations_per_s: float | None = None
     memory_bytes_per_s: float | None = None
+    cores: float | None = None
 
     def __post_init__(self) -> None:
-        if self.ranks < 1 or not self.bytes_per_s > 0 or self.latency_s < 0:
-            raise ConfigError("ranks and bandwidth must be above 0", where="--ranks, --bandwidth", got=asdict(self))
+        cores = 1 if self.cores is None else self.cores
+        if self.ranks < 1 or not self.bytes_per_s > 0 or self.latency_s < 0 or not cores > 0:
+            raise ConfigError("ranks, cores and bandwidth must be above 0", where="--ranks", got=asdict(self))
         if (self.operations_per_s is None) != (self.memory_bytes_per_s is None):
             raise ConfigError(
                 "what a device computes and what it reads go together",
                 where="--flops, --memory-bandwidth",
                 do="give both, or neither to measure a step here",
             )
+
+    @property
+    def whole_cores(self) -> int | None:
+        """How many cores a step is measured on; on less than one its computing takes as much longer."""
+        return None if self.cores is None else max(int(self.cores), 1)
 
 
 class Exchange(NamedTuple):
@@ -104,8 +122,8 @@ class Exchange(NamedTuple):
         return self.numbers_bytes + self.rows_bytes + self.gradients_bytes + self.sums_bytes
 
     def seconds(self, cluster: Cluster) -> float:
-        """Of all exchanges, one after the other; 0 for one rank."""
-        return self.exchanges * cluster.latency_s + self.bytes / cluster.bytes_per_s if self.exchanges else 0.0
+        """Of all exchanges; 0 for one rank."""
+        return ROUNDS * cluster.latency_s + self.bytes / cluster.bytes_per_s if self.exchanges else 0.0
 
 
 class Plan(NamedTuple):
@@ -159,8 +177,9 @@ def plan(
     cluster: Cluster,
     *,
     base_bytes: int = 0,
-    counts: Tensor | None = None,
+    drawn: Mapping[int, dict[str, int]] = MappingProxyType({}),
     rates: Rates | None = None,
+    routed_s: float = 0.0,
 ) -> Plan:
     """What training ``config`` on a dataset of these sizes takes of each of several ranks.
 
@@ -170,16 +189,21 @@ def plan(
         device: what each rank computes on.
         cluster: the ranks.
         base_bytes: what the interpreter and the libraries take.
-        counts: int (N,), how often each item is a target: tells how many rows of a batch are different. Without, all
-            are taken to be.
+        drawn: number of ranks → rows that each asks for, see :func:`xclass.estimate.drawn.drawn_rows`. Without, as
+            many as if no two lists of a batch had an item in common.
         rates: of a calibration of one process.
+        routed_s: what rows cost a rank on their way, see :func:`xclass.estimate.routing.routing_s`.
     """
     if config.head.kind != "dot":
         raise ConfigError("several ranks train models of item vectors only", where="head.kind", got=config.head.kind)
     layout = layout_of(config, job.features)
     parts = parts_of(config, job, device, base_bytes, cluster.ranks)
-    exchange = exchanged(config, job, layout, cluster.ranks, counts)
-    compute_s = _compute_s(config, job, layout, cluster, exchange, counts, rates)
+    if rates is not None:
+        parts = _measured(parts, parts_of(config, job, device, base_bytes), rates, device)
+    asked = {ranks: drawn.get(ranks) or distinct_rows(config, job, layout, ranks) for ranks in (1, cluster.ranks)}
+    holders = holders_of(config, job, layout, cluster.ranks)
+    exchange = exchanged(asked[cluster.ranks], holders, config, layout, cluster.ranks)
+    compute_s = _compute_s(config, job, layout, cluster, exchange, asked[1], rates, routed_s)
     prepare_s = None if cluster.operations_per_s is None else prepared(config, job, exchange) / PREPARED_PER_S
     step_s = None if compute_s is None else max(compute_s + exchange.seconds(cluster), prepare_s or 0.0)
     by_pair = config.train.batch.by == "pair"
@@ -191,34 +215,31 @@ def plan(
     return Plan(cluster, job, device, parts, exchange, prepare_s, compute_s, step_s, steps, positives, answer)
 
 
-def exchanged(config: RunConfig, job: Job, layout: Layout, ranks: int, counts: Tensor | None = None) -> Exchange:
-    """Rows that a rank asks for in a step, and the bytes that it sends; see the top of this file."""
-    rows = distinct_rows(config, job, layout, ranks, counts)
+def exchanged(
+    rows: dict[str, int], holders: Mapping[str, Turns], config: RunConfig, layout: Layout, ranks: int
+) -> Exchange:
+    """Bytes that a rank sends in a step when each asks for these rows; see the top of this file. The rank that sends
+    the most."""
     if ranks == 1:
         return Exchange(rows, 0, 0, 0, 0, 0)
-    away, asked, dim = (ranks - 1) / ranks, sum(rows.values()), config.model.embedding_dim
-    numbers = NUMBER * (asked + ranks * len(rows)) * away
-    values = FLOAT * dim * asked * away
-    sums = 2 * away * FLOAT * (3 + len(rows) + layout.dense // FLOAT)
-    return Exchange(rows, round(numbers), round(values), round(values), round(sums), 4 * len(rows) + 1)
+    sums = round(2 * (ranks - 1) / ranks * FLOAT * (3 + len(rows) + layout.dense // FLOAT))
+
+    def sent(rank: int) -> Exchange:
+        share = {name: (rank in holders[name].holders) / len(holders[name].holders) for name in rows}
+        away = sum(count * (1 - share[name]) for name, count in rows.items())
+        asked = sum(count * share[name] for name, count in rows.items()) * (ranks - 1)
+        row_bytes = FLOAT * config.model.embedding_dim
+        numbers = NUMBER * (away + len(rows) * (ranks - 1))
+        sizes = round(numbers), round(row_bytes * asked), round(row_bytes * away)
+        return Exchange(rows, *sizes, sums, 3 * len(rows) + 2)
+
+    return max(map(sent, range(ranks)), key=lambda each: each.bytes)
 
 
-def distinct_rows(
-    config: RunConfig, job: Job, layout: Layout, ranks: int, counts: Tensor | None = None
-) -> dict[str, int]:
-    """Table → distinct rows that a rank asks for in a step."""
+def distinct_rows(config: RunConfig, job: Job, layout: Layout, ranks: int) -> dict[str, int]:
+    """Table → distinct rows that a rank asks for in a step, when no two lists of a batch have an item in common."""
     asked = asked_rows(config, job, layout, ranks)
-    found = {name: min(asked[name], rows_of(name, job, config.head)) for name in layout.tables}
-    if counts is None:
-        return found
-    drawn = min(candidates_of(config, job, ranks), job.items) if "item" in found else 0
-    for name in ("item", "history"):
-        if name in found:
-            repeated = asked[name] - (drawn if name == "item" else 0)
-            found[name] = min(
-                round(expected_distinct(counts, repeated)) + (drawn if name == "item" else 0), found[name]
-            )
-    return found
+    return {name: min(asked[name], rows_of(name, job, config.head)) for name in layout.tables}
 
 
 def prepared(config: RunConfig, job: Job, exchange: Exchange) -> int:
@@ -228,27 +249,15 @@ def prepared(config: RunConfig, job: Job, exchange: Exchange) -> int:
     return positives_of(config, job) + known + history + sum(exchange.rows.values())
 
 
-def expected_distinct(counts: Tensor, draws: int) -> float:
-    """Σ 1 − (1 − p)^draws over items of probability p = counts / Σ counts: different items of so many draws.
-
-    >>> expected_distinct(torch.tensor([1, 1]), 2)
-    1.5
-    """
-    whole, found = max(int(counts.sum(dtype=torch.int64)), 1), 0.0
-    for block in counts.split(BLOCK):
-        share = block.double() / whole
-        found += float(-torch.expm1(draws * torch.log1p(-share)).sum())
-    return found
-
-
 def _compute_s(
     config: RunConfig,
     job: Job,
     layout: Layout,
     cluster: Cluster,
     exchange: Exchange,
-    counts: Tensor | None,
+    alone: dict[str, int],
     rates: Rates | None,
+    routed_s: float,
 ) -> float | None:
     """Seconds of a step on one rank without its exchanges."""
     if cluster.operations_per_s is not None and cluster.memory_bytes_per_s is not None:
@@ -261,12 +270,25 @@ def _compute_s(
         return operations / cluster.operations_per_s + moved / cluster.memory_bytes_per_s
     if rates is None:
         return None
-    alone = distinct_rows(config, job, layout, 1, counts)
     by_rows = sum(exchange.rows.values()) / max(sum(alone.values()), 1)
     shares = {**dict.fromkeys(DIVIDED, 1 / cluster.ranks), **dict.fromkeys(BY_ROWS, by_rows)}
     phases = rates.phase_ms
     divided = sum(spent * shares.get(phase, 1.0) for phase, spent in phases.items())
-    return rates.step_s * divided / max(sum(phases.values()), 1e-12)
+    slower = 1.0 if cluster.cores is None else max(1 / cluster.cores, 1.0)
+    return slower * (rates.step_s * divided / max(sum(phases.values()), 1e-12) + routed_s)
+
+
+def _measured(parts: list[Part], alone: list[Part], rates: Rates, device: torch.device) -> list[Part]:
+    """What was guessed about a rank's batches and loader, with what those of one process took instead of its guess."""
+    place: Place = "accelerator" if device.type == "cuda" else "memory"
+    there = {"memory": rates.batch_bytes, "accelerator": rates.accelerator_batch_bytes}
+    guessed = by_component(parts, place).get(BATCH, 0) - by_component(alone, place).get(BATCH, 0)
+    kept = [part for part in parts if part.component not in (BATCH, LOADER)]
+    there[place] = max(there[place] + guessed, 0)
+    return [
+        *kept,
+        *(Part(BATCH, one, there[one], "training", certain=False) for one in dict.fromkeys(("memory", place))),
+    ]
 
 
 def _answer(parts: list[Part], device: torch.device, there: int) -> str:

@@ -14,10 +14,13 @@ from xclass.data.batches import TrainBatches
 from xclass.data.planted_spec import PREFIX
 from xclass.data.store import Dataset, open_dataset
 from xclass.estimate.calibration import Rates, calibrate
+from xclass.estimate.cores import at_most
+from xclass.estimate.drawn import drawn_rows
 from xclass.estimate.machine import Available, anonymous_bytes, available, resident_bytes
 from xclass.estimate.memory import BATCH, LOADER, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.ranks import Cluster, Plan, plan
+from xclass.estimate.routing import routing_s
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
 from xclass.progress import say
 from xclass.run_config import RunConfig
@@ -126,12 +129,16 @@ def plan_for(
     if source.startswith(PREFIX):
         return plan(config, Job.planned(source), where, cluster, base_bytes=anonymous_bytes())
     dataset, base = open_dataset(source), anonymous_bytes()
-    rates = None
+    drawn = drawn_rows(dataset, config, (1, cluster.ranks)) if config.head.kind == "dot" else {}
+    rates, routed_s = None, 0.0
     if calibration and cluster.operations_per_s is None:
         say("calibrating on a small cut of the data; --no-calibrate leaves it out")
-        rates = calibrate(dataset, config, choose_device(device), _existing(out), base)
-    counts = dataset.item_counts
-    return plan(config, Job.of(dataset), where, cluster, base_bytes=base, counts=counts, rates=rates)
+        with at_most(cluster.whole_cores):
+            rates = calibrate(dataset, config, choose_device(device), _existing(out), base)
+            if cluster.ranks > 1:
+                routed_s = routing_s(drawn.get(cluster.ranks, {}), config.model.embedding_dim, config.optimizer)
+    found = Job.of(dataset)
+    return plan(config, found, where, cluster, base_bytes=base, drawn=drawn, rates=rates, routed_s=routed_s)
 
 
 def _positives(config: RunConfig, batches: TrainBatches, steps: int) -> int:

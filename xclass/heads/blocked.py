@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from xclass.heads.blocks import Gradients, Problem, run_blocks
 from xclass.heads.columns import many_columns, run_columns
 from xclass.heads.masks import Hits
+from xclass.heads.own import own_fits, run_own
 from xclass.heads.top_weights import TopWeights
 from xclass.losses import Loss
 from xclass.losses.seam import final_weights
@@ -110,12 +111,14 @@ def _run(
 
 
 def _blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
-    """By blocks of rows, or of candidates where these are many."""
+    """By blocks of rows, or of candidates where these are many; row by row where each has its own."""
+    if own_fits(problem):
+        return run_own(problem, weights)
     return (run_columns if many_columns(problem) else run_blocks)(problem, weights)
 
 
 def _problem(query: Tensor, items: Tensor, pos_rows: Tensor, neg_rows: Tensor, scoring: Scoring) -> Problem:
-    scaled = query * scoring.inverse_temperature
+    scaled = query if scoring.inverse_temperature == 1 else query * scoring.inverse_temperature
     positives, log_q = scoring.positives, scoring.negatives.log_q.to(scaled.dtype)
     return Problem(
         query=scaled,

@@ -87,6 +87,11 @@ def outputs(problem: Problem) -> Outputs:
     return Outputs(query.new_empty(len(query)), query.new_empty(len(problem.pos_rows)), torch.empty_like(query))
 
 
+def scaled(vectors: Tensor, factor: float) -> Tensor:
+    """``vectors`` times the factor, in place."""
+    return vectors if factor == 1 else vectors.mul_(factor)
+
+
 def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
     """(R,) loss, times the weights, and the gradients."""
     rows, columns = len(problem.query), problem.neg_rows.shape[-1]
@@ -109,7 +114,7 @@ def run_blocks(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradie
         problem.query.device,
     )
     item_grad = _item_gradient(problem, out, totals, gathered)
-    return out.loss, Gradients(out.query.mul_(problem.inverse_temperature), item_grad)
+    return out.loss, Gradients(scaled(out.query, problem.inverse_temperature), item_grad)
 
 
 def _in_order(rows: Tensor, number: int) -> bool:

@@ -36,25 +36,8 @@ class Rows:
     def __init__(
         self, problem: Problem, first_hit: Tensor, negatives: Tensor, weights: Tensor | None, out: Outputs
     ) -> None:
-        found = row_switches(problem.loss)
-        assert found is not None
-        columns = problem.neg_rows.shape[-1]
-        log_q = torch.zeros(1, columns) if problem.log_q is None else problem.log_q.reshape(-1, columns)
         self.query, self.out, self.negatives = problem.query.numpy(), out.query.numpy(), negatives
-        self.settings = found.kind, np.array(found.switches, np.float32), np.float32(found.power)
-        self.given = (
-            *(tensor.numpy() for tensor in (problem.query, problem.items, problem.pos_rows, problem.offsets)),
-            problem.share.numpy(),
-            NOTHING if problem.pos_log_q is None else problem.pos_log_q.numpy(),
-            log_q.numpy(),
-            problem.hits.columns.contiguous().numpy(),
-            first_hit.numpy(),
-            NOTHING if weights is None else weights.float().numpy(),
-            bits(torch.full((1,), mask_value(negatives.dtype), dtype=negatives.dtype))[0],
-            out.loss.numpy(),
-            out.pos_grad.numpy(),
-            self.out,
-        )
+        self.settings, self.given = finish_arguments(problem, weights, out, first_hit, negatives.dtype)
 
     def block(self, low: int, cells: Tensor) -> Tensor:
         """Rows from ``low`` on; ``cells`` (b, K) are written over. (K, D) part of the gradient of the negatives."""
@@ -62,11 +45,48 @@ class Rows:
 
         query, scale = torch.from_numpy(self.query[low : low + len(cells)]), np.empty(len(cells), np.float32)
         torch.mm(query.to(cells.dtype), self.negatives.T, out=cells)
-        block_kernels.finish_rows(*self.settings[:3], low, bits(cells), *self.given, scale)
+        block_kernels.finish_rows(*self.settings, low, bits(cells), *self.given, scale)
         product = cells @ self.negatives
         back = torch.empty_like(product)
         block_kernels.combine(low, bits(product), scale, self.query, self.out, bits(back))
         return cells.T @ back
+
+
+def finish_arguments(
+    problem: Problem,
+    weights: Tensor | None,
+    out: Outputs,
+    first_hit: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What ``block_kernels.finish_rows`` takes before the rows, and between their cells and their scale.
+
+    Args:
+        problem: of a loss that has switches.
+        weights: (R,) or None.
+        out: filled.
+        first_hit: int64 (R+1,), where the hits of each row begin.
+        dtype: of the cells.
+    """
+    found = row_switches(problem.loss)
+    assert found is not None
+    columns = problem.neg_rows.shape[-1]
+    log_q = torch.zeros(1, columns) if problem.log_q is None else problem.log_q.reshape(-1, columns)
+    settings = found.kind, np.array(found.switches, np.float32), np.float32(found.power)
+    given = (
+        *(tensor.numpy() for tensor in (problem.query, problem.items, problem.pos_rows, problem.offsets)),
+        problem.share.numpy(),
+        NOTHING if problem.pos_log_q is None else problem.pos_log_q.numpy(),
+        log_q.numpy(),
+        problem.hits.columns.contiguous().numpy(),
+        first_hit.numpy(),
+        NOTHING if weights is None else weights.float().numpy(),
+        bits(torch.full((1,), mask_value(dtype), dtype=dtype))[0],
+        out.loss.numpy(),
+        out.pos_grad.numpy(),
+        out.query.numpy(),
+    )
+    return settings, given
 
 
 def fits(problem: Problem) -> bool:

@@ -16,7 +16,7 @@ from xclass.heads.bands import allowed_within, within
 from xclass.heads.log_sum import log_sum, table_log_sum
 from xclass.heads.seam import Asked, Head, LogParts, NoPlan, SearchedBy, mean_over_targets, targets_of
 from xclass.heads.vectors import BlockVectors, TableRows
-from xclass.index.exact import ExactIndex, empty_topk
+from xclass.index.exact import ExactIndex, empty_topk, search_bands
 from xclass.index.filtering import Allowed
 from xclass.index.merging import merged
 from xclass.index.rows import exact_among
@@ -76,10 +76,13 @@ class DifferentiatedHead(Head):
     def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
         """By inner product, band by band, exactly."""
         k, exclude, allowed, _ = asked
+        parts = self._parts(query_BD, scaled=False)
+        held = [tables[f"band{number}"] for number in range(len(parts))]
+        bands = [(part, TableRows(table, 0, table.num_rows)) for part, table in zip(parts, held, strict=True)]
+        if allowed is None:
+            return search_bands(bands, k, exclude)
         found = [empty_topk(len(query_BD))]
-        for number, part in enumerate(self._parts(query_BD, scaled=False)):
-            low, high = self.edges[number : number + 2]
-            rows = TableRows(tables[f"band{number}"], 0, high - low)
+        for (part, rows), (low, high) in zip(bands, pairwise(self.edges), strict=True):
             mine = band_topk(rows, part, k, within(exclude, low, high), allowed_within(allowed, low, high))
             found.append(TopK(mine.offsets, mine.ids + low, mine.scores))
         return merged(found, k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ from xclass.losses import Loss
 from xclass.losses.seam import normalised_weights
 from xclass.sampling import Sampler
 from xclass.sampling.adaptive import TAUGHT_QUERIES
+from xclass.sampling.seam import without_counts
 from xclass.tables.working_set import Table, plan_rows
 from xclass.towers.features import ItemFeatures
 from xclass.towers.item_texts import ItemTexts
@@ -123,10 +125,15 @@ class DotHead(Head):
                 negatives = no_candidates(positives)
             else:
                 asked = last_items(batch.history) if self.sampler.by_context else batch.query_ids
-                negatives = self.sampler.sample(positives, generator, asked)
+                sample = self.sampler.sample if self._reads_log_q else partial(without_counts, self.sampler)
+                negatives = sample(positives, generator, asked)
             hits = self._hits(batch, positives, negatives.ids)
             items = None if self.features is None else self._item_plan(self.features, positives, negatives, generator)
             return DotPlan(negatives, hits, items, self._weights(positives), normalised)
+
+    @property
+    def _reads_log_q(self) -> bool:
+        return self.log_q_of != "none" or bool(self.top_weights or self.growth or self.sampler.adapts)
 
     def _normalised(self, queries: int, generator: torch.Generator) -> Tensor | None:
         """int64, rising: the queries of which a sum is made; None for all."""

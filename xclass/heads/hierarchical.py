@@ -88,7 +88,8 @@ class HierarchicalHead(Head):
         share = target_shares(batch, owners, query_BD.new_empty(len(owners)))
         nodes = rows[NODES]
         places = nodes.positions["path"].view(len(plan.paths.first), -1)
-        return path_loss(query_BD / self.temperature, nodes.values, positives.offsets, plan.paths, places, share)
+        scaled = query_BD if self.temperature == 1 else query_BD / self.temperature
+        return path_loss(scaled, nodes.values, positives.offsets, plan.paths, places, share)
 
     def _search(self, query_BD: Tensor, tables: dict[str, Table], asked: Asked) -> TopK:
         """By beam search; scores are log-probabilities.

@@ -12,10 +12,9 @@ from numba import njit
 def pair_scores(query: Any, query_rows: Any, items: Any, item_rows: Any, scores: Any) -> None:
     """scores_p = ⟨query of p, item of p⟩."""
     for p in range(len(scores)):
-        left, right = query[query_rows[p]], items[item_rows[p]]
-        total = np.float32(0.0)
-        for d in range(len(left)):
-            total += left[d] * right[d]
+        left, right, total = query_rows[p], item_rows[p], np.float32(0.0)
+        for d in range(query.shape[1]):
+            total += query[left, d] * items[right, d]
         scores[p] = total
 
 
@@ -23,9 +22,9 @@ def pair_scores(query: Any, query_rows: Any, items: Any, item_rows: Any, scores:
 def add_rows(target: Any, target_rows: Any, source: Any, source_rows: Any, factor: Any) -> None:
     """target[target_rows_i] += factor_i · source[source_rows_i], in order."""
     for i in range(len(target_rows)):
-        left, right, by = target[target_rows[i]], source[source_rows[i]], factor[i]
-        for d in range(len(left)):
-            left[d] += by * right[d]
+        left, right, by = target_rows[i], source_rows[i], factor[i]
+        for d in range(target.shape[1]):
+            target[left, d] += by * source[right, d]
 
 
 MARK_BITS = 1 << 16
@@ -112,3 +111,35 @@ def slot_of(item: Any, candidates: Any, first: Any, mask: Any) -> Any:
     while first[slot] >= 0 and candidates[first[slot]] != item:
         slot = (slot + 1) & mask
     return slot
+
+
+@njit(nogil=True, cache=True)
+def own_hits(offsets: Any, values: Any, rows: Any, candidates: Any, found: Any) -> int:
+    """(row, column) of every candidate, (B, K), that is −1 or in its own row's list; otherwise as :func:`find_hits`."""
+    count, room, held = 0, found.shape[1], np.empty(1, np.int64)
+    for b in range(len(rows)):
+        start, size = offsets[rows[b]], offsets[rows[b] + 1] - offsets[rows[b]]
+        if size > len(held):
+            held = np.empty(2 * size, np.int64)
+        for place in range(size):
+            held[place] = values[start + place]
+        size = sorted_distinct(held[:size]) if size > 1 else size
+        for column in range(candidates.shape[1]):
+            if is_hit(candidates[b, column], held, size):
+                if count < room:
+                    found[0, count], found[1, count] = b, column
+                count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def is_hit(item: Any, held: Any, size: Any) -> bool:
+    """Whether the item is −1 or among the first ``size`` of those held, which rise."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) >> 1
+        if held[middle] < item:
+            low = middle + 1
+        else:
+            high = middle
+    return item < 0 or (low < size and held[low] == item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +32,12 @@ def find_hits(excluded: Ragged | Selection, candidates: Tensor) -> Hits:
 
     Cost O(M + K + hits log hits) for M excluded items: a small table of hashed candidates drops nearly all of the M,
     before anything is looked up or sorted. No B × K anything; compiled, a selection's lists are read where they lie.
-    For (B, K): O((M + B·K) log M).
+    For (B, K): O((M + B·K) log M); compiled O((M + B·K) log of the longest list).
 
     >>> find_hits(Ragged.from_lists([[4], [], [7, 4]]), torch.tensor([4, 9, 4])).columns.tolist()
     [0, 2, 0, 2]
     """
-    if candidates.dim() == 1 and candidates.device.type == "cpu" and compiles():
+    if candidates.device.type == "cpu" and compiles():
         return _compiled_hits(excluded, candidates)
     plain = excluded.ragged() if isinstance(excluded, Selection) else excluded
     return _own_hits(plain, candidates) if candidates.dim() == 2 else _shared_hits(plain, candidates)
@@ -48,17 +49,23 @@ def _compiled_hits(excluded: Ragged | Selection, candidates: Tensor) -> Hits:
     source, rows = (
         (excluded.source, excluded.rows) if isinstance(excluded, Selection) else (excluded, torch.arange(len(excluded)))
     )
+    lists, wanted = (source.offsets.numpy(), source.values.numpy(), rows.numpy()), candidates.numpy()
+    if candidates.dim() == 2:
+        return _found(lambda found: kernels.own_hits(*lists, wanted, found))
     first, following = (
         np.empty(1 << max((2 * len(candidates)).bit_length(), 4), np.int32),
         np.empty(len(candidates), np.int32),
     )
-    wanted = candidates.numpy()
     marks = kernels.chains(wanted, first, following)
+    return _found(lambda found: kernels.find_hits(*lists, wanted, marks, first, following, found))
+
+
+def _found(find: Callable[[np.ndarray], int]) -> Hits:
+    """What ``find`` writes into the cells it is given, (2, room), and says how many there are."""
     room = FIRST_ROOM
     while True:
         found = np.empty((2, room), np.int64)
-        lists = source.offsets.numpy(), source.values.numpy(), rows.numpy()
-        needed = kernels.find_hits(*lists, wanted, marks, first, following, found)
+        needed = find(found)
         if needed <= room:
             return Hits(*torch.from_numpy(found[:, :needed]))
         room = needed

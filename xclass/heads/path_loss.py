@@ -98,7 +98,8 @@ def _run(
 
     def walk(low: int, high: int) -> None:
         if places.shape[1] == 1:
-            tree_kernels.walk_binary(low, high, *given[:5], chosen, weights, *found)
+            flat = [each.reshape(-1) for each in (given[4], found[2])]
+            tree_kernels.walk_binary(low, high, *given[:4], flat[0], chosen, weights, *found[:2], flat[1])
         else:
             tree_kernels.walk(low, high, *given, chosen, weights, *found)
 

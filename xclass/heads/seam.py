@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xclass.errors import InputError
 from xclass.heads.feature_rows import FeatureRows
-from xclass.losses.seam import normalised_weights, sum_by_row
+from xclass.losses.seam import even_shares, normalised_weights, sum_by_row
 from xclass.sampling import Sampler
 from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
@@ -148,7 +148,11 @@ def target_shares(batch: Batch, owners: Tensor, like: Tensor) -> Tensor:
         owners: int64 (P,), the query of each target.
         like: (P,) of the type and device wanted.
     """
-    share = normalised_weights(owners, len(batch), targets_of(batch).weights, like)
+    targets = targets_of(batch)
+    if targets.weights is None:
+        share = even_shares(targets.offsets, like)
+    else:
+        share = normalised_weights(owners, len(batch), targets.weights, like)
     return share if batch.weights is None else share * batch.weights[owners].to(share.dtype)
 
 

@@ -9,34 +9,40 @@ from numba import njit
 
 from xclass.cells import FAST, OPTIONS, F
 from xclass.heads import trees
+from xclass.heads.block_kernels import add_to, score
+from xclass.losses.kernels import exp_of, log1p_of
+
+LONG = 1 << 10  # steps
+QUERIES = 16
+U = np.uint64  # a place without a sign: only such ones are known not to count from the end
 
 merge = njit(**OPTIONS)(trees.merge)
 
 
 @njit(**OPTIONS)
-def lengths(leaves: Any, num_leaves: Any, parent: Any, offsets: Any) -> None:
-    """Running totals of the lengths of the paths."""
-    for p in range(len(leaves)):
-        above, steps = parent[leaves[p]], 1
-        while above > 0:
-            above = parent[num_leaves + above]
-            steps += 1
-        offsets[p + 1] = offsets[p] + steps
+def paths(leaves: Any, num_leaves: Any, starts: Any, parent: Any, place: Any, offsets: Any) -> Any:
+    """(3, L): first, number and which of every step, path by path, bottom first (:class:`xclass.heads.trees.Paths`).
 
-
-@njit(**OPTIONS)
-def paths(
-    leaves: Any, num_leaves: Any, starts: Any, parent: Any, place: Any, offsets: Any, first: Any, count: Any, which: Any
-) -> None:
-    """The steps of every path, bottom first; see :class:`xclass.heads.trees.Paths`."""
+    Fills ``offsets``. One walk: how long the paths are is known when they are there.
+    """
+    used, steps = 0, np.empty((3, 16 * len(leaves) + LONG), np.int64)
     for p in range(len(leaves)):
-        node = np.int64(leaves[p])
-        for step in range(offsets[p], offsets[p + 1]):
+        node, above = np.int64(leaves[p]), np.int64(0)
+        while True:
+            if used == steps.shape[1]:
+                wider = np.empty((3, 2 * used), np.int64)
+                wider[:, :used] = steps
+                steps = wider
             above = np.int64(parent[node])
-            first[step] = starts[above] - above
-            count[step] = starts[above + 1] - starts[above] - 1
-            which[step] = place[node] - starts[above]
+            steps[0, used] = starts[above] - above
+            steps[1, used] = starts[above + 1] - starts[above] - 1
+            steps[2, used] = place[node] - starts[above]
+            used += 1
             node = num_leaves + above
+            if above == 0:
+                break
+        offsets[p + 1] = used
+    return steps[:, :used]
 
 
 @njit(**FAST)
@@ -84,31 +90,36 @@ def walk_binary(
     low: Any, high: Any, query: Any, rows: Any, offsets: Any, path_offsets: Any, places: Any, which: Any, share: Any,
     loss: Any, query_grad: Any, pull: Any,
 ) -> None:  # fmt: skip
-    """The same where every node has two children, of which the second has the vector: sigmoids.
+    """The same where every node has two children, of which the second has the vector: −log σ(x_s) or −log σ(−x_s).
 
-    −log P(path) = Σ_s (max(x_s, 0) − [second] x_s) + log Π_s (1 + e^−|x_s|): one logarithm a path.
+    places, pull: (L,). Some queries at a time: their logits, then all their sigmoids, which vectorise over the steps of
+    many paths, then their gradients.
     """
-    for b in range(low, high):
-        total_loss = F(0.0)
-        for d in range(query.shape[1]):
-            query_grad[b, d] = F(0.0)
-        for p in range(offsets[b], offsets[b + 1]):
-            linear, product = F(0.0), np.float64(1.0)
-            for step in range(path_offsets[p], path_offsets[p + 1]):
-                dot, row = F(0.0), places[step, 0]
-                for d in range(query.shape[1]):
-                    dot += query[b, d] * rows[row, d]
-                small = np.exp(-abs(dot))
-                product *= F(1.0) + small
-                chosen = F(1.0) if which[step] == 1 else F(0.0)
-                linear += max(dot, F(0.0)) - chosen * dot
-                likely = (F(1.0) if dot > F(0.0) else small) / (F(1.0) + small)
-                factor = share[p] * (likely - chosen)
-                for d in range(query.shape[1]):
-                    query_grad[b, d] += factor * rows[row, d]
-                pull[step, 0] = factor
-            total_loss += share[p] * (linear + F(np.log(product)))
-        loss[b] = total_loss
+    losses = np.empty(0, np.float32)
+    for start in range(low, high, QUERIES):
+        stop = min(start + QUERIES, high)
+        begin, steps = path_offsets[offsets[start]], path_offsets[offsets[stop]] - path_offsets[offsets[start]]
+        if steps > len(losses):
+            losses = np.empty(2 * steps, np.float32)
+        for b in range(start, stop):
+            for step in range(path_offsets[offsets[b]], path_offsets[offsets[b + 1]]):
+                pull[step] = score(query, b, rows, places[step])
+        for s in range(steps):
+            x, chosen = pull[U(begin) + U(s)], F(1.0) if which[U(begin) + U(s)] == 1 else F(0.0)
+            small = exp_of(-abs(x))
+            losses[s] = max(x, F(0.0)) - chosen * x + log1p_of(small)
+            pull[U(begin) + U(s)] = (F(1.0) if x > F(0.0) else small) / (F(1.0) + small) - chosen
+        for b in range(start, stop):
+            loss[b] = F(0.0)
+            for d in range(query.shape[1]):
+                query_grad[b, d] = F(0.0)
+            for p in range(offsets[b], offsets[b + 1]):
+                path_loss = F(0.0)
+                for step in range(path_offsets[p], path_offsets[p + 1]):
+                    path_loss += losses[step - begin]
+                    pull[step] *= share[p]
+                    add_to(query_grad, b, rows, places[step], pull[step])
+                loss[b] += share[p] * path_loss
 
 
 @njit(**FAST)
@@ -116,10 +127,9 @@ def push_rows(
     low: Any, high: Any, query: Any, offsets: Any, path_offsets: Any, places: Any, count: Any, pull: Any, rows_grad: Any
 ) -> None:
     """Dimensions low … high−1 of the gradient of the rows: every step's pull times its query."""
-    mine, given = rows_grad[:, low:high], query[:, low:high]  # places from 0 on are what loops are vectorised for
     for b in range(len(offsets) - 1):
         for step in range(path_offsets[offsets[b]], path_offsets[offsets[b + 1]]):
             for c in range(count[step]):
                 factor, row = pull[step, c], places[step, c]
-                for d in range(mine.shape[1]):
-                    mine[row, d] += factor * given[b, d]
+                for d in range(high - low):
+                    rows_grad[row, U(low) + U(d)] += factor * query[b, U(low) + U(d)]

@@ -41,6 +41,8 @@ class Paths(NamedTuple):
 
     def vectors(self, width: int) -> Tensor:
         """int64 (L, width), the vectors of each step; where a node has fewer its last one is repeated."""
+        if width == 1:
+            return self.first[:, None]
         places = torch.arange(width, device=self.first.device)
         return self.first[:, None] + torch.minimum(places, self.number[:, None] - 1)
 
@@ -97,12 +99,8 @@ class Tree:
 
         arrays = [tensor.numpy() for tensor in (self.offsets, self.parent, self.place)]
         offsets = torch.zeros(len(leaves) + 1, dtype=torch.int64)
-        tree_kernels.lengths(leaves.numpy(), self.num_leaves, arrays[1], offsets.numpy())
-        first, count, which = (torch.empty(int(offsets[-1]), dtype=torch.int64) for _ in range(3))
-        tree_kernels.paths(
-            leaves.numpy(), self.num_leaves, *arrays, offsets.numpy(), first.numpy(), count.numpy(), which.numpy()
-        )
-        return Paths(offsets, first, count, which)
+        steps = tree_kernels.paths(leaves.numpy(), self.num_leaves, *arrays, offsets.numpy())
+        return Paths(offsets, *torch.from_numpy(steps))
 
     def lengths(self) -> Tensor:
         """int64 (N,), choices on the way to each leaf: the length of its code. Cost O(N · depth)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xclass.compiling import compiles
 from xclass.errors import InputError
 from xclass.types import Ragged
 from xclass.vectors import TensorVectors, Vectors
@@ -87,9 +88,17 @@ def checked_exclude(exclude: Ragged | None, num_queries: int, num_items: int) ->
 
 def _check_finite(rows: Tensor, what: str, first: int = 0) -> None:
     """Every norm finite in float32: then so is every inner product (Cauchy-Schwarz), and no row has NaN or infinity."""
-    bad = (~torch.isfinite(torch.linalg.vector_norm(rows, dim=1))).nonzero()
-    if len(bad):
+    bad = _first_bad(rows)
+    if bad >= 0:
         got = "NaN, infinity or a square beyond float32"
-        raise InputError(
-            f"{what} {first + int(bad[0])} is not finite", wanted="numbers whose squares fit float32", got=got
-        )
+        raise InputError(f"{what} {first + bad} is not finite", wanted="numbers whose squares fit float32", got=got)
+
+
+def _first_bad(rows: Tensor) -> int:
+    """−1 for none."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous() and compiles():
+        from xclass.index.kernels import first_infinite
+
+        return int(first_infinite(rows.detach().numpy()))
+    bad = (~torch.isfinite(torch.linalg.vector_norm(rows, dim=1))).nonzero()
+    return int(bad[0]) if len(bad) else -1

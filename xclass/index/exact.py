@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,69 +78,98 @@ class ExactIndex:
         if not self.num_items:
             raise InputError("the index is empty", do="call build(vectors) first")
         query_BD = checked_queries(query_BD, self.dim)
-        exclude = checked_exclude(exclude, len(query_BD), self.num_items)
-        k = min(checked_k(k), self.num_items)
-        step = max(1, MOST_CANDIDATES // (3 * k))
-        parts = []
-        for start in range(0, len(query_BD), step):
-            stop = min(start + step, len(query_BD))
-            hidden = None if exclude is None else exclude.slice(start, stop)
-            parts.append(self._sweep(query_BD[start:stop].to(self.device), k, hidden))
-        return TopK.concat(parts) if parts else empty_topk(0)
+        return _search([(query_BD, self.vectors)], k, exclude, self.device)
 
     def describe(self) -> dict[str, Any]:
         """Kind, sizes and parameters, as the manifest stores them."""
         return {"kind": self.kind, "factory": None, "metric": "inner_product", "search_parameters": {}}
 
-    @torch.no_grad()
-    def _sweep(self, query_BD: Tensor, k: int, exclude: Ragged | None) -> TopK:
-        """Once through the catalogue with these queries, cut into parts that threads take."""
-        groups = [
-            _Group(query_BD[start:stop], k, None if exclude is None else exclude.slice(start, stop))
-            for start, stop in _cut(len(query_BD), self.device)
-        ]
-        watched = len(query_BD) * self.num_items >= LONG_SWEEP_SCORES
-        with Progress("exact search", self.num_items, "items") if watched else contextlib.nullcontext() as progress:
-            for start in range(0, self.num_items, SWEEP_ITEMS):
-                stop = min(start + SWEEP_ITEMS, self.num_items)
-                pieces = self._read(start, stop)
 
-                def feed(low: int, high: int, pieces: list[Tensor] = pieces, start: int = start) -> None:
-                    for group in groups[low:high]:
-                        group.feed(pieces, start)
+def search_bands(bands: Sequence[tuple[Tensor, Vectors]], k: int, exclude: Ragged | None) -> TopK:
+    """The k items with the largest inner product of each query, where items of different bands meet other vectors.
 
-                in_parts(feed, len(groups), len(groups), self.device)
-                if progress is not None:
-                    progress.advance(stop - start)
-        return TopK.concat([group.result() for group in groups])
+    Args:
+        bands: (B, D_n) and the vectors of the items that it meets; items are numbered through all bands.
+        k, exclude: as :meth:`ExactIndex.search` takes them.
 
-    def _read(self, start: int, stop: int) -> list[Tensor]:
-        """Rows ``start … stop − 1`` in consecutive pieces, each read by a thread."""
+    One list for all bands: what the first have found is what an item of the next must beat. Cost: 2·B·Σ N_n·D_n.
+    """
+    checked = [(checked_queries(part, vectors.dim), checked_vectors(vectors)) for part, vectors in bands]
+    return _search(checked, k, exclude, checked[0][1].device)
 
-        def read(low: int, high: int) -> Tensor:
-            return self.vectors.read(start + low, start + high).to(self.device)
 
-        return in_parts(read, stop - start, (stop - start) // BLOCK_ITEMS, self.device)
+def _search(bands: list[tuple[Tensor, Vectors]], k: int, exclude: Ragged | None, device: torch.device) -> TopK:
+    """As many queries a sweep as there is room for their candidates."""
+    queries, items = len(bands[0][0]), sum(len(vectors) for _, vectors in bands)
+    exclude, k = checked_exclude(exclude, queries, items), min(checked_k(k), items)
+    step, parts = max(1, MOST_CANDIDATES // (3 * k)), []
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        hidden = None if exclude is None else exclude.slice(start, stop)
+        some = [(each[start:stop].to(device), vectors) for each, vectors in bands]
+        parts.append(_sweep(some, k, hidden, device))
+    return TopK.concat(parts) if parts else empty_topk(0)
+
+
+@torch.no_grad()
+def _sweep(bands: list[tuple[Tensor, Vectors]], k: int, exclude: Ragged | None, device: torch.device) -> TopK:
+    """Once through the vectors with these queries, cut into parts that threads take."""
+    queries, items = len(bands[0][0]), sum(len(vectors) for _, vectors in bands)
+    groups = [
+        _Group(
+            [each[start:stop].contiguous() for each, _ in bands],
+            k,
+            None if exclude is None else exclude.slice(start, stop),
+        )
+        for start, stop in _cut(queries, device)
+    ]
+    watched = queries * items >= LONG_SWEEP_SCORES
+    with Progress("exact search", items, "items") if watched else contextlib.nullcontext() as progress:
+        for band, first, pieces in _pieces([vectors for _, vectors in bands], device):
+
+            def feed(low: int, high: int, band: int = band, first: int = first, pieces: list[Tensor] = pieces) -> None:
+                for group in groups[low:high]:
+                    group.feed(band, pieces, first)
+
+            in_parts(feed, len(groups), len(groups), device)
+            if progress is not None:
+                progress.advance(sum(map(len, pieces)))
+    return TopK.concat([group.result() for group in groups])
+
+
+def _pieces(sources: list[Vectors], device: torch.device) -> Iterator[tuple[int, int, list[Tensor]]]:
+    """(source, number of the first item, its rows and the next ones' in consecutive pieces, each read by a thread)."""
+    first = 0
+    for number, vectors in enumerate(sources):
+        for start in range(0, len(vectors), SWEEP_ITEMS):
+            stop = min(start + SWEEP_ITEMS, len(vectors))
+
+            def read(low: int, high: int, vectors: Vectors = vectors, start: int = start) -> Tensor:
+                return vectors.read(start + low, start + high).to(device)
+
+            yield number, first + start, in_parts(read, stop - start, (stop - start) // BLOCK_ITEMS, device)
+        first += len(vectors)
 
 
 class _Group:
-    """Some queries of a sweep, their lists so far, and what is hidden from them."""
+    """Some queries of a sweep, one matrix for each band; their lists so far, and what is hidden from them."""
 
-    def __init__(self, query_BD: Tensor, k: int, exclude: Ragged | None) -> None:
-        self._query_BD = query_BD
+    def __init__(self, bands: list[Tensor], k: int, exclude: Ragged | None) -> None:
+        self._bands, query_BD = bands, bands[0]
         wide = min(CACHED_SCORES // max(len(query_BD), 1), WIDEST)
         self._width = BLOCK_ITEMS if query_BD.is_cuda else max(wide, BLOCK_ITEMS // 2)
         self._running = running_topk(len(query_BD), k, query_BD.device)
         self._hidden = None if exclude is None else _InOrder(exclude, query_BD.device)
 
-    def feed(self, pieces: list[Tensor], first: int) -> None:
-        """Score consecutive items, of which the first is number ``first``."""
-        queries = self._query_BD.shape[0]
+    def feed(self, band: int, pieces: list[Tensor], first: int) -> None:
+        """Score consecutive items of a band, of which the first is number ``first``."""
+        query_BD = self._bands[band]
+        queries = len(query_BD)
         for piece in pieces:
             for block in piece.split(self._width):
                 width = block.shape[0]
-                scores = scratch(queries * width, self._query_BD).view(queries, width)
-                torch.mm(self._query_BD, block.T, out=scores)
+                scores = scratch(queries * width, query_BD).view(queries, width)
+                torch.mm(query_BD, block.T, out=scores)
                 if self._hidden is not None:
                     self._hidden.mask(scores, first)
                 self._running.feed(scores, first)

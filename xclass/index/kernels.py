@@ -12,6 +12,18 @@ from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, fetch_row, read
 AHEAD = 12
 
 
+@njit(**FAST)
+def first_infinite(rows: Any) -> int:
+    """The first row whose sum of squares is no finite float32; −1 for none."""
+    for r in range(len(rows)):
+        total = F(0.0)
+        for d in range(rows.shape[1]):
+            total += rows[r, d] * rows[r, d]
+        if not total < F(np.inf):
+            return r
+    return -1
+
+
 @njit(inline="always")
 def product(queries: Any, b: Any, vectors: Any, row: Any) -> Any:
     """Σ_d queries[b, d] · vectors[row, d], float32."""

@@ -160,6 +160,12 @@ def normalised_weights(rows: Tensor, num_queries: int, weights: Tensor | None, l
     return flat / torch.where(total > 0, total, 1.0)[rows]
 
 
+def even_shares(offsets: Tensor, like: Tensor) -> Tensor:
+    """(P,) 1 / (the number of positives of the query): :func:`normalised_weights` of equal ones, in one pass."""
+    lengths = offsets.diff()
+    return torch.repeat_interleave(lengths.to(like.dtype).reciprocal_(), lengths, output_size=len(like))
+
+
 def shares_of(rows: Tensor, num_queries: int, weights: Tensor | None, like: Tensor, normalise: bool) -> Tensor:
     """(P,): normalised within each query, or as they are (1 unless given)."""
     if normalise:
@@ -169,4 +175,6 @@ def shares_of(rows: Tensor, num_queries: int, weights: Tensor | None, like: Tens
 
 def final_weights(loss: Loss, offsets: Tensor, weights: Tensor | None, like: Tensor) -> Tensor:
     """(P,) what ``finish`` takes as ``share``."""
+    if weights is None and loss.normalise:
+        return even_shares(offsets, like)
     return shares_of(positive_rows(offsets, len(like)), len(offsets) - 1, weights, like, loss.normalise)

@@ -112,6 +112,16 @@ def with_positives(
     return Negatives(ids, log_q.float(), pos_log_q.float())
 
 
+def without_counts(
+    sampler: Sampler, positives: Ragged, generator: torch.Generator, query_ids: Tensor | None = None
+) -> Negatives:
+    """:meth:`Sampler.sample` for one who reads no log-Q: the same draws, zeros for the logs of counts."""
+    check_ids(positives.values, sampler.num_items)
+    ids, zero = sampler.draw(positives, generator, query_ids), torch.zeros(1)
+    sampler.learn(positives)
+    return Negatives(ids, zero.expand(ids.shape), zero.expand(len(positives.values)))
+
+
 def check_size(name: str, value: int) -> int:
     """``value`` if it is an integer of at least 1, else an InputError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -76,7 +76,7 @@ class MemoryTable:
         options: TableOptions = TableOptions(),
         place: Place = Place(),
     ) -> None:
-        if num_rows < 1 or dim < 1:
+        if num_rows < (options.part[0] == 1) or dim < 1:
             raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
         self.optimizer, self.options, self.place = optimizer, options, place
         self._claim_place()

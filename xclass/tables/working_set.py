@@ -12,6 +12,8 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 
+DENSE_PLACES = 4  # places for each id asked for: walking over them costs no more than one pass of a sort
+
 
 class Table(Protocol):
     """Rows that can be pulled and pushed; only the table knows where they live and in which type."""
@@ -115,6 +117,8 @@ class RowPlan(NamedTuple):
 def plan_rows(requests: dict[str, Tensor]) -> RowPlan:
     """The distinct ids of all requests together. Cost O(M) for M ids asked for where compiled, else O(M log M).
 
+    Where ids are no larger than a few times M, each has a place of its own for the moment; else they are sorted.
+
     >>> plan = plan_rows({"a": torch.tensor([5, 3, 5]), "b": torch.tensor([9])})
     >>> plan.unique.tolist(), plan.positions["a"].tolist(), plan.positions["b"].tolist()
     ([3, 5, 9], [1, 0, 1], [2])
@@ -133,8 +137,12 @@ def _fits(ids: Tensor) -> bool:
 def _compiled_distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
     from xclass.tables import plan_kernels
 
-    bits = max(int(ids.max()).bit_length(), 1)
+    end = int(ids.max()) + 1
+    positions, unique = torch.empty_like(ids), ids.new_empty(min(len(ids), end) + 1)
+    found = ids.numpy(), unique.numpy(), positions.numpy()
+    if end <= DENSE_PLACES * len(ids) and int(ids.min()) >= 0:
+        return unique[: plan_kernels.distinct_dense(found[0], np.zeros(end, np.int32), *found[1:])], positions
+    bits = max((end - 1).bit_length(), 1)
     assert bits <= 40, "row numbers have 40 bits at most"
-    unique, positions = torch.empty_like(ids), torch.empty_like(ids)
-    count = plan_kernels.distinct(ids.numpy(), bits, unique.numpy(), positions.numpy())
+    count = plan_kernels.distinct(found[0], bits, *found[1:])
     return unique[:count], positions

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+U = np.uint64  # a place without a sign: only such ones are known not to count from the end
+
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def unit_rows(vectors: Any, smallest: Any, unit: Any, lengths: Any) -> None:
@@ -38,21 +40,19 @@ def unit_rows_back(unit: Any, lengths: Any, smallest: Any, upstream: Any, gradie
 def add_up(low: Any, high: Any, rows: Any, positions: Any, offsets: Any, shares: Any, bags: Any) -> None:
     """Lists low … high−1: bag_b = Σ_j a_j x_j over the list's rows x_j."""
     for b in range(low, high):
-        bag = bags[b]
         for d in range(rows.shape[1]):
-            bag[d] = np.float32(0.0)
+            bags[b, d] = np.float32(0.0)
         for place in range(offsets[b], offsets[b + 1]):
-            share, row = shares[place], rows[positions[place]]
+            share, row = shares[place], positions[place]
             for d in range(rows.shape[1]):
-                bag[d] += share * row[d]
+                bags[b, d] += share * rows[row, d]
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def hand_back(low: Any, high: Any, upstream: Any, positions: Any, offsets: Any, shares: Any, gradient: Any) -> None:
     """Dimensions low … high−1 of the gradient of the rows: Σ over the lists that they are in of a_j · g_b."""
-    mine, given = gradient[:, low:high], upstream[:, low:high]
     for b in range(len(offsets) - 1):
         for place in range(offsets[b], offsets[b + 1]):
             share, row = shares[place], positions[place]
-            for d in range(mine.shape[1]):
-                mine[row, d] += share * given[b, d]
+            for d in range(high - low):
+                gradient[row, U(low) + U(d)] += share * upstream[b, U(low) + U(d)]

@@ -67,7 +67,9 @@ class HistorySource:
     def __call__(self, batch: Batch, rows: Rows) -> Tensor:
         """(B, D) weighted means."""
         history = batch.history
-        share = history.lengths().clamp(min=1).reciprocal()[history.rows()].to(rows.values.dtype)
+        lengths, number = history.lengths(), len(history.values)
+        each = lengths.clamp(min=1).reciprocal().to(rows.values.dtype)
+        share = torch.repeat_interleave(each, lengths, output_size=number)
         if self.item_weights is not None:
             share = share * self.item_weights[history.values]
         positions = rows.positions[self.request]

@@ -29,7 +29,7 @@ from xclass.manifest import (
 )
 from xclass.progress import say
 from xclass.tensorfile import Blocks, load_checked, write_tensors
-from xclass.training.resharding import TENSORS, WHOLE, Place, Wanted, read_rows
+from xclass.training.resharding import TENSORS, WHOLE, Holders, Place, Wanted, read_rows
 from xclass.training.snapshot import SPARE_BYTES, Cancelled, Snapshot
 
 MANIFEST = "checkpoint.json"
@@ -300,6 +300,7 @@ def read_checkpoint(
     others: str,
     rows: RowNames | None = None,
     place: Place = WHOLE,
+    holders: Holders | None = None,
 ) -> Loaded:
     """A checkpoint into existing tensors; its hash is made meanwhile.
 
@@ -309,6 +310,7 @@ def read_checkpoint(
         others: tensors whose names begin so are returned.
         rows: table → names of the tensors that hold its rows.
         place: which of how many ranks reads.
+        holders: name of each tensor of rows → the ranks that hold some of it; all of them unless given.
 
     Raises:
         ArtefactError: it is damaged (what is in ``into`` by then is worthless), or of another model.
@@ -316,7 +318,8 @@ def read_checkpoint(
     manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
     if manifest.get("ranks", 1) > 1 or place.ranks > 1:
         names = {name for table in (rows or {}).values() for name in table}
-        return Loaded(path, manifest["state"], read_rows(path, manifest, Wanted(into, others, names, place)))
+        known = holders or {name: list(range(place.ranks)) for name in names}
+        return Loaded(path, manifest["state"], read_rows(path, manifest, Wanted(into, others, names, place, known)))
     returned = load_checked(path / TENSORS, into, others, manifest["files"][TENSORS]["sha256"])
     return Loaded(path, manifest["state"], returned)
 

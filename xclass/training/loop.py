@@ -170,15 +170,15 @@ class Trainer:
         """One step; returns its number of positives."""
         here, clock, model, prepared = self.position, self._report.clock, self.model, ready.prepared
         rate = learning_rate(self.config.schedule, 1.0, here.step, self.total_steps)
-        self.engine.begin(model, here.step, self.config.learning_rate * rate)
         clock.mark(None)
         clock.add("load", ready.load_s)
         clock.add("sample", ready.sample_s)
+        self.engine.begin(model, prepared, here.step, self.config.learning_rate * rate)
         rows = model.pull(prepared.row_plans, requires_grad=True)
         clock.mark("pull")
         loss = model.loss(prepared, rows) if len(prepared.batch) else torch.zeros(0)
         self.engine.backward(loss, prepared.queries)
-        loss_sum = self.engine.add_up(float(loss.detach().sum()), rows, list(model.parameters()))
+        loss_sum = self.engine.add_up(model, prepared, rows, float(loss.detach().sum()))
         clock.mark("loss")
         self.store.before_push({table: plan.unique for table, plan in prepared.row_plans.items()})
         model.push(prepared.row_plans, rows, self.config.learning_rate * rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.engine import Group
+from xclass.engine import Group, OtherRankError
 from xclass.errors import ArtefactError, XclassError
 from xclass.manifest import (
     atomic_directory,
@@ -45,6 +45,7 @@ from xclass.training.snapshot import SPARE_BYTES
 
 WRITING = "writing a checkpoint"
 READING = "reading a checkpoint"
+SMALLER = 4
 
 
 class ShardedStore(CheckpointStore):
@@ -67,15 +68,22 @@ class ShardedStore(CheckpointStore):
             say(f"checkpoint {name} could not be written: {error.got}; training goes on")
 
     def _write(self, names: list[str], content: Content, blocks: object) -> None:
+        """By all ranks, or by none: what fails on one is an ArtefactError on all, so that all go on or stop."""
+        try:
+            self._write_together(names, content)
+        except OtherRankError as error:
+            raise ArtefactError(f"{error.what}: {str(error.got).splitlines()[0]}") from None
+
+    def _write_together(self, names: list[str], content: Content) -> None:
         group = self.group
         rows = {name for table in content.rows.values() for name in table}
         mine = {name: tensor for name, tensor in content.tensors.items() if name in rows}
         small = {name: tensor for name, tensor in content.tensors.items() if name not in rows}
         with contextlib.ExitStack() as stack:
-            temporary = Path(group.on_first(lambda: self._open(names[0], stack), WRITING))
+            temporary = Path(group.on_first(_on_disk(lambda: self._open(names[0], stack)), WRITING))
             files = group.together(lambda: _write_file(temporary / rows_file(self.place), mine), WRITING)
-            group.on_first(lambda: self._bind(temporary, small, files, content.state), WRITING)
-        group.on_first(lambda: self._publish(names), WRITING)
+            group.on_first(_on_disk(lambda: self._bind(temporary, small, files, content.state)), WRITING)
+            group.on_first(_on_disk(lambda: self._publish(names, stack)), WRITING)
 
     def _open(self, name: str, stack: contextlib.ExitStack) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +98,8 @@ class ShardedStore(CheckpointStore):
         fields = {"state": state, "ranks": self.group.size}
         write_manifest(temporary, MANIFEST, KIND, FORMAT_VERSION, fields, known=known)
 
-    def _publish(self, names: list[str]) -> None:
+    def _publish(self, names: list[str], stack: contextlib.ExitStack) -> None:
+        stack.close()
         for name in names[1:]:
             link_checkpoint(self.folder / names[0], self.folder / name)
         super().prune(self.keep)
@@ -118,9 +127,17 @@ class ShardedStore(CheckpointStore):
 
     def read(self, path: Path, into: Mapping[str, Tensor], others: str, rows: RowNames | None = None) -> Loaded:
         """On all ranks, or on none."""
-        found = list[Loaded]()
-        self.group.together(lambda: found.append(read_checkpoint(path, into, others, rows, self.place)), READING)
+        found, holders = list[Loaded](), self._holders(into, rows or {})
+        self.group.together(
+            lambda: found.append(read_checkpoint(path, into, others, rows, self.place, holders)), READING
+        )
         return found[0]
+
+    def _holders(self, into: Mapping[str, Tensor], rows: RowNames) -> dict[str, list[int]]:
+        """Name of each tensor of rows → the ranks that hold some of it."""
+        names = [name for table in rows.values() for name in table]
+        counts = self.group.gather(torch.tensor([[len(into[name]) for name in names]]), READING)
+        return {name: [rank for rank, count in enumerate(counts) if count[0, n]] for n, name in enumerate(names)}
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
@@ -165,7 +182,8 @@ def join(path: Path) -> None:
         ]
         small = {name: opened[0].get_tensor(name) for name in opened[0].keys()}  # noqa: SIM118
         parts = {name: [file.get_slice(name) for file in opened[1:]] for name in opened[1].keys()}  # noqa: SIM118
-        whole = {name: _whole(slices, opened[1].get_slice(name)) for name, slices in parts.items()}
+        whole = {name: _whole(slices, slices[0]) for name, slices in parts.items()}
+        parts = {name: [each for each in slices if each.get_shape()[0]] for name, slices in parts.items()}
 
         def blocks(name: str) -> Iterator[np.ndarray]:
             if name in small:
@@ -183,14 +201,26 @@ def _whole(slices: list[Any], like: Any) -> Tensor:
 
 
 def _interleaved(slices: list[Any], whole: Tensor) -> Iterator[np.ndarray]:
-    """Bytes of all rows in order: one of each rank in turn."""
-    step = max(rows_per_block(whole) // len(slices), 1)
+    """Bytes of all rows in order: one of each rank in turn. Blocks are small: the allocator keeps several of them."""
+    step = max(rows_per_block(whole) // (SMALLER * len(slices)), 1)
     for start in range(0, -(-len(whole) // len(slices)), step):
         parts = [each[start : start + step] for each in slices]
         block = parts[0].new_empty(sum(len(part) for part in parts), *whole.shape[1:])
         for rank, part in enumerate(parts):
             block[rank :: len(parts)] = part
         yield as_bytes(block)
+
+
+def _on_disk(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The same work, of which the system's errors are told as ours: then the other ranks hear of them."""
+
+    def run() -> Any:
+        try:
+            return work()
+        except OSError as error:
+            raise ArtefactError(f"a file can't be written: {why(error)}", where=error.filename) from None
+
+    return run
 
 
 def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -200,7 +230,7 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     except (OSError, ArtefactError) as error:
-        raise ArtefactError("a file can't be written", where=path, got=why(error)) from None
+        raise ArtefactError(f"a file can't be written: {why(error)}", where=path) from None
     return entry
 
 
