@@ -20,6 +20,7 @@ from xclass.heads.clustering import feature_vectors
 from xclass.heads.config import SCORED
 from xclass.heads.feature_rows import FeatureRows
 from xclass.heads.growing import Growth
+from xclass.heads.hierarchical import NODES
 from xclass.losses import build_loss
 from xclass.losses.config import ESTIMATING_Z, LossConfig
 from xclass.model import TwoTower
@@ -237,8 +238,11 @@ def _tables(config: RunConfig, sizes: dict[str, int], place: Place, start: bool,
 
 
 def _is_drawn(config: RunConfig, name: str) -> bool:
-    """Whether a table starts with random rows: a closed form writes the others, and corrections start at 0."""
-    if name == CORRECTION:
+    """Whether a table starts with random rows: a closed form writes others; corrections and nodes of trees start at 0.
+
+    A choice that few targets pass is then even until they do: a random row would decide it at random.
+    """
+    if name in (CORRECTION, NODES):
         return False
     written = {"random": (), "spectral": ("item", "history", "feature"), "documents": ("item",)}
     return name.partition(".")[0] not in written[config.model.init]
