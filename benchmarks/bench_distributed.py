@@ -1,6 +1,7 @@
 """Training in several processes.
 
     python benchmarks/bench_distributed.py kernel                  a table beside FBGEMM's fused kernel, one process
+    python benchmarks/bench_distributed.py exchange                rows between two ranks, by shared memory and by gloo
     python benchmarks/bench_distributed.py speed DATASET CONFIG    positives/s: one process of two threads, two of one
     python benchmarks/bench_distributed.py curves DATASET CONFIG   loss curves of 1, 2 and 4 ranks
     python benchmarks/bench_distributed.py kills DATASET CONFIG    kill -9 of a random rank, resume, 20 times
@@ -12,6 +13,7 @@ What is compared is checked first. Runs alternate; medians and ratios. Lines of 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -20,12 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import rank_figures
 import torch
 from rank_kills import kills
 
+from xclass.engine import Group, launched
 from xclass.optim import ROW_OPTIMIZERS
 from xclass.rng import torch_generator
 from xclass.tables import MemoryTable, TableOptions
@@ -94,6 +98,33 @@ def kernel(rounds: int) -> None:
         )
 
 
+def exchanges(group: Group, rounds: int) -> None:
+    """On each of two ranks: rows × 64 each way, and a sum of five numbers, through shared memory and through gloo."""
+    for through in ("shared memory", "gloo"):
+        if through == "gloo":
+            group.share_no_memory()
+        assert group.shares_memory == (through == "shared memory")
+        for rows in (300, 3800):
+            values, each = torch.randn(2 * rows, 64), [rows, rows]
+            ms = median_ms(group, rounds, functools.partial(group.exchange, values, each, each))
+            if group.is_first:
+                show(through=through, rows_each_way=rows, ms=ms)
+        ms = median_ms(group, rounds, lambda: group.sum(torch.ones(5)))
+        if group.is_first:
+            show(through=through, sum_of=5, ms=ms)
+
+
+def median_ms(group: Group, rounds: int, work: Callable[[], object]) -> float:
+    took = []
+    for number in range(rounds):
+        if number % 20 == 0:
+            group.barrier("a round")
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return round(1000 * statistics.median(took[rounds // 10 :]), 3)
+
+
 def speed(arguments: list[str], rounds: int) -> None:
     """Alternating runs of both; the rate that a run writes at its end."""
     rates: dict[int, list[float]] = {1: [], 2: []}
@@ -131,7 +162,7 @@ def curves(arguments: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["kernel", "speed", "curves", "kills", "estimate"])
+    parser.add_argument("what", choices=["kernel", "exchange", "speed", "curves", "kills", "estimate"])
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("config", nargs="?")
     parser.add_argument("--set", action="append", default=[])
@@ -142,6 +173,12 @@ def main() -> None:
     arguments = [given.dataset, "--config", given.config, *changes]
     if given.what == "kernel":
         kernel(given.rounds or 30)
+    elif given.what == "exchange" and launched():
+        with Group() as group:
+            exchanges(group, given.rounds or 300)
+    elif given.what == "exchange":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*TORCHRUN, "2", *sys.argv], check=True, env=environment)
     elif given.what == "speed":
         speed(arguments, given.rounds or 3)
     elif given.what == "curves":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from xclass.data.store import Dataset
 from xclass.errors import ArtefactError, Interrupted
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.training import checkpoint
-from xclass.training.checkpoint import CheckpointStore, Content, checkpoint_name, read_state
+from xclass.training.checkpoint import MANIFEST, CheckpointStore, Content, checkpoint_name, read_state
 from xclass.training.log import MetricsLog
 from xclass.training.loop import Trainer
 
@@ -152,13 +153,16 @@ def test_a_keyboard_interrupt_gives_up_what_is_being_written(tmp_path: Path, mon
 
 
 def test_damaged_ones_are_passed_over_named_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = CheckpointStore(tmp_path, keep=3)
-    fill(store, [1, 2, 3])
+    store = CheckpointStore(tmp_path, keep=4)
+    fill(store, [1, 2, 3, 4])
     damage(tmp_path / checkpoint_name(3))
     os.truncate(tmp_path / checkpoint_name(2) / "tensors.safetensors", 50)
+    manifest = tmp_path / checkpoint_name(4) / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"files": {}}))
     assert loaded(store) == 1.0
     said = capsys.readouterr().err
     assert checkpoint_name(3) in said and "altered" in said and checkpoint_name(2) in said
+    assert checkpoint_name(4) in said and "holds no tensors" in said
     assert names(store) == [checkpoint_name(1)], "the next one written must not drop the last whole one for these"
     damage(tmp_path / checkpoint_name(1))
     with pytest.raises(ArtefactError, match="altered"):

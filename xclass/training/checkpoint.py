@@ -315,7 +315,7 @@ def read_checkpoint(
     Raises:
         ArtefactError: it is damaged (what is in ``into`` by then is worthless), or of another model.
     """
-    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    manifest = _read_manifest(path)
     if manifest.get("ranks", 1) > 1 or place.ranks > 1:
         names = {name for table in (rows or {}).values() for name in table}
         known = holders or {name: list(range(place.ranks)) for name in names}
@@ -324,8 +324,15 @@ def read_checkpoint(
     return Loaded(path, manifest["state"], returned)
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    if TENSORS not in manifest["files"]:
+        raise ArtefactError("this checkpoint holds no tensors", where=path, wanted=TENSORS, do="remove it")
+    return manifest
+
+
 def _verified(path: Path) -> Path:
-    verify_files(path, read_manifest(path, MANIFEST, KIND, FORMAT_VERSION))
+    verify_files(path, _read_manifest(path))
     return path
 
 
