@@ -44,6 +44,7 @@ class TargetSampling(BaseSampler):
             raise InputError("these counts are of other items", wanted=f"({num_items},)", got=tuple(counts.shape))
         self._counts = counts
         self._total = max(float(counts.double().sum()), 1.0) if counts is not None else 1.0
+        self._bins = None if counts is None else self._binned(counts)
         self._tries = dict[int, float]()  # by the number of different targets; few numbers come up but K
         self._current, self._previous = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
@@ -65,10 +66,14 @@ class TargetSampling(BaseSampler):
     def _tries_for(self, number: int) -> float:
         """How many targets it takes until so many of them differ."""
         if number not in self._tries:
-            assert self._counts is not None
-            values, times = self._counts.unique(return_counts=True)
-            self._tries[number] = calibrated_tries(Bins(values.double() / self._total, times.double()), number)
+            assert self._bins is not None
+            self._tries[number] = calibrated_tries(self._bins, number)
         return self._tries[number]
+
+    def _binned(self, counts: Tensor) -> Bins:
+        """Items of one frequency together: one pass over the catalogue, before training."""
+        values, times = counts.unique(return_counts=True)
+        return Bins(values.double() / self._total, times.double())
 
     def learn(self, positives: Ragged) -> None:
         """The batch's targets join the part; a full part becomes the part before."""

@@ -76,7 +76,8 @@ class MemoryTable:
         options: TableOptions = TableOptions(),
         place: Place = Place(),
     ) -> None:
-        if num_rows < (options.part[0] == 1) or dim < 1:
+        alone = options.part[0] == 1  # a part of a table may hold no row
+        if num_rows < (1 if alone else 0) or dim < 1:
             raise InputError("a table is empty", wanted="at least one row and one dimension", got=f"{num_rows} × {dim}")
         self.optimizer, self.options, self.place = optimizer, options, place
         self._claim_place()
