@@ -94,7 +94,7 @@ def test_whichever_ranks_hold_the_tables(
     ranks: int, tables: str, sharding: str, dataset: Path, alone: Path, tmp_path: Path
 ) -> None:
     """The same curve and directory."""
-    where = [f"distributed.tables={tables}", f"distributed.sharding={sharding}"]
+    where = [f"distributed.tables={tables}", f"distributed.sharding={sharding}", "distributed.shared_memory=false"]
     found = launch(ranks, job(dataset, tmp_path / "run", changes=[*CHANGES, *where]))
     assert [code for code, _, _ in found] == [0] * ranks, found
     check_same(tmp_path / "run", alone)

@@ -92,7 +92,12 @@ class Cluster:
     def __post_init__(self) -> None:
         cores = 1 if self.cores is None else self.cores
         if self.ranks < 1 or not self.bytes_per_s > 0 or self.latency_s < 0 or not cores > 0:
-            raise ConfigError("ranks, cores and bandwidth must be above 0", where="--ranks", got=asdict(self))
+            raise ConfigError(
+                "such ranks can't be",
+                where="--ranks, --cores, --bandwidth, --latency",
+                wanted="numbers above 0, and a latency that is not below",
+                got=asdict(self),
+            )
         if (self.operations_per_s is None) != (self.memory_bytes_per_s is None):
             raise ConfigError(
                 "what a device computes and what it reads go together",
