@@ -22,8 +22,10 @@ from xclass.index.kinds import Index
 from xclass.index.rows import search_lists
 from xclass.manifest import atomic_file, read_json, require_space, write_json
 from xclass.progress import say
+from xclass.records import read_record
 from xclass.retrieve import BatchSearch, RetrievalModel
 from xclass.rng import torch_generator
+from xclass.run_record import FusionRecord
 from xclass.scorers import Fusion, LinearScorer, NeighboursScorer, Suggestions, choose_weights
 from xclass.scorers.config import DocumentsConfig
 from xclass.tensorfile import write_tensors
@@ -299,7 +301,11 @@ def _distinct(lists: Ragged, num_items: int) -> Ragged:
 
 def load_scorers(path: Path, config: DocumentsConfig, num_items: int) -> tuple[Fusion, dict[str, float]]:
     """The scorers of a finished run, memory-mapped, and their weights."""
-    weights: dict[str, float] = read_json(path / FUSION)["weights"]
+    weights = read_record(path / FUSION, FusionRecord).weights
+    wanted = set(config.scorers)
+    if set(weights) != wanted:
+        names = ", ".join(sorted(wanted)), ", ".join(sorted(weights))
+        raise ArtefactError("weights of other scorers", where=path / FUSION, wanted=names[0], got=names[1])
     return _both(path, config, num_items), weights
 
 

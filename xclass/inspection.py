@@ -12,8 +12,9 @@ from xclass.data import store
 from xclass.errors import ArtefactError, XclassError
 from xclass.frames import scan_parquet
 from xclass.index import saved
-from xclass.manifest import read_json, read_manifest, verify_files
+from xclass.manifest import read_manifest, verify_files
 from xclass.progress import Progress
+from xclass.run_record import read_started
 from xclass.training import checkpoint
 
 # Kind → its manifest's name and its format version.
@@ -94,7 +95,7 @@ def _artefacts_below(directory: Path) -> dict[str, str]:
 
 def _describe_run(path: Path) -> dict[str, Any]:
     """What the run was started with."""
-    started = {key: value for key, value in read_json(path / "started.json").items() if key != "grown"}
+    started = {key: value for key, value in read_started(path).items() if key != "grown"}
     return {"dataset": started, "config": read_toml(path / "config.toml")}
 
 

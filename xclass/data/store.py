@@ -253,9 +253,8 @@ class Dataset:
     def _table(self, name: str) -> Path:
         """The path of a table that has its columns and rows."""
         if name not in self._tables:
-            path = self.file(name)
-            check_columns(path, self.num_items if name == "items.parquet" else self.num_queries, TABLES[name])
-            self._tables[name] = path
+            rows = self.num_items if name == "items.parquet" else self.num_queries
+            self._tables[name] = checked_table(self.file(name), rows)
         return self._tables[name]
 
     def _read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -298,6 +297,12 @@ class Dataset:
 def sequence_facts(manifest: dict[str, Any]) -> SequenceFacts | None:
     """What the manifest of a dataset, or of a run over it, says about sequences."""
     return SequenceFacts(**manifest[SEQUENCE]) if SEQUENCE in manifest else None
+
+
+def checked_table(path: Path, rows: int | None = None) -> Path:
+    """``path``, of an items.parquet or queries.parquet that has its columns (and so many rows); else ArtefactError."""
+    check_columns(path, rows, TABLES[path.name])
+    return path
 
 
 def read_ours(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
