@@ -6,23 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from xclass import run
 from xclass.config import read_toml
 from xclass.data import store
+from xclass.data.dataset_record import DatasetRecord
 from xclass.errors import ArtefactError, XclassError
 from xclass.frames import scan_parquet
 from xclass.index import saved
-from xclass.manifest import read_manifest, verify_files
+from xclass.manifest import Manifest, read_manifest, verify_files
 from xclass.progress import Progress
-from xclass.run_record import read_started
+from xclass.run_record import RunRecord, read_started
 from xclass.training import checkpoint
 
-# Kind → its manifest's name and its format version.
-ARTEFACTS: dict[str, tuple[str, int]] = {
-    store.KIND: (store.MANIFEST, store.FORMAT_VERSION),
-    run.KIND: (run.MANIFEST, run.FORMAT_VERSION),
-    checkpoint.KIND: (checkpoint.MANIFEST, checkpoint.FORMAT_VERSION),
-    saved.KIND: (saved.MANIFEST, saved.FORMAT_VERSION),
+# Kind → its manifest's name, its format version and what the manifest must hold.
+ARTEFACTS: dict[str, tuple[str, int, type[Manifest]]] = {
+    store.KIND: (store.MANIFEST, store.FORMAT_VERSION, DatasetRecord),
+    run.KIND: (run.MANIFEST, run.FORMAT_VERSION, RunRecord),
+    checkpoint.KIND: (checkpoint.MANIFEST, checkpoint.FORMAT_VERSION, checkpoint.CheckpointRecord),
+    saved.KIND: (saved.MANIFEST, saved.FORMAT_VERSION, saved.IndexRecord),
 }
 
 TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
@@ -46,7 +49,7 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
     if path.is_dir():
         return _describe_directory(path, verify)
     describer = FILE_KINDS.get(path.suffix)
-    if describer is None:
+    if describer is None or not path.is_file():
         raise ArtefactError(
             "xclass does not know this kind of file", where=path, got=path.suffix or None, do=HOW_TO_MAKE
         )
@@ -54,7 +57,7 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
         return describer(path)
     except (OSError, XclassError):
         raise
-    except Exception as error:  # noqa: BLE001  Polars and safetensors each have their own exceptions for a cut file
+    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001  Polars and safetensors have their own
         raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
 
 
@@ -66,7 +69,8 @@ def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
     if kind is None:
         do = f"it holds {', '.join(below)}: inspect one of them" if below else HOW_TO_MAKE
         raise ArtefactError("this directory is not an artefact of xclass: it has no manifest", where=path, do=do)
-    manifest = read_manifest(path, ARTEFACTS[kind][0], kind, ARTEFACTS[kind][1])
+    name, version, model = ARTEFACTS[kind]
+    manifest = read_manifest(path, name, kind, version, model)
     if verify:
         _verify(path, manifest)
     files = manifest["files"]
@@ -78,7 +82,7 @@ def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
 
 def _kind_of(directory: Path) -> str | None:
     """The kind whose manifest lies in the directory."""
-    return next((kind for kind, (name, _) in ARTEFACTS.items() if (directory / name).is_file()), None)
+    return next((kind for kind, (name, *_) in ARTEFACTS.items() if (directory / name).is_file()), None)
 
 
 def _artefacts_below(directory: Path) -> dict[str, str]:
@@ -141,8 +145,6 @@ def _verify(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _describe_parquet(path: Path) -> dict[str, Any]:
-    import polars as pl
-
     rows = scan_parquet(path)
     schema = {name: str(kind) for name, kind in rows.collect_schema().items()}
     if not set(TOPK_COLUMNS) <= set(schema):

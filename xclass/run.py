@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import safetensors
 import torch
 from torch import Tensor
 
@@ -64,7 +63,7 @@ from xclass.progress import say
 from xclass.run_config import RunConfig
 from xclass.run_record import RunRecord, read_started
 from xclass.scorers import Fusion
-from xclass.tensorfile import load_tensors, write_tensors
+from xclass.tensorfile import load_tensors, mapped_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
@@ -469,7 +468,8 @@ class RunDirectory:
     def load_model(self) -> TwoTower:
         """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
         path = self.path / MODEL
-        rows = _mapped_rows(path)
+        mapped = mapped_tensors(path, TABLE)
+        rows = {name.removeprefix(TABLE).removesuffix(".weight"): tensor for name, tensor in mapped.items()}
         try:
             model = build_model(self.config, self, None, untrained=False, stored=rows)
         except InputError as error:
@@ -480,17 +480,15 @@ class RunDirectory:
         state = ModelState(model, self.config.train.dense_learning_rate)
         dense = {name: tensor for name, tensor in state.model_tensors().items() if not name.startswith(TABLE)}
         load_tensors(path, dense, but=TABLE)
+        _check_head(model, path)
         return model.eval()
 
 
-def _mapped_rows(path: Path) -> dict[str, Tensor]:
-    """The rows of every table, memory-mapped: a page is read when it is touched, and can be given up again."""
+def _check_head(model: TwoTower, path: Path) -> None:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(TABLE)]  # noqa: SIM118
-            return {name.removeprefix(TABLE).removesuffix(".weight"): file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+        model.head.check_loaded()
+    except InputError as error:
+        raise ArtefactError(error.what, where=path, wanted=error.wanted) from None
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -79,7 +79,11 @@ class Trainer:
         loaded = self.store.load(self.state.tensors(), SAMPLER, self.state.row_names())
         if loaded is None:
             return False
-        self.state.load_sampler(loaded.others)
+        try:
+            self.model.head.check_loaded()
+            self.state.load_sampler(loaded.others)
+        except InputError as error:
+            raise ArtefactError(error.what, where=loaded.path, wanted=error.wanted, got=error.got) from None
         self.position = Position.read(loaded.state, loaded.path)
         self._report = Report(self.position.phase_s)
         say(f"resuming from step {self.position.step:,} of {self.total_steps:,}")
