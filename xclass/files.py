@@ -140,6 +140,7 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         ArtefactError: another process has it, or a symbolic link in the directory leads out of it.
     """
+    check_target(out, A_DIRECTORY)
     check_contained(out)
     place = out / ".lock"
     check_target(place, A_FILE)

@@ -353,8 +353,9 @@ class RunDirectory:
         verify_files(self.path, self.manifest)
         self.config = load_config(RunConfig, self.path / "config.toml")
         missing = [name for name in _bound(self.config) if name not in self.manifest["files"]]
+        missing += ["scorers"] if self.config.documents.sparse and "scorers" not in self.manifest else []
         if missing:
-            what = "the manifest of this run does not name all of its files"
+            what = "the manifest of this run does not name all of its parts"
             raise ArtefactError(what, where=self.path / MANIFEST, wanted=", ".join(missing))
 
     @property

@@ -106,7 +106,7 @@ class Dataset:
         """The time of each pair of a split, memory-mapped: int64 or float64; None where there are none."""
         name = f"{split}/times.npy"
         pairs = self.manifest["splits"][split]["pairs"]
-        return self._array(name, Wanted(TIME_TYPES, pairs)) if name in self.manifest["files"] else None
+        return self._array(name, Wanted(TIME_TYPES, pairs)) if self._has(name) else None
 
     def check_unchanged(self) -> None:
         """ArtefactError when another dataset has taken the place of this one (``ingest --append``) since it was opened:
@@ -264,6 +264,10 @@ class Dataset:
     def _array(self, name: str, wanted: Wanted) -> np.ndarray:
         return self._checked(lambda: map_array(self.path, self.manifest, name, wanted))
 
+    def _has(self, name: str) -> bool:
+        """Whether there is such a file: one that the manifest does not name is an error when it is read."""
+        return name in self.manifest["files"] or (self.path / name).exists()
+
     def _shape(self, folder: str) -> tuple[int, int]:
         """How many lists lie below a folder, and how many values they have together."""
         side, _, name = folder.partition("_features/")
@@ -277,7 +281,7 @@ class Dataset:
         """What :func:`write_ragged` wrote below a folder, memory-mapped: values below ``size``."""
         lists, values = self._shape(folder)
         wanted = {"offsets": offsets_wanted(lists, values), "values": Wanted(INTEGERS, values, 0, size - 1)}
-        if f"{folder}/weights.npy" in self.manifest["files"]:
+        if self._has(f"{folder}/weights.npy"):
             wanted["weights"] = Wanted(FLOATS, values, least_weight)
         arrays = (self._array(f"{folder}/{name}.npy", each) for name, each in wanted.items())
         return Ragged.checked(*map(torch.from_numpy, arrays))
