@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown
-from xclass.data.queries import Queries, dataset_slice
+from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown, none_known
+from xclass.data.queries import Queries, dataset_slice, empty_histories
 from xclass.data.query_blocks import count_queries, read_query_blocks
 from xclass.divided_search import DividedIndex
 from xclass.engine.group import Group
@@ -90,7 +90,7 @@ def retrieve_to_file(
         DataError: a file that can't be read; not one id of it is known.
         InputError: a short list, where the job says that it is an error.
     """
-    _check(Path(out), job)
+    job = _checked(Path(out), job)
     with contextlib.nullcontext(group) if group is not None else Group(WAIT_S) as ranks:
         return _retrieve(recommender, Path(out), job, resume, ranks)
 
@@ -106,7 +106,7 @@ def _retrieve(recommender: Recommender, out: Path, job: Job, resume: bool, group
         work.run(parts)
         group.barrier("the end of the retrieval")
         parts.read()
-        _check_known(parts.counts)
+        _check_known(parts.counts, recommender)
         group.barrier("counting the parts")
         if group.is_first:
             parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
@@ -201,6 +201,8 @@ class _Work:
                     progress.resume_at(searched)
                     continue
                 counts = Counts(
+                    known_items=queries.known_items or 0,
+                    empty_histories=self._recommender.without_history(queries),
                     unknown_queries=queries.unknown_queries.count,
                     unknown_items=queries.unknown_items.count,
                     unknown_names=(queries.unknown_queries.names + queries.unknown_items.names)[:NAMED],
@@ -210,6 +212,8 @@ class _Work:
                     parts.add(frames, counts, number)
         if not searched:
             raise DataError("there is no query to retrieve for", where=self._job.queries)
+        if not done and self._group.size == 1:
+            self._search.check_own_lists()
 
     def probabilities_measured(self) -> dict[str, Any] | None:
         """What is known of their error; None without them."""
@@ -223,7 +227,7 @@ class _Work:
             for start in range(0, total, self._size):
                 yield dataset_slice(recommender.dataset, start, min(start + self._size, total))
         else:
-            for file in read_query_blocks(self._job.queries, self._size):
+            for file in read_query_blocks(self._job.queries, self._size, recommender.query_map):
                 yield recommender.queries_of(file, none_known=True)
 
     def _frames(self, queries: Queries, counts: Counts, progress: Progress) -> list[pl.DataFrame]:
@@ -260,16 +264,18 @@ def _unknown_to(path: Path | str | None) -> Iterator[Callable[[Queries], None]]:
         file.flush()
 
 
-def _check(out: Path, job: Job) -> None:
-    checked_k(job.k)
+def _checked(out: Path, job: Job) -> Job:
     if out.exists() and (job.directory or out.is_dir()):
         raise ArtefactError("the output is there already", where=out, do="choose another --out, or remove it first")
+    return replace(job, k=checked_k(job.k))
 
 
-def _check_known(counts: Counts) -> None:
+def _check_known(counts: Counts, recommender: Recommender) -> None:
+    """DataError when nothing that the queries were given by is known."""
     if not counts.queries:
-        do = "check that the file's ids are those that were ingested"
-        raise DataError("not one query id is known", got=", ".join(counts.unknown_names[:NAMED]), do=do)
+        raise none_known("query", counts.unknown_names, recommender.query_map.examples())
+    if counts.unknown_items and not counts.known_items:
+        raise none_known("item", counts.unknown_names, recommender.item_map.examples())
 
 
 def _say_unknown(counts: Counts, items_became: str) -> None:
@@ -278,3 +284,5 @@ def _say_unknown(counts: Counts, items_became: str) -> None:
         what = "query ids" if counts.unknown_queries else "items of histories"
         became = LEFT_OUT if counts.unknown_queries else items_became
         say(Unknown(total, list(dict.fromkeys(counts.unknown_names))[:NAMED], became=became).message(what))
+    if counts.empty_histories:
+        say(empty_histories(counts.empty_histories))

@@ -37,7 +37,7 @@ def compare_runs(
     Raises:
         ArtefactError: not a finished run. InputError: fewer than two runs; runs of different datasets.
     """
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k))
+    wanted = list(metrics) if metrics is not None else metrics_at(k)
     _check_enough(runs)
     opened = [Recommender.load(run, dataset) for run in runs]
     for path, recommender in zip(runs[1:], opened[1:], strict=True):

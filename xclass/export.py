@@ -133,7 +133,7 @@ def _queries(recommender: Recommender, of: Path | str | None) -> Iterator[Querie
         for start in range(0, total, ROWS_AT_ONCE):
             yield dataset_slice(recommender.dataset, start, min(start + ROWS_AT_ONCE, total))
     else:
-        for file in read_query_blocks(of, ROWS_AT_ONCE):
+        for file in read_query_blocks(of, ROWS_AT_ONCE, recommender.query_map):
             yield recommender.queries_of(file, none_known=True)
 
 

@@ -83,7 +83,7 @@ def evaluate_predictions(
         DataError: a file or column that is missing or of the wrong type, a null id, a NaN score.
         InputError: ``num_items`` is less than the files hold; something needs ``train``.
     """
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k))
+    wanted = list(metrics) if metrics is not None else metrics_at(k)
     files = PairFiles.open(predictions, truth, train)
     known = read_truth(files)
     if by_popularity and known.item_counts is None:

@@ -40,6 +40,8 @@ class Counts:
     """What has been written. A short list has fewer than k items, an empty one (also short) none.
 
     filled_lists: short ones that were filled up with popular items.
+    known_items: of all histories that were given.
+    empty_histories: queries with nothing that the model goes by, among those given by histories.
     """
 
     queries: int = 0
@@ -49,6 +51,8 @@ class Counts:
     filled_lists: int = 0
     unknown_queries: int = 0
     unknown_items: int = 0
+    known_items: int = 0
+    empty_histories: int = 0
     unknown_names: list[str] = field(default_factory=list)
 
     def add(self, other: Counts) -> None:
@@ -79,7 +83,9 @@ class Written:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         rate = self.queries_here / max(self.seconds, 1e-9)
-        counts = {name: value for name, value in asdict(self.counts).items() if name != "unknown_names"}
+        counts = {
+            name: value for name, value in asdict(self.counts).items() if name not in ("unknown_names", "known_items")
+        }
         likely = {} if self.probabilities is None else {"probabilities": self.probabilities}
         return {"queries": counts.pop("queries"), "queries_per_s": rate, **counts, **likely}
 

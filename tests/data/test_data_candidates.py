@@ -82,8 +82,8 @@ def test_a_list_may_be_empty(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("lists.csv", "query_id\n0\n", "no candidates"),
-        ("lists.txt", "0\n1\n", "no candidates"),
+        ("lists.csv", "query_id\n0\n", "has no items"),
+        ("lists.txt", "0\n1\n", "has no items"),
         ("lists.csv", "query_id,item_id\nnobody,nothing\n", "no candidate of this file is in the dataset"),
         ("lists.jsonl", '{"query_id": "0", "history": [1.5]}\n', "neither text nor an integer"),
         ("lists.jsonl", '{"query_id": "0"}\n', "no list of items"),

@@ -56,7 +56,7 @@ def test_integers_equal_a_dictionary(ids: list[int], asked: list[int]) -> None:
         ([1.0], "strings or integers"),
         ([True], "strings or integers"),
         (["a", 1], "all strings or all integers"),
-        (5, "all strings or all integers"),
+        (5, "a list of ids is wanted"),
     ],
 )
 def test_what_is_no_list_of_ids(asked: object, message: str) -> None:

@@ -74,7 +74,7 @@ def compare_configs(
         Interrupted: a signal came while one was trained.
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k), METRICS)
+    wanted = list(metrics) if metrics is not None else metrics_at(k, METRICS)
     settings = _resolved(configs, overrides)
     validated = {
         name: chosen_metric(each.train.validation.metric, opened.sequence is not None)

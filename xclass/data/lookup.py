@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,9 +11,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.errors import InputError
+from xclass.data.given import as_id_series
+from xclass.errors import DataError, InputError
 
 NAMED = 5
+EXAMPLES = 3
 IDS_PER_PART = 1 << 22
 LEFT_OUT, TAKEN_FOR_UNKNOWN = "left out", "taken for the unknown word"
 
@@ -60,13 +63,19 @@ class IdMap:
         """How many ids there are."""
         return len(self._ids)
 
+    def examples(self) -> list[str]:
+        """The first few ids, for a message."""
+        return [str(each) for each in self._ids.head(EXAMPLES)]
+
     def numbers(self, ids: pl.Series | Sequence[str] | Sequence[int]) -> Tensor:
-        """int64, the number of each id, −1 where it is unknown.
+        """int64, the number of each id, −1 where it is unknown; in a series, where it is null, too.
 
         Raises:
             InputError: a string where a list is wanted; ids that are neither strings nor integers.
         """
-        wanted = self._as_own_type(as_id_series(ids))
+        if not isinstance(ids, pl.Series) or not (ids.dtype == pl.String or ids.dtype.is_integer()):
+            ids = as_id_series(ids)
+        wanted = self._as_own_type(ids)
         if not len(wanted) or not len(self._ids):
             return torch.full((len(wanted),), -1, dtype=torch.int64)
         if self._sorted is None:
@@ -117,22 +126,31 @@ def match_ids(ids: pl.Series, known: pl.Series) -> Tensor:
     return torch.from_numpy(found)
 
 
-def as_id_series(ids: pl.Series | Sequence[str] | Sequence[int]) -> pl.Series:
-    """A series of strings or integers; anything else is an InputError."""
-    if isinstance(ids, str | bytes):
-        raise InputError("a list of ids is wanted", wanted=f"[{ids!r}]", got=repr(ids))
-    if not isinstance(ids, pl.Series):
-        try:
-            ids = pl.Series("id", list(ids), dtype=None if len(ids) else pl.String)
-        except (TypeError, OverflowError) as error:
-            raise InputError("ids must be all strings or all integers", got=str(error).splitlines()[0]) from None
-    if ids.dtype != pl.String and not ids.dtype.is_integer():
-        raise InputError("ids are of the wrong type", wanted="strings or integers", got=ids.dtype)
-    return ids
-
-
 def unknown(ids: pl.Series, numbers: Tensor) -> Unknown:
     """The ids whose number is −1."""
     missing = ids.filter(pl.Series(numbers.numpy() < 0))
     names = missing.head(1000).unique(maintain_order=True).head(NAMED)
     return Unknown(len(missing), [str(name) for name in names], missing)
+
+
+def check_any_known(numbers: Tensor, ids: pl.Series, what: str, known: IdMap, where: object = None) -> None:
+    """DataError when there are ids and not one of them has a number."""
+    if len(numbers) and not bool((numbers >= 0).any()):
+        raise none_known(what, unknown(ids, numbers).names, known.examples(), where)
+
+
+def none_known(what: str, given: Sequence[str], known: Sequence[str], where: object = None) -> DataError:
+    """The error about ids of which not one is known: both sides are shown.
+
+    >>> print(none_known("item", ["1.0", "2.0"], ["1", "2"]))
+    not one item id is known
+      wanted: item ids such as 1, 2
+      got: 1.0, 2.0
+      do: write integers: these ids have gone through a column of floating-point numbers
+    """
+    floats = all(re.fullmatch(r"-?\d+\.0*", each) for each in given)
+    do = "check that these are the ids that were ingested"
+    if floats and not all(re.fullmatch(r"-?\d+\.0*", each) for each in known):
+        do = "write integers: these ids have gone through a column of floating-point numbers"
+    wanted = f"{what} ids such as {', '.join(known)}"
+    return DataError(f"not one {what} id is known", where=where, wanted=wanted, got=", ".join(given), do=do)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from xclass.data.document_blocks import TEXT
+from xclass.data.given import checked_path
 from xclass.data.lists import Joined, Lists
 from xclass.data.vectoriser import FILE as VECTORISER
 from xclass.data.vectoriser import Vectoriser
@@ -255,14 +256,14 @@ def _identity(path: Path) -> tuple[int, int]:
     """Tells a file from another that took its name."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     return found.st_ino, found.st_mtime_ns
 
 
 def open_dataset(path: Path | str) -> Dataset:
     """Open a dataset directory that ``xclass ingest`` made."""
-    return Dataset(path)
+    return Dataset(checked_path(path, "a dataset"))
 
 
 def write_ragged(
