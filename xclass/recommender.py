@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +41,7 @@ from xclass.index.checks import checked_k
 from xclass.likelihood import with_likelihood
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
+from xclass.once import once
 from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file
 from xclass.progress import say
 from xclass.retrieve import Searched, restricted, retrieve
@@ -90,7 +90,7 @@ class Recommender:
     def __repr__(self) -> str:
         return f"Recommender({self.run.path}: {self.run.num_queries:,} queries, {self.run.num_items:,} items)"
 
-    @functools.cached_property
+    @once
     def dataset(self) -> Dataset:
         """The dataset that the run was trained on."""
         return self.run.dataset(self._dataset_path)
@@ -100,7 +100,7 @@ class Recommender:
         """Whether items of a query's history may come again: its queries are positions of a text."""
         return self.run.sequence is not None
 
-    @functools.cached_property
+    @once
     def item_vectors(self) -> Vectors:
         """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
@@ -112,7 +112,7 @@ class Recommender:
             )
         return vectors
 
-    @functools.cached_property
+    @once
     def exact_index(self) -> Searched:
         """Search that misses nothing; by all scorers of a run that has more than the two towers."""
         documents = self.run.config.documents
@@ -125,7 +125,7 @@ class Recommender:
     def _own_search(self, exact: bool = False) -> OwnSearch | None:
         return self.model.own_search(exact) if isinstance(self.model, TwoTower) else None
 
-    @functools.cached_property
+    @once
     def index(self) -> Searched | None:
         """The same through the index of the run, None when ``xclass index`` has made none; a head's beam search."""
         own = self._own_search()
@@ -145,7 +145,7 @@ class Recommender:
         towers = None if index is None else (self.model, index)
         return DocumentSearch(fusion, weights, self._features_read, towers)
 
-    @functools.cached_property
+    @once
     def _scorers(self) -> tuple[Fusion, dict[str, float]]:
         return self.run.load_scorers()
 
@@ -316,12 +316,12 @@ class Recommender:
             result = with_likelihood(result, self.model, queries, truth, counts)
         return self._by_query_number(result, queries, split)
 
-    @functools.cached_property
+    @once
     def query_map(self) -> IdMap:
         """External query ids → numbers."""
         return IdMap(self.run.query_ids)
 
-    @functools.cached_property
+    @once
     def item_map(self) -> IdMap:
         """External item ids → numbers."""
         return IdMap(self.run.item_ids)
@@ -339,7 +339,7 @@ class Recommender:
             self.model.tower.check_new_queries()
         return queries
 
-    @functools.cached_property
+    @once
     def vectoriser(self) -> Vectoriser:
         """What made the features of the dataset's texts; ArtefactError when it was not made from texts."""
         return self.dataset.vectoriser()

@@ -53,6 +53,7 @@ from xclass.manifest import (
 )
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
+from xclass.once import once
 from xclass.progress import say
 from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
@@ -351,12 +352,12 @@ class RunDirectory:
         digest: str = self.manifest["files"][MODEL]["sha256"]
         return digest
 
-    @functools.cached_property
+    @once
     def item_ids(self) -> pl.Series:
         """External id of every item number."""
         return pl.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
 
-    @functools.cached_property
+    @once
     def query_ids(self) -> pl.Series:
         """External id of every query number."""
         return pl.read_parquet(self.path / "queries.parquet", columns=["query_id"])["query_id"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xclass.data.given import as_id_series
 from xclass.errors import DataError, InputError
+from xclass.once import once
 
 NAMED = 5
 EXAMPLES = 3
@@ -56,8 +57,6 @@ class IdMap:
         if ids.dtype not in (pl.String, pl.Int64):
             raise InputError("ids are of the wrong type", wanted="strings or int64", got=ids.dtype)
         self._ids = ids
-        self._sorted: pl.Series | None = None
-        self._numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         """How many ids there are."""
@@ -78,20 +77,20 @@ class IdMap:
         wanted = self._as_own_type(ids)
         if not len(wanted) or not len(self._ids):
             return torch.full((len(wanted),), -1, dtype=torch.int64)
-        if self._sorted is None:
-            self._sort()
-        assert self._sorted is not None
-        places = self._sorted.search_sorted(wanted).clip(upper_bound=len(self._ids) - 1)
-        found = (self._sorted.gather(places) == wanted).fill_null(False).to_numpy()
+        rising, numbers_of = self._in_order
+        places = rising.search_sorted(wanted).clip(upper_bound=len(self._ids) - 1)
+        found = (rising.gather(places) == wanted).fill_null(False).to_numpy()
         rows = places.to_numpy().astype(np.int64)
-        numbers = rows if self._numbers is None else self._numbers[rows]
+        numbers = rows if numbers_of is None else numbers_of[rows]
         return torch.from_numpy(np.where(found, numbers, -1))
 
-    def _sort(self) -> None:
-        self._sorted = self._ids
-        if not self._ids.is_sorted():
-            order = self._ids.arg_sort()
-            self._sorted, self._numbers = self._ids.gather(order), order.to_numpy().astype(np.int64)
+    @once
+    def _in_order(self) -> tuple[pl.Series, np.ndarray | None]:
+        """The ids, rising, and the number of each; None where the place is the number."""
+        if self._ids.is_sorted():
+            return self._ids, None
+        order = self._ids.arg_sort()
+        return self._ids.gather(order), order.to_numpy().astype(np.int64)
 
     def _as_own_type(self, ids: pl.Series) -> pl.Series:
         if ids.dtype == self._ids.dtype:

@@ -14,7 +14,6 @@ Of sequences (plain text) queries are positions: train, valid and test one after
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from pathlib import Path
@@ -33,6 +32,7 @@ from xclass.data.vectoriser import Vectoriser
 from xclass.data.windows import SequenceFacts, Windows
 from xclass.errors import ArtefactError, lookup, nearest
 from xclass.manifest import read_manifest, verify_files
+from xclass.once import once
 from xclass.types import Ragged
 
 MANIFEST = "dataset.json"
@@ -100,7 +100,7 @@ class Dataset:
         """How its sequences are read, where queries are positions of a text; None where histories are sets."""
         return sequence_facts(self.manifest)
 
-    @functools.cached_property
+    @once
     def windows(self) -> Windows | None:
         """The items before every position, oldest first; None where queries are no positions."""
         facts = self.sequence
@@ -141,17 +141,17 @@ class Dataset:
         plain = [Ragged(part.offsets, part.values) for part in parts]
         return plain[0] if len(plain) == 1 else Joined(*plain)
 
-    @functools.cached_property
+    @once
     def query_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every query, Ragged with float32 weights, memory-mapped; rising within a list."""
         return self._features("query")
 
-    @functools.cached_property
+    @once
     def item_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every item, as :attr:`query_features`."""
         return self._features("item")
 
-    @functools.cached_property
+    @once
     def hidden(self) -> Ragged | None:
         """Items that a query must never be shown (a document that is itself a label), Ragged by query; None without."""
         return _ragged(self.path / HIDDEN) if HIDDEN in self.manifest else None
@@ -198,7 +198,7 @@ class Dataset:
         self.check_unchanged()
         return found
 
-    @functools.cached_property
+    @once
     def items(self) -> pl.DataFrame:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
         return self._read("items.parquet")
@@ -211,7 +211,7 @@ class Dataset:
             return ids.alias("text")
         return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), ids).alias("text"))["text"]
 
-    @functools.cached_property
+    @once
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
         return self._read("queries.parquet")
