@@ -75,7 +75,7 @@ def train_documents(config: DocumentsConfig, dataset: Dataset) -> tuple[str, Doc
     name = field_name(config, dataset.feature_sizes("query"))
     train = dataset.split("train")
     numbers = train.lengths().nonzero().squeeze(1)
-    plain = Ragged(train.offsets, train.values)
+    plain = train.with_values(train.values)
     features = dataset.query_features[name].take(numbers)
     return name, Documents(features, dataset.feature_sizes("query")[name], plain.take(numbers))
 
@@ -173,7 +173,7 @@ def _valid_part(config: DocumentsConfig, dataset: Dataset, generator: torch.Gene
     numbers = truth.lengths().nonzero().squeeze(1)
     numbers = numbers[torch.randperm(len(numbers), generator=generator)[: config.fusion.cut_queries].sort().values]
     name = field_name(config, dataset.feature_sizes("query"))
-    return dataset.query_features[name].take(numbers), Ragged(truth.offsets, truth.values).take(numbers).long()
+    return dataset.query_features[name].take(numbers), truth.with_values(truth.values).take(numbers).long()
 
 
 def _suggestions(fusion: Fusion, features: Ragged) -> Iterator[Suggestions]:

@@ -10,6 +10,7 @@ from xclass import run
 from xclass.config import read_toml
 from xclass.data import store
 from xclass.errors import ArtefactError, XclassError
+from xclass.frames import scan_parquet
 from xclass.index import saved
 from xclass.manifest import read_json, read_manifest, verify_files
 from xclass.progress import Progress
@@ -102,7 +103,7 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
     dataset = store.open_dataset(path)
     splits = {}
     for name in dataset.splits:
-        lengths = dataset.split(name).lengths()
+        lengths = dataset.lengths(name)
         pairs, queries = int(lengths.sum()), int((lengths > 0).sum())
         splits[name] = {
             **dataset.manifest["splits"][name],
@@ -117,10 +118,9 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
 
 def _describe_features(dataset: store.Dataset, side: str) -> dict[str, Any]:
     """Name → size of the vocabulary, values of all rows, values per row, rows without any, the longest row."""
-    lists = dataset.query_features if side == "query" else dataset.item_features
     found = {}
     for name, size in dataset.feature_sizes(side).items():
-        lengths = lists[name].lengths()
+        lengths = dataset.lengths(f"{side}_features/{name}")
         found[name] = {
             "size": size,
             "values": int(lengths.sum()),
@@ -142,7 +142,7 @@ def _verify(path: Path, manifest: dict[str, Any]) -> None:
 def _describe_parquet(path: Path) -> dict[str, Any]:
     import polars as pl
 
-    rows = pl.scan_parquet(path)
+    rows = scan_parquet(path)
     schema = {name: str(kind) for name, kind in rows.collect_schema().items()}
     if not set(TOPK_COLUMNS) <= set(schema):
         count = rows.select(pl.len()).collect().item()

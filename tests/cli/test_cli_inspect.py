@@ -42,7 +42,7 @@ def dataset(tmp_path: Path) -> Path:
     fields = {
         "num_queries": 3,
         "num_items": 4,
-        "splits": {"train": {"pairs": 3}, "test": {"pairs": 3}},
+        "splits": {"train": {"pairs": 3, "queries": 2}, "test": {"pairs": 3, "queries": 1}},
         "report": REPORT,
     }
     write_manifest(path, "dataset.json", "dataset", 1, fields)

@@ -185,7 +185,7 @@ def take_lists(source: Ragged, rows: Tensor, without: Tensor | None = None) -> R
     [[2], [], [3]]
     """
     if not compiles():
-        lists = Ragged(source.offsets, source.values).take(rows).long()
+        lists = source.with_values(source.values).take(rows).long()
         if without is None:
             return lists
         keep = torch.ones(len(lists.values), dtype=torch.bool)
