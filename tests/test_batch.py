@@ -174,10 +174,10 @@ def test_a_kill_loses_at_most_the_part_at_work(run: Path, recommender: Recommend
 def test_a_directory_of_parts(recommender: Recommender, tmp_path: Path) -> None:
     retrieve_to_file(recommender, tmp_path / "topk", Job(k=4, directory=True))
     names = sorted(file.name for file in (tmp_path / "topk").iterdir())
-    assert names == [f"part-{number:06d}.parquet" for number in range(5)] + ["topk.json"]
+    assert names == ["_topk.json"] + [f"part-{number:06d}.parquet" for number in range(5)]
     retrieve_to_file(recommender, tmp_path / "whole.parquet", Job(k=4))
     assert pl.read_parquet(tmp_path / "topk" / "*.parquet").equals(pl.read_parquet(tmp_path / "whole.parquet"))
-    manifest = json.loads((tmp_path / "topk" / "topk.json").read_text())
+    manifest = json.loads((tmp_path / "topk" / "_topk.json").read_text())
     assert manifest["queries"] == NUM_QUERIES and len(manifest["files"]) == 5
     with pytest.raises(ArtefactError, match="there already"):
         retrieve_to_file(recommender, tmp_path / "topk", Job(k=4, directory=True))
@@ -430,7 +430,7 @@ def test_broken_blocks_are_one_message(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=wanted):
             list(read_query_blocks(tmp_path / name, 1))
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="can't be read"):
+    with pytest.raises(DataError, match=r"a\.txt.* UTF-"):
         list(read_query_blocks(tmp_path / "a.txt", 1))
 
 

@@ -11,8 +11,9 @@ import xclass
 from xclass.data.planted import PlantedModel, best_recall
 from xclass.errors import ArtefactError, DataError, InputError
 from xclass.index import IndexConfig
+from xclass.indexing import index_run
 from xclass.metrics import parse_metrics
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 
 CONFIG = {
     "model": {"embedding_dim": 16, "normalize": False, "temperature": 1.0, "query": {"hidden": [16]}},

@@ -21,9 +21,10 @@ from xclass.data.options import IngestOptions
 from xclass.data.planted import PlantedModel
 from xclass.data.queries import dataset_queries, histories_of
 from xclass.index import FaissIndex, IndexConfig, SubsetIndex
+from xclass.indexing import index_run
 from xclass.metrics import parse_metrics
 from xclass.once import once
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 from xclass.rng import numpy_generator, torch_generator
 from xclass.types import Ragged
 

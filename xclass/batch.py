@@ -20,10 +20,11 @@ from xclass.data.query_blocks import count_queries, read_query_blocks
 from xclass.divided_search import DividedIndex
 from xclass.engine.group import Group
 from xclass.errors import ArtefactError, ConfigError, DataError, lookup
+from xclass.files import atomic_file
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index import ExactIndex
 from xclass.index.checks import checked_k
-from xclass.manifest import atomic_file, sha256_file
+from xclass.manifest import sha256_file
 from xclass.progress import Progress, say
 from xclass.recommender import INDEX_FOLDER, Recommender
 from xclass.retrieve import Searched
@@ -77,7 +78,8 @@ def retrieve_to_file(
     """Retrieve and write the lists; the result appears when it is complete.
 
     Memory does not grow with the number of queries: about a million rows of lists are held. They are written as a part;
-    a kill loses at most the part at work, and ``resume`` goes on behind the last finished one.
+    a kill loses at most the part at work, and ``resume`` goes on behind the last finished one, once it has checked the
+    hashes of those that are finished.
 
     The processes of a launch do it together, each calling this (with its ``group``, if it has joined one). The lists
     are those that one process writes, to the last bit, and any number of processes can go on with a job. All must see
@@ -85,8 +87,8 @@ def retrieve_to_file(
 
     Raises:
         ConfigError: items are to be divided, but the search is not exact.
-        ArtefactError: parts of a stopped job are there and ``resume`` is false, or they are of a job with other
-            arguments, another run, index or input; the disk is full.
+        ArtefactError: another process is at it; parts of a stopped job are there and ``resume`` is false, or they are
+            of a job with other arguments, another run, index or input; the disk is full.
         DataError: a file that can't be read; not one id of it is known.
         InputError: a short list, where the job says that it is an error.
     """
@@ -102,7 +104,7 @@ def _retrieve(recommender: Recommender, out: Path, job: Job, resume: bool, group
     if done and group.is_first:
         say(f"{done:,} parts with {before:,} queries are done; going on behind them")
     keep = kept_for_resume(parts) if group.size == 1 else contextlib.nullcontext()  # others may be writing theirs
-    with keep, disk_errors(out):
+    with contextlib.closing(parts), keep, disk_errors(out):
         work.run(parts)
         group.barrier("the end of the retrieval")
         parts.read()
@@ -126,7 +128,7 @@ def _opened(out: Path, work: _Work, resume: bool, group: Group) -> Parts:
         made.append(Parts(out, work.format, identity, resume))
 
     group.on_first(make, "the folder of parts")
-    return made[0] if made else Parts(out, work.format, identity, resume=True)
+    return made[0] if made else Parts(out, work.format, identity, owner=False)
 
 
 class _Work:

@@ -12,8 +12,9 @@ from xclass.data.planted import best_recall
 from xclass.errors import ArtefactError
 from xclass.evaluate import metrics_at
 from xclass.index import IndexConfig
+from xclass.indexing import index_run
 from xclass.progress import say
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 from xclass.run import resolve_config, train_run
 from xclass.topk_parts import write_topk
 

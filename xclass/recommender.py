@@ -12,7 +12,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.batches import inference_batches
 from xclass.data.document_blocks import TEXT
 from xclass.data.given import as_id_lists, as_id_series, as_texts, checked_path
 from xclass.data.lists import Some
@@ -31,12 +30,12 @@ from xclass.data.sparse import ragged_of
 from xclass.data.store import Dataset, open_dataset
 from xclass.data.vectoriser import Vectoriser
 from xclass.document_scorers import DocumentSearch, WithoutTowers
-from xclass.errors import ArtefactError, InputError
+from xclass.errors import InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.heads import CnnHead, OwnSearch
-from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
+from xclass.index import Index, IndexConfig, build_index, load_index
 from xclass.index.checks import checked_k
 from xclass.likelihood import with_likelihood
 from xclass.metrics import Evaluation, MetricName, Propensities
@@ -45,7 +44,6 @@ from xclass.once import once
 from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file
 from xclass.progress import say
 from xclass.retrieve import Searched, restricted, retrieve
-from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
@@ -57,7 +55,6 @@ from xclass.vectors import Vectors
 
 Ids = Sequence[str] | Sequence[int] | pl.Series | np.ndarray | Tensor
 INDEX_FOLDER = "index"
-TUNING_QUERIES = 4096
 PROPENSITY_METRICS = ("psp", "psndcg")
 
 
@@ -471,44 +468,3 @@ def train(
     if grow_vocab:
         return Recommender.load(grow_run(opened, settings, Path(out), device, on_validation, check_memory))
     return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))
-
-
-def index_run(
-    recommender: Recommender, config: IndexConfig, target_recall: float, k: int, replace: bool = False
-) -> IndexReport:
-    """Build an index over a run's item vectors, tune it on held-out queries, write it to ``run/index``.
-
-    It is tuned on up to 4096 queries drawn by the run's seed, with their histories left out of the search, as in use.
-    When the target can't be reached, exact search is written instead and the report says so.
-
-    Raises:
-        ArtefactError: there is an index already and ``replace`` is false.
-    """
-    folder = recommender.run.path / INDEX_FOLDER
-    if folder.exists() and not replace:
-        raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
-    stored = recommender.item_vectors
-    queries, seen = _tuning_queries(recommender)
-    vectors = laid_out(stored, recommender.run.path)
-    report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
-    if report.fell_back:
-        say(report.fell_back)
-    save_index(report.index, folder, recommender.run.model_hash, report.to_dict(), replace)
-    return report
-
-
-def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
-    """(B, D) vectors of a sample of the queries that have a history, and what each of them must not get."""
-    dataset = recommender.dataset
-    split = dataset.splits[-1]
-    history, seen = dataset.history(split), dataset.seen(split)
-    lists = dataset.split("train") if recommender.may_repeat else seen
-    known = lists.lengths().nonzero().squeeze(1)
-    order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
-    chosen = known[order[:TUNING_QUERIES]].sort().values
-    batches = inference_batches(history, chosen, TUNING_QUERIES, dataset.query_features)
-    vectors = [recommender.model.query_vectors(batch) for batch in batches]
-    return torch.cat(vectors), seen.take(chosen).long()
-
-
-__all__ = ["Recommender", "index_run", "train"]

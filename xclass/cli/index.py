@@ -43,7 +43,8 @@ def index(
     to RUN/index/frontier.parquet and, with matplotlib, frontier.png.
     """
     from xclass.index import IndexConfig
-    from xclass.recommender import Recommender, index_run
+    from xclass.indexing import index_run
+    from xclass.recommender import Recommender
 
     kind = "factory" if factory is not None and kind == "auto" else kind
     config = IndexConfig(kind=kind, factory=factory, metric=metric, deterministic=deterministic)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from xclass import frames
 from xclass.data.columns import USUAL_NAMES
 from xclass.data.delimited import blocks
 from xclass.data.lookup import IdMap
 from xclass.data.text import BLOCK_BYTES, open_binary
 from xclass.errors import DataError
+from xclass.files import scratch_directory
 
 COMPRESSED = (".gz", ".zst")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -61,7 +64,7 @@ def scan_parquet(files: Path | Sequence[Path], where: Path) -> pl.LazyFrame:
         DataError: this is no Parquet.
     """
     with unreadable(where):
-        frame = pl.scan_parquet(files, glob=False, hive_partitioning=False)
+        frame = frames.scan_parquet(files)
         named = [name for name, kind in frame.collect_schema().items() if kind in (pl.Categorical, pl.Enum)]
         return frame.with_columns(pl.col(named).cast(pl.String)) if named else frame
 
@@ -85,6 +88,13 @@ def _has_header(path: Path, separator: str, known: IdMap | None) -> bool:
         return True
     name = str(first[0])
     return name.strip().lower() in HEADERS and (known is None or int(known.numbers([name])[0]) < 0)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder on the disk for temporary files; what a killed process left of one is removed."""
+    with scratch_directory(Path(tempfile.gettempdir()) / "xclass-tables") as folder:
+        yield folder
 
 
 def write_blocks(found: Iterable[pl.DataFrame], folder: Path) -> list[Path]:

@@ -7,14 +7,21 @@ folder. Tables of (query_id, item_id) of more than a million rows must have a qu
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from xclass.data.given_files import count_lines, delimited, ending_of, scan_parquet, unreadable, write_blocks
+from xclass.data.given_files import (
+    count_lines,
+    delimited,
+    ending_of,
+    scan_parquet,
+    temporary_folder,
+    unreadable,
+    write_blocks,
+)
 from xclass.data.lookup import IdMap
 from xclass.data.query_files import ITEM_COLUMN, LINES, QUERY_COLUMN, QUERY_FORMATS, QueryFile, lines_of, table_of
 from xclass.errors import DataError
@@ -71,8 +78,8 @@ def _table(path: Path, ending: str, size: int, known: IdMap | None) -> Iterator[
     if ending == ".parquet":
         yield from _rows(scan_parquet(path, path), path, size)
         return
-    with tempfile.TemporaryDirectory(prefix="xclass-queries-") as folder:
-        files = write_blocks(delimited(path, ending, known), Path(folder))
+    with temporary_folder() as folder:
+        files = write_blocks(delimited(path, ending, known), folder)
         if files:
             yield from _rows(scan_parquet(files, path), path, size)
 
