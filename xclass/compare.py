@@ -9,7 +9,7 @@ from xclass.errors import InputError
 from xclass.evaluate import metrics_at
 from xclass.metrics import Evaluation, MetricName
 from xclass.metrics.comparison import Comparison, compare_evaluations, distinct_names
-from xclass.predictions import evaluate_predictions
+from xclass.predictions import Rows, evaluate_predictions
 from xclass.progress import say
 from xclass.recommender import Recommender
 
@@ -52,11 +52,11 @@ def compare_runs(
 
 def compare_predictions(
     predictions: Sequence[Path | str],
-    truth: Path | str,
-    k: Sequence[int] = (10, 20),
+    truth: Rows,
+    k: Sequence[int] | int = (10, 20),
     metrics: Sequence[MetricName] | None = None,
     *,
-    train: Path | str | None = None,
+    train: Rows | None = None,
     num_items: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,

@@ -17,6 +17,7 @@ from xclass.once import once
 
 NAMED = 5
 EXAMPLES = 3
+CHECK = "check that these are the ids that were ingested"
 IDS_PER_PART = 1 << 22
 LEFT_OUT, TAKEN_FOR_UNKNOWN = "left out", "taken for the unknown word"
 
@@ -138,7 +139,9 @@ def check_any_known(numbers: Tensor, ids: pl.Series, what: str, known: IdMap, wh
         raise none_known(what, unknown(ids, numbers).names, known.examples(), where)
 
 
-def none_known(what: str, given: Sequence[str], known: Sequence[str], where: object = None) -> DataError:
+def none_known(
+    what: str, given: Sequence[str], known: Sequence[str], where: object = None, among: str = "known", do: str = CHECK
+) -> DataError:
     """The error about ids of which not one is known: both sides are shown.
 
     >>> print(none_known("item", ["1.0", "2.0"], ["1", "2"]))
@@ -147,9 +150,11 @@ def none_known(what: str, given: Sequence[str], known: Sequence[str], where: obj
       got: 1.0, 2.0
       do: write integers: these ids have gone through a column of floating-point numbers
     """
-    floats = all(re.fullmatch(r"-?\d+\.0*", each) for each in given)
-    do = "check that these are the ids that were ingested"
-    if floats and not all(re.fullmatch(r"-?\d+\.0*", each) for each in known):
+    if _are_floats(given) and not _are_floats(known):
         do = "write integers: these ids have gone through a column of floating-point numbers"
     wanted = f"{what} ids such as {', '.join(known)}"
-    return DataError(f"not one {what} id is known", where=where, wanted=wanted, got=", ".join(given), do=do)
+    return DataError(f"not one {what} id is {among}", where=where, wanted=wanted, got=", ".join(given), do=do)
+
+
+def _are_floats(ids: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"-?\d+\.0*", each) for each in ids)
