@@ -14,9 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from xclass.data.given_files import ending_of
 from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown, none_known
 from xclass.data.queries import Queries, dataset_slice, empty_histories
 from xclass.data.query_blocks import count_queries, read_query_blocks
+from xclass.data.query_files import QUERY_FORMATS
 from xclass.divided_search import DividedIndex
 from xclass.engine.group import Group
 from xclass.errors import ArtefactError, ConfigError, DataError, lookup
@@ -166,7 +168,7 @@ class _Work:
         return {
             "run": run.model_hash,
             "index": self._searched(),
-            **{name: None if path is None else sha256_file(Path(path)) for name, path in files.items()},
+            **{name: None if path is None else _hash_of(Path(path)) for name, path in files.items()},
             "dataset": self._recommender.dataset.fingerprint if job.queries is None else None,
             "k": job.k,
             "include-seen": job.include_seen,
@@ -248,6 +250,12 @@ class _Work:
         deny = recommender.read_filter(job.exclude, "excluded items")
         include = job.include_seen or recommender.may_repeat
         return Wanted(job.k, include, allow, deny, job.short, job.probabilities, job.over)
+
+
+def _hash_of(path: Path) -> str:
+    """SHA-256 of a file that is given to a job; DataError when it is none of the files that can be."""
+    ending_of(path, QUERY_FORMATS)
+    return sha256_file(path)
 
 
 @contextlib.contextmanager
