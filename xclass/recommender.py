@@ -241,13 +241,9 @@ class Recommender:
     def _with_features(self, features: Mapping[str, Ragged], ids: pl.Series | None = None) -> Queries:
         """Queries by their features; InputError where this model reads none."""
         if not self._reads_features:
-            kind = f'model.query.kind = "{self.run.config.model.query.kind}"'
-            raise InputError(
-                "this model reads no features of queries",
-                where=self.run.path,
-                got=kind,
-                do="give histories or query ids",
-            )
+            wanted, got = "a query tower that reads features", f'kind = "{self.run.config.model.query.kind}"'
+            do = "give histories or query ids"
+            raise InputError("this model reads no features", where=self.run.path, wanted=wanted, got=got, do=do)
         return queries_with_features(features, ids, self.run.feature_sizes("query"))
 
     @property

@@ -89,7 +89,7 @@ def test_a_list_may_be_empty(dataset: Dataset, tmp_path: Path) -> None:
         ("lists.jsonl", '{"query_id": "0"}\n', "no list of items"),
         ("lists.jsonl", '{"query_id": "0", "history": ["1"]}\n{"history": ["1"]}\n', "lists.jsonl:2"),
         ("lists.csv", "item_id,other\n0,1\n", "column is missing"),
-        ("lists.csv", "", "can't be read"),
+        ("lists.csv", "", "is empty"),
         ("lists.xml", "<a/>", "ending is not known"),
     ],
 )

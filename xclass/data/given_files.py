@@ -70,24 +70,22 @@ def scan_parquet(files: Path | Sequence[Path], where: Path) -> pl.LazyFrame:
 
 
 def delimited(path: Path, ending: str, known: IdMap | None = None) -> Iterator[pl.DataFrame]:
-    """The rows of a CSV or TSV file in blocks, all columns strings; what is empty is null.
+    """The rows of a CSV or TSV file in blocks, the first of them empty; all columns strings; what is empty is null.
 
     A file of one column without a header has a column called "".
     """
     separator = SEPARATORS[ending]
-    header = _has_header(path, separator, known)
+    first = next(iter(blocks(path, separator, False))).row(0)
+    header = len(first) > 1 or _is_header(str(first[0]), known)
+    yield pl.DataFrame(schema=dict.fromkeys(first if header else ("",), pl.String))
     for block in blocks(path, separator, header):
         if not header:
             block.columns = [""]
         yield block.with_columns(pl.when(pl.col(name) != "").then(pl.col(name)) for name in block.columns)
 
 
-def _has_header(path: Path, separator: str, known: IdMap | None) -> bool:
-    first = next((block.row(0) for block in blocks(path, separator, False) if len(block)), ())
-    if len(first) != 1:
-        return True
-    name = str(first[0])
-    return name.strip().lower() in HEADERS and (known is None or int(known.numbers([name])[0]) < 0)
+def _is_header(only: str, known: IdMap | None) -> bool:
+    return only.strip().lower() in HEADERS and (known is None or int(known.numbers([only])[0]) < 0)
 
 
 @contextlib.contextmanager
@@ -111,8 +109,7 @@ def read_table(path: Path, ending: str, known: IdMap | None = None) -> pl.DataFr
     with unreadable(path):
         if ending == ".parquet":
             return scan_parquet(path, path).collect()
-        found = list(delimited(path, ending, known))
-        return pl.concat(found) if found else pl.DataFrame()
+        return pl.concat(delimited(path, ending, known))
 
 
 def count_lines(path: Path) -> int:

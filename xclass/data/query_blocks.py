@@ -58,8 +58,8 @@ def count_queries(path: Path | str) -> int:
             counted = pl.col(QUERY_COLUMN).approx_n_unique() if _has_pairs(scan) else pl.len()
             return int(scan.select(counted).collect(engine="streaming").item())
         lines = count_lines(path)
-        first = None if ending in LINES else next(delimited(path, ending), None)
-        if first is None or not len(first) or not _has_pairs(first.lazy()):
+        first = None if ending in LINES else next((some for some in delimited(path, ending) if len(some)), None)
+        if first is None or not _has_pairs(first.lazy()):
             return lines
         return max(round(lines * first[QUERY_COLUMN].n_unique() / len(first)), 1)
 
@@ -80,8 +80,7 @@ def _table(path: Path, ending: str, size: int, known: IdMap | None) -> Iterator[
         return
     with temporary_folder() as folder:
         files = write_blocks(delimited(path, ending, known), folder)
-        if files:
-            yield from _rows(scan_parquet(files, path), path, size)
+        yield from _rows(scan_parquet(files, path), path, size)
 
 
 def _rows(scan: pl.LazyFrame, path: Path, size: int) -> Iterator[QueryFile]:
