@@ -57,10 +57,12 @@ def open_binary(path: Path) -> IO[bytes]:
     check_regular(path)
     try:
         file = OPENERS.get(path.suffix.lower(), _open_plain)(path)
-        with readable(path):
+        with contextlib.ExitStack() as at_error, readable(path):
+            at_error.callback(file.close)
             first = file.read(LONGEST_MARK)
             _check_text(first, path)
             file.seek(len(UTF8_MARK) if first.startswith(UTF8_MARK) else 0)
+            at_error.pop_all()
     except OSError as error:
         raise DataError(
             "this file can't be read", where=path, got=error.strerror, do="check the path and its rights"
