@@ -19,7 +19,7 @@ FLOORS = {
     "types": 0, "errors": 0, "rng": 0, "config": 0, "manifest": 0, "memory": 0, "markdown": 0, "progress": 0, "compiling": 0, "workers": 0, "once": 0,
     "cells": 0, "files": 0, "records": 0, "frames": 0,
     "data": 1, "tensorfile": 1, "metrics": 1, "vectors": 1, "topk_files": 1,
-    "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2, "own_lists": 2, "catalogue": 2, "topk_parts": 2,
+    "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2, "own_lists": 2, "catalogue": 2, "run_record": 2, "topk_parts": 2,
     "heads": 3, "scorers": 3,
     "model": 4, "compat": 4,
     "engine": 5, "likelihood": 5,

@@ -140,6 +140,7 @@ def locked(out: Path, what: str = "another process is training in this directory
     Raises:
         ArtefactError: another process has it, or a symbolic link in the directory leads out of it.
     """
+    check_target(out, A_DIRECTORY)
     check_contained(out)
     place = out / ".lock"
     check_target(place, A_FILE)
@@ -202,12 +203,12 @@ def _temporary(path: Path, ending: str, kind: str) -> Iterator[Path]:
 def _made(path: Path, ending: str, kind: str) -> tuple[Path, int]:
     """Make and lock it; once more when another process took it for a leftover before it was locked."""
     while True:
-        how = {"dir": path.parent, "prefix": f".{path.name}.", "suffix": f".{ending}"}
+        how = f".{ending}", f".{path.name}.", path.parent
         if kind == A_DIRECTORY:
-            name = tempfile.mkdtemp(**how)
+            name = tempfile.mkdtemp(*how)
             handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         else:
-            handle, name = tempfile.mkstemp(**how)
+            handle, name = tempfile.mkstemp(*how)
         _lock(handle, wait=True)
         if os.path.lexists(name) and os.path.samestat(os.fstat(handle), os.lstat(name)):
             return Path(name), handle

@@ -6,23 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from xclass import run, topk_parts
 from xclass.config import read_toml
 from xclass.data import store
+from xclass.data.dataset_record import DatasetRecord
 from xclass.errors import ArtefactError, XclassError
 from xclass.frames import scan_parquet
 from xclass.index import saved
-from xclass.manifest import read_json, read_manifest, verify_files
+from xclass.manifest import Manifest, read_manifest, verify_files
 from xclass.progress import Progress
+from xclass.run_record import RunRecord, read_started
 from xclass.training import checkpoint
 
-# A manifest's name → its kind and format version.
-ARTEFACTS: dict[str, tuple[str, int]] = {
-    store.MANIFEST: (store.KIND, store.FORMAT_VERSION),
-    run.MANIFEST: (run.KIND, run.FORMAT_VERSION),
-    checkpoint.MANIFEST: (checkpoint.KIND, checkpoint.FORMAT_VERSION),
-    saved.MANIFEST: (saved.KIND, saved.FORMAT_VERSION),
-    **dict.fromkeys(topk_parts.MANIFESTS, (topk_parts.KIND, topk_parts.FORMAT_VERSION)),
+# A manifest's name → its kind, its format version and what the manifest must hold.
+ARTEFACTS: dict[str, tuple[str, int, type[Manifest]]] = {
+    store.MANIFEST: (store.KIND, store.FORMAT_VERSION, DatasetRecord),
+    run.MANIFEST: (run.KIND, run.FORMAT_VERSION, RunRecord),
+    checkpoint.MANIFEST: (checkpoint.KIND, checkpoint.FORMAT_VERSION, checkpoint.CheckpointRecord),
+    saved.MANIFEST: (saved.KIND, saved.FORMAT_VERSION, saved.IndexRecord),
+    **dict.fromkeys(topk_parts.MANIFESTS, (topk_parts.KIND, topk_parts.FORMAT_VERSION, Manifest)),
 }
 
 TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
@@ -46,7 +50,7 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
     if path.is_dir():
         return _describe_directory(path, verify)
     describer = FILE_KINDS.get(path.suffix)
-    if describer is None:
+    if describer is None or not path.is_file():
         raise ArtefactError(
             "xclass does not know this kind of file", where=path, got=path.suffix or None, do=HOW_TO_MAKE
         )
@@ -54,7 +58,7 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
         return describer(path)
     except (OSError, XclassError):
         raise
-    except Exception as error:  # noqa: BLE001  Polars and safetensors each have their own exceptions for a cut file
+    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001  Polars and safetensors have their own
         raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
 
 
@@ -96,7 +100,7 @@ def _artefacts_below(directory: Path) -> dict[str, str]:
 
 def _describe_run(path: Path) -> dict[str, Any]:
     """What the run was started with."""
-    started = {key: value for key, value in read_json(path / "started.json").items() if key != "grown"}
+    started = {key: value for key, value in read_started(path).items() if key != "grown"}
     return {"dataset": started, "config": read_toml(path / "config.toml")}
 
 
@@ -142,8 +146,6 @@ def _verify(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _describe_parquet(path: Path) -> dict[str, Any]:
-    import polars as pl
-
     rows = scan_parquet(path)
     schema = {name: str(kind) for name, kind in rows.collect_schema().items()}
     if not set(TOPK_COLUMNS) <= set(schema):

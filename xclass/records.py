@@ -20,7 +20,7 @@ class Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 
-R = TypeVar("R", bound=pydantic.BaseModel)
+R = TypeVar("R")
 
 
 def read_json(path: Path) -> Any:
@@ -41,9 +41,9 @@ def read_json(path: Path) -> Any:
 
 
 def check_record(model: type[R], value: object, where: object) -> R:
-    """``value`` as a ``model``; the first mistake becomes an ArtefactError with its dotted key."""
+    """``value`` as a ``model``, a Record or a dataclass; ArtefactError with the dotted key of the first mistake."""
     try:
-        return model.model_validate(value)
+        return pydantic.TypeAdapter(model).validate_python(value)
     except pydantic.ValidationError as error:
         detail = error.errors()[0]
         dotted = ".".join(str(part) for part in detail["loc"])

@@ -9,6 +9,7 @@ import pydantic
 from xclass.manifest import Manifest
 from xclass.records import Count, Record
 
+TABLES = ("items.parquet", "queries.parquet")
 Part = Literal["train", "valid", "test"]
 Positive = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
 
@@ -45,7 +46,7 @@ class SequenceRecord(Record):
 class ReportRecord(Record):
     """Of the report of an ingest what is read again. documents: part → documents, of documents alone."""
 
-    documents: dict[str, Count] | None = None
+    documents: dict[str, Count] = pydantic.Field(default_factory=dict)
 
 
 class OptionsRecord(Record):
@@ -85,7 +86,18 @@ class DatasetRecord(Manifest):
             raise ValueError("no part has more queries than num_queries")
         if self.sequence is not None:
             self._check_sequence(self.sequence)
+        self._check_files()
         return self
+
+    def _check_files(self) -> None:
+        """Tables, and lists in exactly the folders that are described."""
+        described = {*self.splits, *(["hidden"] if self.hidden is not None else [])}
+        described |= {f"{side}_features/{name}" for side, found in self.features.items() for name in found}
+        ends = ("/offsets.npy", "/values.npy")
+        wanted = {*TABLES, *(folder + end for folder in described for end in ends)}
+        there = {name for name in self.files if name.endswith(ends)} | ({*TABLES} & self.files.keys())
+        if wanted != there:
+            raise ValueError(f"files and what is said of them contradict each other: {min(wanted ^ there)}")
 
     def _check_sequence(self, sequence: SequenceRecord) -> None:
         if sum(part.pairs for part in self.splits.values()) != self.num_queries:

@@ -32,6 +32,7 @@ from xclass.data.store import Dataset
 from xclass.errors import ArtefactError, ConfigError
 from xclass.files import scratch_directory
 from xclass.progress import Progress
+from xclass.records import check_record
 from xclass.rng import numpy_generator
 from xclass.types import TopK, offsets_of
 
@@ -160,7 +161,7 @@ def planted_documents(dataset: Dataset) -> DocumentWorld:
     found = dataset.manifest.get("planted_documents")
     if found is None:
         raise ArtefactError("these documents were not planted", where=dataset.path, do=f"make them with {SPEC}")
-    return DocumentWorld(**found)
+    return check_record(DocumentWorld, found, f"{dataset.path}: planted_documents")
 
 
 def best_lists(dataset: Dataset, queries: np.ndarray, k: int) -> TopK:

@@ -107,7 +107,7 @@ class Dataset:
         """The time of each pair of a split, memory-mapped: int64 or float64; None where there are none."""
         name = f"{split}/times.npy"
         pairs = self.manifest["splits"][split]["pairs"]
-        return self._array(name, Wanted(TIME_TYPES, pairs)) if name in self.manifest["files"] else None
+        return self._array(name, Wanted(TIME_TYPES, pairs)) if self._has(name) else None
 
     def check_unchanged(self) -> None:
         """ArtefactError when another dataset has taken the place of this one (``ingest --append``) since it was opened:
@@ -254,9 +254,8 @@ class Dataset:
     def _table(self, name: str) -> Path:
         """The path of a table that has its columns and rows."""
         if name not in self._tables:
-            path = self.file(name)
-            check_columns(path, self.num_items if name == "items.parquet" else self.num_queries, TABLES[name])
-            self._tables[name] = path
+            rows = self.num_items if name == "items.parquet" else self.num_queries
+            self._tables[name] = checked_table(self.file(name), rows)
         return self._tables[name]
 
     def _read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -265,6 +264,10 @@ class Dataset:
 
     def _array(self, name: str, wanted: Wanted) -> np.ndarray:
         return self._checked(lambda: map_array(self.path, self.manifest, name, wanted))
+
+    def _has(self, name: str) -> bool:
+        """Whether there is such a file: one that the manifest does not name is an error when it is read."""
+        return name in self.manifest["files"] or (self.path / name).exists()
 
     def _shape(self, folder: str) -> tuple[int, int]:
         """How many lists lie below a folder, and how many values they have together."""
@@ -279,7 +282,7 @@ class Dataset:
         """What :func:`write_ragged` wrote below a folder, memory-mapped: values below ``size``."""
         lists, values = self._shape(folder)
         wanted = {"offsets": offsets_wanted(lists, values), "values": Wanted(INTEGERS, values, 0, size - 1)}
-        if f"{folder}/weights.npy" in self.manifest["files"]:
+        if self._has(f"{folder}/weights.npy"):
             wanted["weights"] = Wanted(FLOATS, values, least_weight)
         arrays = (self._array(f"{folder}/{name}.npy", each) for name, each in wanted.items())
         return Ragged.checked(*map(torch.from_numpy, arrays))
@@ -299,6 +302,12 @@ class Dataset:
 def sequence_facts(manifest: dict[str, Any]) -> SequenceFacts | None:
     """What the manifest of a dataset, or of a run over it, says about sequences."""
     return SequenceFacts(**manifest[SEQUENCE]) if SEQUENCE in manifest else None
+
+
+def checked_table(path: Path, rows: int | None = None) -> Path:
+    """``path``, of an items.parquet or queries.parquet that has its columns (and so many rows); else ArtefactError."""
+    check_columns(path, rows, TABLES[path.name])
+    return path
 
 
 def read_ours(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
