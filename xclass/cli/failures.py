@@ -65,8 +65,7 @@ def report(error: BaseException, arguments: list[str]) -> int:
     _tell_launcher(message or f"{type(error).__name__}: {error}")
     if message is None:
         to_stderr("".join(traceback.format_exception(error)))
-        message = "this is a defect of xclass, not of your input; please report it with the lines above"
-    to_stderr(f"error: {message}\n")
+    to_stderr(f"error: {message or DEFECT}\n")
     return WRONG_INPUT
 
 
@@ -105,6 +104,7 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+DEFECT = "this is a defect of xclass, not of your input; please report it with the lines above"
 FREE_DISK = "free some space or choose another --out; what was half-written has been removed"
 FREE_MEMORY = (
     "make the batch, the chunk or the embedding smaller, raise the limits of this process (ulimit -a), "

@@ -14,6 +14,7 @@ from xclass.compiling import compiles
 from xclass.config import Config
 from xclass.data.lists import Lists
 from xclass.data.shuffle import Shuffle
+from xclass.errors import InputError
 from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged, Selection, offsets_of
 
@@ -56,6 +57,9 @@ class TrainBatches:
             histories are empty.
         features: the queries' sparse features by name, as ``Dataset.query_features``; batches hold those of their rows.
         windows: histories that stand beside the pairs, by query (``Dataset.windows``): nothing is held out of them.
+
+    Raises:
+        InputError: all weights are 0.
 
     Memory: one window of :class:`Shuffle`, whatever the size of the split.
     """
@@ -217,9 +221,17 @@ def _counts_by_block(there: Tensor) -> Tensor:
 
 
 def _mean(weights: Tensor | None) -> float:
+    """Of all weights; InputError when it is 0."""
     if weights is None or len(weights) == 0:
         return 1.0
-    return sum(float(part.double().sum()) for part in weights.split(PASS_ROWS)) / len(weights)
+    mean = sum(float(part.double().sum()) for part in weights.split(PASS_ROWS)) / len(weights)
+    if mean == 0:
+        raise InputError(
+            "the weights of all train pairs are 0: there is nothing to learn",
+            wanted="a weight above 0",
+            do='ingest the data without weights (--weight-col "") or with others',
+        )
+    return mean
 
 
 def _empty_lists(number: int) -> Ragged:
