@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from xclass.cli.options import (
+    LARGEST_SEED,
+    MOST_RESAMPLES,
     AsJson,
     CutOffs,
     DatasetPath,
@@ -80,9 +82,10 @@ def compare(
     num_items: NumItems = None,
     max_queries: MaxQueries = None,
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help="Random samples of the intervals and of the test.")
+        int,
+        typer.Option(min=100, max=MOST_RESAMPLES, metavar="N", help="Random samples of the intervals and of the test."),
     ] = 10_000,
-    seed: Annotated[int, typer.Option(help="The seed of these samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The seed of these samples.")] = 0,
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:

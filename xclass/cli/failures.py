@@ -97,8 +97,8 @@ def explain(error: BaseException) -> str | None:
         if is_out_of_memory(cause):
             return str(XclassError("out of memory", got=_first_line(cause) or type(cause).__name__, do=FREE_MEMORY))
     if isinstance(error, OSError):
-        do = "check the path" if error.errno in PATH_ERRORS and _path_of(error) else None
-        return str(XclassError(_reason(error), where=_path_of(error), do=do))
+        advice = "check the path" if error.errno in PATH_ERRORS and _path_of(error) else None
+        return str(XclassError(_reason(error), where=_path_of(error), do=advice))
     if isinstance(error, UnicodeEncodeError) and not _is_text(error.object):
         return str(DataError("a name is not valid UTF-8", got=ascii(error.object), do="give it another name"))
     return None

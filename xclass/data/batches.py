@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
-from xclass.config import Config
+from xclass.config import Config, Count, Exponent, Positive
 from xclass.data.lists import Lists
 from xclass.data.shuffle import Shuffle
 from xclass.errors import InputError
@@ -27,11 +27,11 @@ class BatchConfig(Config):
 
     by: Literal["pair", "query"] = "pair"
     """pair: a row is one (query, positive); query: a row is one query with several positives."""
-    size: int = pydantic.Field(2048, ge=1)
+    size: Positive = 2048
     """Rows in a batch; the last one of an epoch may be shorter."""
-    positives_per_query: int = pydantic.Field(0, ge=0)
+    positives_per_query: Count = 0
     """By query: at most so many positives, drawn anew each epoch; 0 takes all."""
-    weight_power: float = pydantic.Field(0.0, ge=0)
+    weight_power: Exponent = 0.0
     """By query: a query with t targets counts t^weight_power in the batch's mean. 0: queries count alike; 1: pairs do,
     as by pair, for the cost of one row of logits a query instead of one a pair; above 1: long lists count more."""
 
