@@ -50,7 +50,9 @@ def claim(
     """Make the directory and lock it for as long as ``stack`` is open; whether it is new."""
     if out.exists() and not resume and any(out.iterdir()):
         raise ArtefactError(
-            "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
+            "this directory exists already",
+            where=out,
+            do="choose another directory, or go on with it: --resume, in Python resume=True",
         )
     if config.train.tensorboard:
         require_tensorboard()

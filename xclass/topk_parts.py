@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from xclass.errors import ArtefactError, DataError, InputError, Interrupted
+from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
 from xclass.manifest import atomic_directory, atomic_file, read_json, write_json, write_manifest
 from xclass.topk_files import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
 from xclass.types import TopK
@@ -150,7 +150,7 @@ class Parts:
 
     def _take_up(self, job: dict[str, Any], resume: bool) -> None:
         if not resume:
-            do = f"pass --resume to go on with it, or remove {self.folder}"
+            do = f"pass --resume (in Python resume=True) to go on with it, or remove {self.folder}"
             raise ArtefactError("a job that was stopped has left its parts here", where=self.folder, do=do)
         before = read_json(self.folder / JOB)
         for name in sorted(before.keys() | job.keys()):
@@ -171,7 +171,7 @@ def kept_for_resume(parts: Parts) -> Iterator[None]:
             parts.remove()
         elif isinstance(error, KeyboardInterrupt):
             what = f"interrupted; {len(parts):,} finished parts are kept"
-            raise Interrupted(what, "run the same command with --resume") from None
+            raise Interrupted(what, RESUME) from None
         raise
 
 

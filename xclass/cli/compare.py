@@ -26,6 +26,7 @@ from xclass.cli.options import (
     one_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.errors import Interrupted
 
 if TYPE_CHECKING:
     from xclass.contest import Contest
@@ -166,17 +167,23 @@ def _trained(
     wanted = None if target is None else parse_target(target)
     metrics = None if metric is None else _wanted(metric, k)
     with tempfile.TemporaryDirectory(prefix="xclass-compare-") as passing:
-        return compare_configs(
-            paths[0],
-            configs,
-            out or passing,
-            k,
-            metrics,
-            overrides=overrides,
-            device=device,
-            target=wanted,
-            **sampled,
-        )
+        try:
+            return compare_configs(
+                paths[0],
+                configs,
+                out or passing,
+                k,
+                metrics,
+                overrides=overrides,
+                device=device,
+                target=wanted,
+                **sampled,
+            )
+        except (Interrupted, KeyboardInterrupt):
+            if out is None:
+                resume = "run it with --out DIRECTORY: there the same command goes on after an interruption"
+                raise Interrupted("interrupted; what was trained is removed", resume) from None
+            raise Interrupted(f"interrupted; what was trained is kept in {out}") from None
 
 
 def _runs(

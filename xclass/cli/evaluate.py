@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from xclass.recommender import Recommender
 
 RUN_ONLY = "does not go with --predictions"
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        min=0, max=MOST_RESAMPLES, metavar="N", help="95% intervals of the metrics from N samples of the queries."
+    ),
+]
 
 
 def evaluate(
@@ -63,12 +69,7 @@ def evaluate(
     truth: TruthFile = None,
     train: TrainFile = None,
     num_items: NumItems = None,
-    bootstrap: Annotated[
-        int,
-        typer.Option(
-            min=0, max=MOST_RESAMPLES, metavar="N", help="95% intervals of the metrics from N samples of the queries."
-        ),
-    ] = 0,
+    bootstrap: Bootstrap = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file, too.", show_default=False)
     ] = None,

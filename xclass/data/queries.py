@@ -180,5 +180,5 @@ def check_any_known(numbers: Tensor, missing: Unknown, what: str) -> None:
             f"not one {what} id is known",
             wanted=f"{what} ids of the dataset",
             got=", ".join(missing.names),
-            do="check that the file's ids are those that were ingested",
+            do="give ids as they were ingested; xclass inspect DATASET shows some",
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
+from xclass.config import MOST
 from xclass.errors import InputError
 from xclass.types import Ragged
 from xclass.vectors import TensorVectors, Vectors
@@ -60,9 +61,10 @@ def checked_queries(query_BD: Tensor, dim: int) -> Tensor:
 
 
 def checked_k(k: int) -> int:
-    """``k`` itself; InputError below 1."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise InputError("k is too small", wanted="an integer of 1 or more", got=k)
+    """``k`` itself; InputError below 1 and above 2^31 − 1."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
+        what = "k is too large" if isinstance(k, int) and k > MOST else "k is too small"
+        raise InputError(what, wanted=f"an integer from 1 to {MOST:,}", got=k)
     return k
 
 

@@ -42,7 +42,8 @@ class TrainingConfig(Config):
     batch: BatchConfig = BatchConfig()
     """How the pairs are cut into batches."""
     seed: Seed = 0
-    """Of the initial weights, the order and the samples. The same seed gives the same bits on a CPU."""
+    """Of the initial weights, the order and the samples. The same seed gives the same bits on one CPU with
+    the same number of threads, versions and extras."""
     report_every_s: float = pydantic.Field(10.0, gt=0, le=1e9)
     """A record in metrics.jsonl at least this often."""
     checkpoint_every_s: Seconds = 300.0
