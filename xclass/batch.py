@@ -155,9 +155,9 @@ class _Work:
         if not isinstance(index, ExactIndex):
             raise ConfigError(
                 "only exact search can divide the items",
-                where="--divide items",
+                where="divide = items",
                 got=f"a search of kind {index.kind}",
-                do="pass --exact, or divide the queries",
+                do="search exactly (--exact, in Python exact=True), or divide the queries",
             )
         return DividedIndex(index.vectors, self._group)
 

@@ -29,7 +29,9 @@ def index_run(
     """
     folder = recommender.run.path / INDEX_FOLDER
     if folder.exists() and not replace:
-        raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
+        raise ArtefactError(
+            "this run has an index already", where=folder, do="pass --replace (in Python replace=True) to build it anew"
+        )
     stored = recommender.item_vectors
     queries, seen = _tuning_queries(recommender)
     vectors = laid_out(stored, recommender.run.path)

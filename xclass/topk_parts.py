@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from xclass.errors import ArtefactError, DataError, InputError, Interrupted
+from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
 from xclass.files import atomic_directory, atomic_file, locked, remove_leftovers
 from xclass.manifest import FileEntry, file_entry, read_manifest, write_json, write_manifest
 from xclass.progress import say
@@ -187,7 +187,7 @@ class Parts:
             write_json(self.folder / JOB, job)
             return
         if not resume:
-            do = f"pass --resume to go on with it, or remove {self.folder}"
+            do = f"pass --resume (in Python resume=True) to go on with it, or remove {self.folder}"
             raise ArtefactError("a job that was stopped has left its parts here", where=self.folder, do=do)
         before = read_json(self.folder / JOB)
         if not isinstance(before, dict):
@@ -224,7 +224,7 @@ def kept_for_resume(parts: Parts) -> Iterator[None]:
             parts.remove()
         elif isinstance(error, KeyboardInterrupt):
             what = f"interrupted; {len(parts):,} finished parts are kept"
-            raise Interrupted(what, "run the same command with --resume") from None
+            raise Interrupted(what, RESUME) from None
         raise
 
 

@@ -24,6 +24,9 @@ class Vectors(ABC):
     A source of your own gives ``__len__``, ``dim``, ``read`` and ``take``; reads may come from several threads at once.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} × {self.dim}, float32; all of them with .tensor())"
+
     @abstractmethod
     def __len__(self) -> int:
         """N."""

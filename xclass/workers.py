@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -122,8 +122,13 @@ def _make_pool(count: int) -> ThreadPoolExecutor:
     """All threads are there when it returns: one that is being made later would change torch's numbers meanwhile."""
     pool = ThreadPoolExecutor(count, "xclass-loss", initializer=_one_thread, initargs=(num_threads(),))
     together = threading.Barrier(count)
-    for waiting in [pool.submit(together.wait) for _ in range(count)]:
-        waiting.result()
+    try:
+        waiting = [pool.submit(together.wait) for _ in range(count)]
+        wait(waiting, return_when=FIRST_EXCEPTION)  # a thread that can't be made leaves the others waiting
+    finally:
+        together.abort()
+    for each in waiting:
+        each.result()
     return pool
 
 

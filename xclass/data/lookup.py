@@ -17,7 +17,7 @@ from xclass.once import once
 
 NAMED = 5
 EXAMPLES = 3
-CHECK = "check that these are the ids that were ingested"
+CHECK = "give the ids as they were ingested"
 IDS_PER_PART = 1 << 22
 LEFT_OUT, TAKEN_FOR_UNKNOWN = "left out", "taken for the unknown word"
 

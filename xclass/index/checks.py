@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
+from xclass.config import MOST
 from xclass.errors import InputError
 from xclass.types import Ragged
 from xclass.vectors import Vectors, as_vectors, wrong_shape
@@ -60,11 +61,12 @@ def checked_queries(query_BD: Tensor | np.ndarray, dim: int) -> Tensor:
 
 
 def checked_k(k: int) -> int:
-    """``k`` as a plain integer, from any integer type; InputError for what is none, and below 1."""
+    """``k`` as a plain integer, from any integer type; InputError for what is none, below 1 and above 2^31 − 1."""
+    wanted = f"an integer from 1 to {MOST:,}"
     if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise InputError("k is not an integer", wanted="an integer of 1 or more", got=repr(k))
-    if operator.index(k) < 1:
-        raise InputError("k is too small", wanted="an integer of 1 or more", got=k)
+        raise InputError("k is not an integer", wanted=wanted, got=repr(k))
+    if not 1 <= operator.index(k) <= MOST:
+        raise InputError("k is too small" if k < 1 else "k is too large", wanted=wanted, got=k)
     return operator.index(k)
 
 
