@@ -14,8 +14,9 @@ from xclass.evaluate import metrics_at
 from xclass.files import A_DIRECTORY, atomic_file, check_target
 from xclass.frames import scan_parquet
 from xclass.index import IndexConfig
+from xclass.indexing import index_run
 from xclass.progress import say
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 from xclass.run import resolve_config, train_run
 from xclass.topk_parts import write_topk
 

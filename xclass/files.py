@@ -134,8 +134,8 @@ def check_contained(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One process at a time writes in a run directory; the lock goes with the process, however it ends.
+def locked(out: Path, what: str = "another process is training in this directory") -> Iterator[None]:
+    """One process at a time writes in a directory; the lock goes with the process, however it ends.
 
     Raises:
         ArtefactError: another process has it, or a symbolic link in the directory leads out of it.
@@ -147,9 +147,7 @@ def locked(out: Path) -> Iterator[None]:
     handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         if not _lock(handle):
-            raise ArtefactError(
-                "another process is training in this directory", where=out, do="wait for it, or choose another --out"
-            )
+            raise ArtefactError(what, where=out, do="wait for it, or choose another --out")
         yield
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""What lies at a path: a dataset, a run, an index, a checkpoint, a top-k file, safetensors. Checked, then described."""
+"""What lies at a path: a dataset, a run, an index, a checkpoint, lists, safetensors. Checked, then described."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from xclass import run
+from xclass import run, topk_parts
 from xclass.config import read_toml
 from xclass.data import store
 from xclass.data.dataset_record import DatasetRecord
@@ -20,17 +20,18 @@ from xclass.progress import Progress
 from xclass.run_record import RunRecord, read_started
 from xclass.training import checkpoint
 
-# Kind → its manifest's name, its format version and what the manifest must hold.
+# A manifest's name → its kind, its format version and what the manifest must hold.
 ARTEFACTS: dict[str, tuple[str, int, type[Manifest]]] = {
-    store.KIND: (store.MANIFEST, store.FORMAT_VERSION, DatasetRecord),
-    run.KIND: (run.MANIFEST, run.FORMAT_VERSION, RunRecord),
-    checkpoint.KIND: (checkpoint.MANIFEST, checkpoint.FORMAT_VERSION, checkpoint.CheckpointRecord),
-    saved.KIND: (saved.MANIFEST, saved.FORMAT_VERSION, saved.IndexRecord),
+    store.MANIFEST: (store.KIND, store.FORMAT_VERSION, DatasetRecord),
+    run.MANIFEST: (run.KIND, run.FORMAT_VERSION, RunRecord),
+    checkpoint.MANIFEST: (checkpoint.KIND, checkpoint.FORMAT_VERSION, checkpoint.CheckpointRecord),
+    saved.MANIFEST: (saved.KIND, saved.FORMAT_VERSION, saved.IndexRecord),
+    **dict.fromkeys(topk_parts.MANIFESTS, (topk_parts.KIND, topk_parts.FORMAT_VERSION, Manifest)),
 }
 
 TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
 DEPTH = 2  # how far below a directory other artefacts are looked for: run/index, run/checkpoints/<step>
-HOW_TO_MAKE = "give the path of a dataset, run, index or checkpoint directory, a .parquet or a .safetensors file"
+HOW_TO_MAKE = "give the path of a dataset, run, index, checkpoint or lists directory, a .parquet or a .safetensors file"
 
 
 def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
@@ -62,15 +63,15 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
 
 
 def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
-    kind, below = _kind_of(path), _artefacts_below(path)
+    name, below = _manifest_of(path), _artefacts_below(path)
     contains = {"contains": below} if below else {}
-    if kind is None and (path / "started.json").is_file():
+    if name is None and (path / "started.json").is_file():
         return {"kind": run.KIND, "path": str(path), "finished": False, **_describe_run(path), **contains}
-    if kind is None:
+    if name is None:
         do = f"it holds {', '.join(below)}: inspect one of them" if below else HOW_TO_MAKE
         raise ArtefactError("this directory is not an artefact of xclass: it has no manifest", where=path, do=do)
-    name, version, model = ARTEFACTS[kind]
-    manifest = read_manifest(path, name, kind, version, model)
+    kind = ARTEFACTS[name][0]
+    manifest = read_manifest(path, name, *ARTEFACTS[name])
     if verify:
         _verify(path, manifest)
     files = manifest["files"]
@@ -80,9 +81,9 @@ def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
     return {"kind": kind, "path": str(path), **fields, **extra, **size, **contains}
 
 
-def _kind_of(directory: Path) -> str | None:
-    """The kind whose manifest lies in the directory."""
-    return next((kind for kind, (name, *_) in ARTEFACTS.items() if (directory / name).is_file()), None)
+def _manifest_of(directory: Path) -> str | None:
+    """The name of the manifest that lies in the directory."""
+    return next((name for name in ARTEFACTS if (directory / name).is_file()), None)
 
 
 def _artefacts_below(directory: Path) -> dict[str, str]:
@@ -91,9 +92,9 @@ def _artefacts_below(directory: Path) -> dict[str, str]:
     for depth in range(1, DEPTH + 1):
         for folder in sorted(directory.glob("/".join("*" * depth))):
             relative = folder.relative_to(directory)
-            kind = None if any(part.startswith(".") for part in relative.parts) else _kind_of(folder)
-            if kind is not None:
-                below[relative.as_posix()] = kind
+            name = None if any(part.startswith(".") for part in relative.parts) else _manifest_of(folder)
+            if name is not None:
+                below[relative.as_posix()] = ARTEFACTS[name][0]
     return below
 
 

@@ -51,7 +51,9 @@ def claim(
     check_target(out, A_DIRECTORY)
     if out.exists() and not resume and any(out.iterdir()):
         raise ArtefactError(
-            "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
+            "this directory exists already",
+            where=out,
+            do="choose another directory, or go on with it: --resume, in Python resume=True",
         )
     if config.train.tensorboard:
         require_tensorboard()

@@ -53,7 +53,7 @@ class Manifest(Record):
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
 
 
 def sha256_file(path: Path, look: Look | None = None) -> str:

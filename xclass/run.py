@@ -45,7 +45,7 @@ from xclass.data.store import (
 from xclass.data.windows import SequenceFacts
 from xclass.document_scorers import files_of, load_scorers, train_scorers
 from xclass.engine import Engine, open_engine, restarts
-from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
+from xclass.errors import RESUME, ArtefactError, ConfigError, InputError, Interrupted, XclassError
 from xclass.launching import MANIFEST as MANIFEST
 from xclass.launching import check_launch, claim
 from xclass.manifest import (
@@ -59,6 +59,7 @@ from xclass.manifest import (
 )
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
+from xclass.once import once
 from xclass.progress import say
 from xclass.run_config import RunConfig
 from xclass.run_record import RunRecord, read_started
@@ -80,6 +81,10 @@ GROWING = "growing"  # below a run: the run that it becomes over a larger datase
 MODEL = "model.safetensors"
 TOWER_FILES = ("metrics.jsonl", MODEL)  # of a run with two towers
 TABLES = "tables"  # files of mapped tables, while a process trains
+WITHOUT_VALID = (
+    "no valid split: nothing is measured while training, so on_validation is not called, training does not stop early, "
+    "and the last weights are kept, not the best; ingest with --valid-fraction to hold a part of train out"
+)
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
@@ -170,6 +175,8 @@ def _train_in(
     )
     mine = make_miner(config.sampler, train, features, dataset.windows, engine)
     validate = make_validator(dataset, config.train, engine)
+    if validate is None:
+        say(WITHOUT_VALID)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation, engine)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
@@ -195,9 +202,7 @@ def _train_scorers(out: Path, dataset: Dataset, config: RunConfig) -> dict[str, 
     try:
         found = train_scorers(out, dataset, config.documents, config.train.seed)
     except KeyboardInterrupt:
-        raise Interrupted(
-            "training was interrupted; scorers that were finished are kept", "run the same command with --resume"
-        ) from None
+        raise Interrupted("training was interrupted; scorers that were finished are kept", RESUME) from None
     return {**found, "train_s": round(time.perf_counter() - started, 3)}
 
 
@@ -213,7 +218,7 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         raise ArtefactError(
             "a grown run is being put in the place of this one",
             where=out,
-            do="pass --resume --grow-vocab and the dataset that it has grown to",
+            do="resume with --grow-vocab (in Python grow_vocab=True) and the dataset that it has grown to",
         )
     made_from = read_started(out)
     if made_from.get("fingerprint") != dataset.fingerprint:
@@ -222,8 +227,8 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, choose another --out, or, if this one has all of "
-            "its items and queries, pass --resume --grow-vocab",
+            do="resume with the dataset it was started with, choose another directory, or, if this one has all "
+            "of its items and queries, resume with --grow-vocab (in Python grow_vocab=True)",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     how = {"distributed": config.distributed}  # how a launch runs changes nothing of what is trained
@@ -358,6 +363,9 @@ class RunDirectory:
             what = "the manifest of this run does not name all of its parts"
             raise ArtefactError(what, where=self.path / MANIFEST, wanted=", ".join(missing))
 
+    def __repr__(self) -> str:
+        return f"RunDirectory({self.path}: {self.num_queries:,} queries, {self.num_items:,} items)"
+
     @property
     def model_hash(self) -> str:
         """SHA-256 of the weights: what an index of this run names."""
@@ -368,12 +376,12 @@ class RunDirectory:
         digest: str = self.manifest["files"][MODEL]["sha256"]
         return digest
 
-    @functools.cached_property
+    @once
     def item_ids(self) -> pl.Series:
         """External id of every item number."""
         return read_ours(self._table("items.parquet"), ["item_id"])["item_id"]
 
-    @functools.cached_property
+    @once
     def query_ids(self) -> pl.Series:
         """External id of every query number."""
         return read_ours(self._table("queries.parquet"), ["query_id"])["query_id"]
@@ -449,14 +457,18 @@ class RunDirectory:
         recorded = Path(self.manifest["dataset"]["dataset"])
         place = recorded if path is None else Path(path)
         if path is None and not place.exists():
-            raise ArtefactError("the dataset of this run is not where it was", where=recorded, do="pass --dataset PATH")
+            raise ArtefactError(
+                "the dataset of this run is not where it was",
+                where=recorded,
+                do="say where it is: --dataset PATH, in Python dataset=PATH",
+            )
         dataset = open_dataset(place)
         if dataset.fingerprint != self.manifest["dataset"]["fingerprint"]:
             raise ArtefactError(
                 "this is not the dataset that the run was trained on",
                 where=place,
                 wanted=f"the dataset of {self.path}",
-                do="pass --dataset PATH of that dataset, or train again",
+                do="give that dataset (--dataset PATH, in Python dataset=PATH), or train again",
             )
         return dataset
 

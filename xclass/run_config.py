@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config, describe_toml
+from xclass.config import Config, Dimension, PositiveNumber, describe_toml
 from xclass.engine import TIMEOUT_S
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
@@ -22,16 +22,16 @@ from xclass.training.config import TrainingConfig
 class ModelConfig(Config):
     """The two towers and what joins them."""
 
-    embedding_dim: int = pydantic.Field(64, ge=1)
+    embedding_dim: Dimension = 64
     """Dimensions of the vectors, D."""
     normalize: bool = True
     """Vectors of unit length: the score is the cosine. false: the plain inner product."""
-    temperature: float = pydantic.Field(0.1, gt=0)
+    temperature: PositiveNumber = 0.1
     """Scores are divided by it in training."""
     init: Literal["random", "spectral", "documents"] = "random"
     """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of a history tower or of one
     of features; documents: features random, an item the mean of its train documents' bags, of unit length."""
-    init_std: float = pydantic.Field(0.1, gt=0)
+    init_std: PositiveNumber = 0.1
     """Standard deviation of random rows."""
     query: QueryTowerConfig = QueryTowerConfig()
     """The query tower."""
@@ -67,7 +67,7 @@ class DistributedConfig(Config):
     sharding: Literal["row-wise", "table-wise", "planner"] = "row-wise"
     """Which processes hold a table: row-wise: all of them, in equal parts; table-wise: one, the largest tables first,
     each where least lies; planner: as TorchRec's planner says of each table (with tables = "torchrec")."""
-    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0, le=1e9)
     """No process waits longer for the others: then the run ends, and says who was missing."""
     shared_memory: bool = True
     """Processes that are all on one host (Linux, device = "cpu") exchange rows through memory that they share

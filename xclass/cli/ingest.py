@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xclass.cli.options import AsJson, constants_of, one_of
+from xclass.cli.options import LARGEST_SEED, MOST, AsJson, constants_of, one_of
 from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
@@ -60,7 +60,8 @@ Memory = Annotated[
 ]
 Separator = Annotated[str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')]
 SplitNumber = Annotated[
-    int | None, typer.Option(min=1, help="Which column of *_trSplit.txt and *_tstSplit.txt counts. [default: 1]")
+    int | None,
+    typer.Option(min=1, max=MOST, help="Which column of *_trSplit.txt and *_tstSplit.txt counts. [default: 1]"),
 ]
 TextCol = Annotated[
     list[str] | None,
@@ -69,16 +70,20 @@ TextCol = Annotated[
 ItemText = Annotated[
     str | None, typer.Option(metavar="FILE", help="Texts of the labels: JSON lines or Parquet with id and text.")
 ]
-WordNgrams = Annotated[int | None, typer.Option(min=0, help="Text: sequences of up to so many words. [default: 1]")]
+WordNgrams = Annotated[
+    int | None, typer.Option(min=0, max=5, help="Text: sequences of up to so many words. [default: 1]")
+]
 CharNgrams = Annotated[
-    int | None, typer.Option(min=0, help="Text: sequences of so many characters in a word. [default: 0, none]")
+    int | None, typer.Option(min=0, max=8, help="Text: sequences of so many characters in a word. [default: 0, none]")
 ]
 HashBits = Annotated[
-    int | None, typer.Option(min=0, help="Text: hash into 2^N features instead of keeping a vocabulary.")
+    int | None, typer.Option(min=0, max=26, help="Text: hash into 2^N features instead of keeping a vocabulary.")
 ]
-MaxFeatures = Annotated[int | None, typer.Option(min=1, help="Text: the vocabulary's size at most. [default: 262144]")]
+MaxFeatures = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Text: the vocabulary's size at most. [default: 262144]")
+]
 MinDocuments = Annotated[
-    int | None, typer.Option(min=1, help="Text: words of fewer train documents are left out. [default: 2]")
+    int | None, typer.Option(min=1, max=MOST, help="Text: words of fewer train documents are left out. [default: 2]")
 ]
 Weighting = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
@@ -87,12 +92,14 @@ Vocabulary = Annotated[
     int | None,
     typer.Option(
         min=3,
+        max=MOST,
         help="Plain text: the most frequent words of train, so many with the unknown word and the sentence's end. "
         "[default: words that come twice]",
     ),
 ]
 Context = Annotated[
-    int | None, typer.Option(min=1, help="Plain text: how many words before a position are its history. [default: 4]")
+    int | None,
+    typer.Option(min=1, max=MOST, help="Plain text: how many words before a position are its history. [default: 4]"),
 ]
 BordersOption = Annotated[
     str | None,
@@ -123,8 +130,8 @@ def ingest(
     split: SplitName = None,
     test_fraction: TestFraction = None,
     valid_fraction: ValidFraction = None,
-    min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
-    min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
+    min_query_count: Annotated[int | None, typer.Option(min=0, max=MOST, help="Drop queries with fewer items.")] = None,
+    min_item_count: Annotated[int | None, typer.Option(min=0, max=MOST, help="Drop items with fewer queries.")] = None,
     header: Annotated[bool | None, typer.Option(help="Whether a csv file's first line names its columns.")] = None,
     separator: Separator = None,
     split_number: SplitNumber = None,
@@ -141,7 +148,9 @@ def ingest(
     borders: BordersOption = None,
     propensity: Propensity = None,
     memory: Memory = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Every random choice follows from it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""

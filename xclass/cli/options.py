@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+MOST = (1 << 31) - 1  # of anything that is counted, as in configurations
+MOST_RESAMPLES = 1_000_000
+MOST_RANKS = 1 << 14
+LARGEST_SEED = (1 << 63) - 1
+
+
+def finite(value: float) -> float:
+    """``value``; NaN, which is inside every range for Typer, is a usage error."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number")
+    return value
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="The run's TOML file; see configs/.")]
@@ -18,7 +32,7 @@ DatasetPath = Annotated[
     typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
-CutOffs = Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")]
+CutOffs = Annotated[list[int], typer.Option("-k", min=1, max=MOST, help="A cut-off; repeatable.")]
 MetricNames = Annotated[
     list[str] | None,
     typer.Option(
@@ -29,7 +43,11 @@ Split = Annotated[str, typer.Option(help="The split to measure on: test or valid
 MaxQueries = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Measure on a sample of N queries, the same one each time.", show_default=False
+        min=1,
+        max=MOST,
+        metavar="N",
+        help="Measure on a sample of N queries, the same one each time.",
+        show_default=False,
     ),
 ]
 PredictionFile = Annotated[
@@ -58,7 +76,9 @@ TrainFile = Annotated[
 ]
 NumItems = Annotated[
     int | None,
-    typer.Option("--num-items", min=1, metavar="N", help="With --truth: items of the catalogue.", show_default=False),
+    typer.Option(
+        "--num-items", min=1, max=MOST, metavar="N", help="With --truth: items of the catalogue.", show_default=False
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath, one_of
+from xclass.cli.options import MOST, AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
 PROBABILITIES = ("exact", "retrieved")
@@ -54,7 +54,10 @@ AsProbabilities = Annotated[
 Over = Annotated[
     int | None,
     typer.Option(
-        metavar="M", min=1, help="With --probabilities retrieved: over the best M items, not the k of the list."
+        metavar="M",
+        min=1,
+        max=MOST,
+        help="With --probabilities retrieved: over the best M items, not the k of the list.",
     ),
 ]
 
@@ -62,7 +65,7 @@ Over = Annotated[
 def retrieve(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl, or .trec for a TREC run.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="At most so many items for each query.")] = 100,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST, help="At most so many items for each query.")] = 100,
     queries: QueryFile = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search exactly even if the run has an index.")] = False,
     include_seen: Annotated[

@@ -14,7 +14,6 @@ Of sequences (plain text) queries are positions: train, valid and test one after
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from xclass.data.dataset_record import DatasetRecord
 from xclass.data.document_blocks import TEXT
+from xclass.data.given import checked_path
 from xclass.data.lists import Joined, Lists
 from xclass.data.stored import FINITE, FLOATS, INTEGERS, Wanted, map_array, offsets_wanted
 from xclass.data.vectoriser import FILE as VECTORISER
@@ -36,6 +36,7 @@ from xclass.data.windows import SequenceFacts, Windows
 from xclass.errors import ArtefactError, lookup, nearest
 from xclass.frames import Kinds, check_columns, read_parquet, reading, scan_parquet
 from xclass.manifest import read_manifest, verified_file, verify_files
+from xclass.once import once
 from xclass.types import Ragged
 
 MANIFEST = "dataset.json"
@@ -124,7 +125,7 @@ class Dataset:
         """How its sequences are read, where queries are positions of a text; None where histories are sets."""
         return sequence_facts(self.manifest)
 
-    @functools.cached_property
+    @once
     def windows(self) -> Windows | None:
         """The items before every position, oldest first; None where queries are no positions."""
         facts = self.sequence
@@ -165,17 +166,17 @@ class Dataset:
         plain = [part.with_values(part.values) for part in parts]
         return plain[0] if len(plain) == 1 else Joined(*plain)
 
-    @functools.cached_property
+    @once
     def query_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every query, Ragged with float32 weights, memory-mapped; rising within a list."""
         return self._features("query")
 
-    @functools.cached_property
+    @once
     def item_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every item, as :attr:`query_features`."""
         return self._features("item")
 
-    @functools.cached_property
+    @once
     def hidden(self) -> Ragged | None:
         """Items that a query must never be shown (a document that is itself a label), Ragged by query; None without."""
         return self._ragged(HIDDEN, self.num_items) if HIDDEN in self.manifest else None
@@ -223,7 +224,7 @@ class Dataset:
         sizes = self.feature_sizes(side)
         return {name: self._ragged(f"{side}_features/{name}", size) for name, size in sizes.items()}
 
-    @functools.cached_property
+    @once
     def items(self) -> pl.DataFrame:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
         return self._read("items.parquet")
@@ -236,7 +237,7 @@ class Dataset:
             return ids.alias("text")
         return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), ids).alias("text"))["text"]
 
-    @functools.cached_property
+    @once
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
         return self._read("queries.parquet")
@@ -333,14 +334,14 @@ def _identity(path: Path) -> tuple[int, int]:
     """Tells a file from another that took its name."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     return found.st_ino, found.st_mtime_ns
 
 
 def open_dataset(path: Path | str) -> Dataset:
     """Open a dataset directory that ``xclass ingest`` made."""
-    return Dataset(path)
+    return Dataset(checked_path(path, "a dataset"))
 
 
 def write_ragged(

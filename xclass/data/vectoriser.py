@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from xclass.config import Config, build_config
+from xclass.config import Config, Positive, build_config
 from xclass.data.sparse import Sparse, joined
 from xclass.errors import ArtefactError, DataError
 from xclass.records import Count, Record, read_record
@@ -34,9 +34,9 @@ class TextOptions(Config):
     """Sequences of exactly n characters within a word between two blanks; shorter words as they are. 0: none."""
     hash_bits: int = Field(default=0, ge=0, le=26)
     """b: a feature's number is a hash of b bits, and no vocabulary is kept. 0: a vocabulary."""
-    max_features: int = Field(default=1 << 18, ge=1)
+    max_features: Positive = 1 << 18
     """The vocabulary keeps the sequences that are in most train documents, so many at most."""
-    min_documents: int = Field(default=2, ge=1)
+    min_documents: Positive = 2
     """The vocabulary keeps what is in at least so many train documents."""
     weighting: Literal["log-tf-idf", "tf-idf", "count", "binary"] = "log-tf-idf"
     """tf-idf: tf · (ln((1 + n) / (1 + df)) + 1), each text to length 1; log-tf-idf: with 1 + ln tf for tf; count: tf;

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import MOST, Config, Count, Dimension, Number, Positive
 from xclass.heads.bands import band_edges
 from xclass.towers.item_texts import CORRECTION
 
@@ -26,26 +26,26 @@ class HeadConfig(Config):
     vectors computed from the characters of the items' texts (their titles, or their ids where they have none)."""
     tree: Literal["balanced", "huffman", "clustered"] = "huffman"
     """hierarchical: even in depth; frequent items near the root; or items that are alike together."""
-    arity: int = pydantic.Field(2, ge=2)
+    arity: int = pydantic.Field(2, ge=2, le=MOST)
     """hierarchical: the most children of a node."""
-    beam: int = pydantic.Field(64, ge=1)
+    beam: Positive = 64
     """hierarchical: how many nodes of a level a search keeps; at least the length of the lists that are asked for."""
     cluster_by: str = "pairs"
     """hierarchical, clustered: pairs, which items have the same queries; or the name of the items' features."""
-    cuts: tuple[float, ...] = ()
+    cuts: tuple[Number, ...] = ()
     """differentiated, adaptive: where each band after the first begins, as a share of the items, which are in the
     order of their train counts: (0.05, 0.25) makes bands of 5%, 20% and 75%."""
-    dims: tuple[int, ...] = ()
+    dims: tuple[Dimension, ...] = ()
     """differentiated: dimensions of each band, model.embedding_dim together; adaptive: of each band but the first."""
-    filters: tuple[pydantic.NonNegativeInt, ...] = (32, 64, 64, 64, 64)
+    filters: tuple[Count, ...] = (32, 64, 64, 64, 64)
     """cnn: how many filters read 1, 2, 3, … bytes of the text at a time."""
-    symbol_dim: int = pydantic.Field(16, ge=1)
+    symbol_dim: Dimension = 16
     """cnn: dimensions of the vector of a byte."""
-    highway: int = pydantic.Field(1, ge=0)
+    highway: Count = 1
     """cnn: highway layers behind the filters."""
-    correction: int = pydantic.Field(0, ge=0)
+    correction: Count = 0
     """cnn: dimensions of a vector of its own for each item, which tells items of like spelling apart; 0 for none."""
-    text_bytes: int = pydantic.Field(48, ge=1)
+    text_bytes: Positive = 48
     """cnn: a text is read up to so many bytes."""
 
     @pydantic.model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pydantic
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Exponent, Positive, PositiveNumber
 from xclass.losses.item_weights import ItemWeights, item_weights
 from xclass.losses.logistic import (
     bpr_loss,
@@ -30,6 +30,7 @@ from xclass.losses.softmax import (
     importance_loss,
     sampled_softmax_loss,
 )
+from xclass.metrics.propensity import LARGEST_A, LARGEST_B
 
 LOSSES: dict[str, Loss] = {
     "sampled-softmax": Loss(sampled_softmax_loss, "softmax", finish_sampled_softmax),
@@ -82,9 +83,9 @@ class LossConfig(Config):
     for which another target, when drawn, is a negative)."""
     positive_in_denominator: bool = True
     """sampled-softmax: false leaves the positive out of the sum it is set against."""
-    denominator_power: float = pydantic.Field(1.0, gt=0)
+    denominator_power: PositiveNumber = 1.0
     """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
-    normaliser_weight: float = pydantic.Field(0.0, ge=0)
+    normaliser_weight: Amount = 0.0
     """full-softmax: α of the penalty α (log Z − log N)² that makes scores log-probabilities without a sum over
     items."""
     normalised_share: float = pydantic.Field(1.0, gt=0, le=1)
@@ -92,10 +93,10 @@ class LossConfig(Config):
     normalised_by: Literal["query", "batch"] = "query"
     """normalised_share below 1: queries are drawn one by one, or whole batches, so that the others read no row but
     those of their targets."""
-    effective_size: float = pydantic.Field(0.0, ge=0)
+    effective_size: Amount = 0.0
     """importance: a query's sample grows, sample_block candidates at a time, until its effective size
     (Σ r)² / Σ r², r = e^score / expected count, reaches this, or all num_sampled candidates are in it. 0: all."""
-    sample_block: int = pydantic.Field(32, ge=1)
+    sample_block: Positive = 32
     """importance, with effective_size: candidates that a sample grows by."""
     exact_when_short: bool = False
     """importance, with effective_size: a query whose sample does not reach it has the exact sum over all items, which
@@ -117,19 +118,19 @@ class LossConfig(Config):
     calibration: float = pydantic.Field(0.0, ge=0, le=1)
     """nce, sampled-logistic, negative-sampling: gBCE's t. The positive's probability is raised to β, which is 1 for
     t = 0 and the share of items drawn for t = 1."""
-    top_k: int = pydantic.Field(0, ge=0)
+    top_k: Count = 0
     """Weigh a target by its place among the items: much inside the top k, little below. 0: all targets alike."""
-    top_k_temperature: float = pydantic.Field(0.1, gt=0)
+    top_k_temperature: PositiveNumber = 0.1
     """How soft the edge of top_k is, in units of the score."""
     item_weights: ItemWeights = "none"
     """Weights of targets by their item. For labels that are missing: propensity (1/p of Jain et al. 2016),
     propensity-bound (2/p − 1), propensity-unbiased (the unbiased loss; of nce, sampled-logistic, negative-sampling and
     full-sigmoid). For tail items: count-power ((mean count / count)^item_weight_power), effective-number."""
-    propensity_a: float | None = pydantic.Field(None, gt=0)
+    propensity_a: float | None = pydantic.Field(None, gt=0, le=LARGEST_A)
     """A of the propensities. Unset: as the dataset was ingested with; .55 as a rule."""
-    propensity_b: float | None = pydantic.Field(None, ge=0)
+    propensity_b: float | None = pydantic.Field(None, ge=0, le=LARGEST_B)
     """B of the propensities. Unset: as the dataset was ingested with; 1.5 as a rule."""
-    item_weight_power: float = pydantic.Field(0.5, ge=0)
+    item_weight_power: Exponent = 0.5
     """The power in item_weights = "count-power"."""
     effective_beta: float = pydantic.Field(0.999, ge=0, lt=1)
     """β in item_weights = "effective-number": weights are as 1/(1 − β^count)."""

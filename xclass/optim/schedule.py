@@ -8,7 +8,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -22,7 +22,7 @@ class ScheduleConfig(Config):
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
     """constant; linear or cosine fall to ``final`` of the base rate."""
-    warmup_steps: int = pydantic.Field(0, ge=0)
+    warmup_steps: Count = 0
     """Steps over which the rate rises linearly from 0 first."""
     final: float = pydantic.Field(0.0, ge=0.0, le=1.0)
     """Share of the base rate that is left at the end."""

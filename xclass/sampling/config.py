@@ -9,7 +9,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Positive, PositiveNumber, Power
 from xclass.errors import ConfigError
 from xclass.sampling.adaptive import AdaptiveProposal, Proposal
 from xclass.sampling.all_items import AllItems
@@ -49,7 +49,7 @@ class SamplerConfig(Config):
     seen so far); in-batch; target (the different targets of a part of the data); given (a file with each query's own
     candidates); hard (each query's own, from an index); mixture of `parts`;
     adaptive (a proposal that follows the model while it trains); all items."""
-    num_sampled: int = pydantic.Field(1024, ge=0)
+    num_sampled: Count = 1024
     """Candidates shared by a batch; for given and hard of each query's list, and there 0 takes all of it."""
     replacement: bool = True
     """uniform, log-uniform, fixed-unigram, learned-unigram, in-batch: false makes all candidates of a batch
@@ -59,22 +59,22 @@ class SamplerConfig(Config):
     all queries of a batch share."""
     counts: Counts = "calibrated"
     """Expected counts without replacement: calibrated, or TensorFlow's formula."""
-    power: float = 0.75
+    power: Power = 0.75
     """fixed-unigram: weights are raised to this power."""
-    smoothing: float | None = pydantic.Field(None, ge=0)
+    smoothing: Amount | None = None
     """fixed-unigram: added to every weight before the power. Unset: 1 for train counts, so that items without a train
     pair can be drawn too, and 0 for a file."""
-    num_reserved_ids: int = pydantic.Field(0, ge=0)
+    num_reserved_ids: Count = 0
     """fixed-unigram: the first so many items are never drawn, and a file has no weights for them."""
-    num_shards: int = pydantic.Field(1, ge=1)
+    num_shards: Positive = 1
     """fixed-unigram: only items whose number % num_shards is `shard` are drawn."""
-    shard: int = pydantic.Field(0, ge=0)
+    shard: Count = 0
     """fixed-unigram: see num_shards."""
     file: str | None = None
     """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's
     items: columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency
     lines."""
-    window: int = pydantic.Field(0, ge=0)
+    window: Count = 0
     """learned-unigram: only the last so many targets count; 0 for all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
     """learned-unigram: a target of a batches ago counts decay^a; 0 for no decay."""
@@ -84,15 +84,15 @@ class SamplerConfig(Config):
     """in-batch: log-Q from train counts, or from the gaps between an item's occurrences as they come."""
     frequency_rate: float = pydantic.Field(0.05, gt=0, le=1)
     """in-batch, streaming: how fast the estimated gap follows."""
-    frequency_hashes: int = pydantic.Field(1, ge=1)
+    frequency_hashes: Positive = 1
     """in-batch, streaming: hash functions; the largest gap of them is taken."""
-    frequency_buckets: int = pydantic.Field(0, ge=0)
+    frequency_buckets: Count = 0
     """in-batch, streaming: buckets of each hash function; 0 for one per item."""
-    frequency_start: float = pydantic.Field(0.001, gt=0)
+    frequency_start: PositiveNumber = 0.001
     """in-batch, streaming: occurrences in a batch that are assumed of an item until its second one."""
-    depth: int = pydantic.Field(100, ge=1)
+    depth: Positive = 100
     """hard: items taken from the index for each query; its known positives are never among them."""
-    refresh_epochs: int = pydantic.Field(1, ge=1)
+    refresh_epochs: Positive = 1
     """hard: the items are mined before the first epoch, and anew every so many epochs."""
     factory: str | None = None
     """hard: Faiss factory string of the index that is mined; exact search without it."""

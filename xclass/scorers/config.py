@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Positive, PositiveNumber
 
 Weighting = Literal["log-tf-idf", "tf-idf", "unit", "given"]
 
@@ -17,27 +17,27 @@ class LinearConfig(Config):
     weighting: Weighting = "log-tf-idf"
     """Of the features, rows of unit length: tf-idf: tf · ln(n / df); log-tf-idf: with 1 + ln tf for tf; unit: as given;
     given: as given, whatever the length."""
-    cost: float = pydantic.Field(0.3, gt=0)
+    cost: PositiveNumber = 0.3
     """C in ½‖w‖² + C Σ max(0, 1 − y w·x)²: how much an error counts against small weights."""
     negatives: Literal["all", "mined"] = "all"
     """all: every document without the item; mined: those whose neighbours have it, and some drawn."""
-    mined: int = pydantic.Field(100, ge=0)
+    mined: Count = 100
     """Negatives are mined among so many items that the neighbours of a document suggest most."""
-    drawn: int = pydantic.Field(20, ge=0)
+    drawn: Count = 20
     """mined: so many more negatives for each item, drawn uniformly."""
-    per_item: int = pydantic.Field(1000, ge=1)
+    per_item: Positive = 1000
     """mined: at most so many mined negatives for an item, those that suggest it most."""
-    min_count: int = pydantic.Field(1, ge=1)
+    min_count: Positive = 1
     """Items with fewer train documents have no weights: neighbours and towers score them alone."""
-    passes: int = pydantic.Field(12, ge=1)
+    passes: Positive = 12
     """At most so many passes over an item's documents."""
-    tolerance: float = pydantic.Field(0.03, gt=0)
+    tolerance: PositiveNumber = 0.03
     """An item is done when no projected gradient of a pass was larger."""
-    bias: float = pydantic.Field(1.0, ge=0)
+    bias: Amount = 1.0
     """Value of the feature that every document has; 0 for none."""
-    prune: float = pydantic.Field(0.02, ge=0)
+    prune: Amount = 0.02
     """Weights that are smaller are dropped."""
-    max_weights: int = pydantic.Field(0, ge=0)
+    max_weights: Count = 0
     """An item keeps so many of its largest weights; 0 keeps all."""
     search: Literal["all", "shortlist"] = "all"
     """all: every item that shares a feature with the document is scored, through lists by feature; shortlist: only what
@@ -49,22 +49,22 @@ class NeighboursConfig(Config):
 
     weighting: Weighting = "log-tf-idf"
     """As of linear."""
-    k: int = pydantic.Field(50, ge=1)
+    k: Positive = 50
     """Documents that have a say."""
-    power: float = pydantic.Field(2.0, gt=0)
+    power: PositiveNumber = 2.0
     """A document has similarity^power votes for each of its items."""
-    max_postings: int = pydantic.Field(0, ge=0)
+    max_postings: Count = 0
     """A feature is looked up in so many documents at most, those where it weighs most; 0: in all that have it."""
 
 
 class FusionWeights(Config):
     """The weight of each scorer's scores in their sum."""
 
-    towers: float = pydantic.Field(0.0, ge=0)
+    towers: Amount = 0.0
     """Of inner products of the towers."""
-    linear: float = pydantic.Field(0.0, ge=0)
+    linear: Amount = 0.0
     """Of margins of the linear weights: 1 is a sure item, −1 surely none."""
-    neighbours: float = pydantic.Field(0.0, ge=0)
+    neighbours: Amount = 0.0
     """Of shares of the neighbours' votes, from 0 to 1."""
 
     @property
@@ -79,9 +79,9 @@ class FusionConfig(Config):
     cut: float = pydantic.Field(0.1, ge=0, lt=1)
     """Share of the train documents on which weights are chosen, by scorers trained on the rest, which takes as long
     again as the training. A valid split serves instead where there is one, at no such cost. 0: weights are given."""
-    cut_queries: int = pydantic.Field(4096, ge=1)
+    cut_queries: Positive = 4096
     """At most so many documents choose weights."""
-    shortlist: int = pydantic.Field(100, ge=1)
+    shortlist: Positive = 100
     """Items that linear weights or towers suggest; where neither looks at all items, those that neighbours suggest."""
     weights: FusionWeights = FusionWeights()
     """To give them instead: one above 0 for each scorer. All 0: they are chosen."""

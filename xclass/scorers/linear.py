@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.once import once
 from xclass.progress import Progress
 from xclass.rng import torch_generator
 from xclass.scorers.config import LinearConfig
@@ -73,7 +73,7 @@ class LinearScorer:
         weights, bias = _collected(parts, size)
         return cls(config, terms, weights, bias, having.lengths() > 0)
 
-    @functools.cached_property
+    @once
     def _by_feature(self) -> Rows:
         return self.weights.by_feature()
 

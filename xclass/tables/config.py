@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pydantic
-
-from xclass.config import Config
+from xclass.config import Amount, Config
 
 
 class TableConfig(Config):
@@ -17,7 +15,7 @@ class TableConfig(Config):
     storage: Literal["device", "host", "mapped"] = "device"
     """device: where the computation is; host: main memory, and a step's rows are moved; mapped: files in the run
     directory, for tables larger than memory."""
-    weight_decay: float = pydantic.Field(0.0, ge=0.0)
+    weight_decay: Amount = 0.0
     """Every row is multiplied by 1 − rate · weight_decay in every step; computed when a row is next touched or read."""
-    clip_norm: float = pydantic.Field(0.0, ge=0.0)
+    clip_norm: Amount = 0.0
     """A row's gradient is scaled down to this norm at most; 0 for no limit."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count, Dimension, Power
 
 QueryKind = Literal[
     "id", "history", "context", "id+history", "features", "id+features", "history+features", "id+history+features"
@@ -33,7 +33,7 @@ class ContextConfig(Config):
     mode: Literal["weighted", "concat"] = "concat"
     """weighted: a bag with a weight for each place and dimension; concat: a linear layer over the vectors side by
     side."""
-    length: int = pydantic.Field(0, ge=0)
+    length: Count = 0
     """So many items before a position are read; 0 takes as many as the dataset gives."""
 
 
@@ -45,11 +45,11 @@ class QueryTowerConfig(Config):
     text); what is named is added. context: the last items before it in their order, for positions of a text."""
     history_weights: Literal["mean", "degree"] = "mean"
     """degree: an item of train count c has weight c^-degree_power in the history."""
-    degree_power: float = 0.5
+    degree_power: Power = 0.5
     """The power in history_weights = "degree"."""
     share_item_table: bool = False
     """The history reads the head's item table instead of one of its own."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Dimension, ...] = ()
     """Widths of a residual MLP at the end of the tower; empty for none."""
     context: ContextConfig = ContextConfig()
     """Of kind = "context"."""
@@ -81,7 +81,7 @@ class ItemTowerConfig(Config):
     items without a train pair; both, added."""
     share_feature_table: bool = False
     """Items read the rows of the query's features of the same name: one vocabulary for documents and labels."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Dimension, ...] = ()
     """Widths of a residual MLP at the end of the tower; empty for none."""
     features: FeatureConfig = FeatureConfig()
     """Of the item's features."""

@@ -14,7 +14,7 @@ import torch
 
 from xclass.data.batches import TrainBatches
 from xclass.engine import Engine, LocalEngine
-from xclass.errors import ArtefactError, InputError, Interrupted, XclassError
+from xclass.errors import RESUME, ArtefactError, InputError, Interrupted, XclassError
 from xclass.memory import keep_freed_memory
 from xclass.model import Prepared, TwoTower
 from xclass.optim.schedule import learning_rate
@@ -158,7 +158,7 @@ class Trainer:
             self._checkpoint(beside=False, best=best)
         except ArtefactError as error:
             found = f"no checkpoint could be written ({error.what}), a resume goes on from the one before"
-        raise Interrupted(f"stopped by a signal at step {here.step:,}; {found}", "run the same command with --resume")
+        raise Interrupted(f"stopped by a signal at step {here.step:,}; {found}", RESUME)
 
     def _prepare(self, batch: Batch, step: int) -> Prepared:
         part = self.engine.part(len(batch))
