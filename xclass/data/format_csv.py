@@ -11,8 +11,10 @@ import polars as pl
 
 from xclass.data import text
 from xclass.data.columns import Columns, is_usual_name, resolve_columns
+from xclass.data.detection import find_separator
 from xclass.data.diagnosis import RowChecks, ragged
 from xclass.data.options import IngestOptions
+from xclass.data.times import is_date
 from xclass.errors import DataError
 
 COUNT_BLOCK_BYTES = 1 << 24
@@ -89,7 +91,7 @@ class Csv:
                 checks.row(columns.used(), {role: fields[index] for role, index in position.items()}, number)
 
     def _separator(self, path: Path, lines: list[str]) -> str:
-        return "\t" if path.name.removesuffix(".gz").endswith(".tsv") else text.find_separator(lines)
+        return "\t" if path.name.removesuffix(".gz").endswith(".tsv") else find_separator(lines, path)
 
     def _plain_names(self, names: list[str]) -> list[str]:
         return names
@@ -121,9 +123,10 @@ class Inter(Csv):
 
 def _has_header(first: list[str], options: IngestOptions) -> bool:
     asked = {options.query_col, options.item_col, options.weight_col, options.time_col} - {None, ""}
-    if asked & set(first) or any(is_usual_name(name) for name in first):
+    values = all(text.is_number(field) or is_date(field) for field in first)
+    if any(is_usual_name(name) for name in first) or (asked & set(first) and not values):
         return True
-    return not (all(text.is_number(field) for field in first) or (asked and all(str(name).isdigit() for name in asked)))
+    return not values and not (asked and all(str(name).isdigit() for name in asked))
 
 
 def _cut_lines(path: Path, columns: Columns) -> pl.LazyFrame:

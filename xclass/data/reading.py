@@ -14,7 +14,7 @@ import polars as pl
 
 from xclass.data.columns import Columns, IdKind
 from xclass.data.format_parquet import Parquet, count_rows
-from xclass.data.formats import FORMATS, Format, find_format
+from xclass.data.formats import FORMATS, Format, find_formats
 from xclass.data.hive import FolderKeys
 from xclass.data.ids import IdEncoder, recode
 from xclass.data.options import IngestOptions
@@ -182,9 +182,10 @@ def describe_files(parts: dict[str, list[Path]], options: IngestOptions, root: P
     """
     keys = FolderKeys.of(root, [path for paths in parts.values() for path in paths])
     files: list[File] = []
+    names = iter(find_formats([path for paths in parts.values() for path in paths], options))
     for part, paths in parts.items():
         for path in paths:
-            name = find_format(options.format, path)
+            name = next(names)
             form = Parquet(keys.values(path)) if name == "parquet" and keys.integers else FORMATS[name]
             if name == "parquet" and len(paths) > 1 and count_rows(path) == 0:
                 continue

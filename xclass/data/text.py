@@ -193,19 +193,6 @@ def split_line(line: str, separator: str) -> list[str]:
     return [field for field in BLANKS.split(line) if field] if separator == " " else line.split(separator)
 
 
-def find_separator(lines: list[str]) -> str:
-    """The separator that cuts the lines into the same number of fields, two or more; the first of SEPARATORS wins.
-
-    Where none does, the first that cuts the first line at all: the file is ragged and will be told so.
-    """
-    sample = lines[:100]
-    cutting = [separator for separator in SEPARATORS if len(split_line(lines[0], separator)) > 1]
-    for separator in cutting:
-        if len({len(split_line(line, separator)) for line in sample}) == 1:
-            return separator
-    return cutting[0] if cutting else ","
-
-
 def is_number(text: str) -> bool:
     """Whether the text is a number as people write one.
 
