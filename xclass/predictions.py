@@ -215,7 +215,7 @@ class _Reader:
                 given, there = (file.examples(name) for file in (self._files.predictions, self._files.truth))
                 raise none_known(what, given, there, self.path, f"in {places}", DISJOINT)
             if matched < FEW * min(matched + others, known):
-                told = f"{matched:,} of {matched + others:,}, and {places} have {known:,}"
+                told = f"{matched:,} of {matched + others:,}, and there are {known:,} in {places}"
                 say(f"{self.path}: few {what} ids match: {told}. Are these the same ids?")
 
     def _and_train(self, name: str) -> str:

@@ -55,14 +55,17 @@ PredictionFile = Annotated[
     typer.Option(
         "--predictions",
         metavar="FILE",
-        help="Instead of RUN: rows of query_id, item_id and rank or score, from any system.",
+        help="Instead of RUN: rows of query_id, item_id and rank or score, from any system; a file or a directory.",
         show_default=False,
     ),
 ]
 TruthFile = Annotated[
     Path | None,
     typer.Option(
-        "--truth", metavar="FILE", help="For files of predictions: rows of query_id, item_id.", show_default=False
+        "--truth",
+        metavar="FILE",
+        help="For files of predictions: rows of query_id, item_id; a file or a directory.",
+        show_default=False,
     ),
 ]
 TrainFile = Annotated[

@@ -15,15 +15,18 @@ PROBABILITIES = ("exact", "retrieved")
 SHORT = ("keep", "popular", "error")
 DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
-ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
+ITEMS = (
+    "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own). The first line of a "
+    ".csv with one column is a header only if it is a usual name, such as item_id, and no known id."
+)
 
 QueryFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
-        ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
-        "left out.",
+        ".csv/.parquet with query_id and item_id), or texts (the same with text). The first line of a .csv with "
+        "one column is a header only if it is a usual name and no known id. Every query of the dataset if left out.",
     ),
 ]
 Divide = Annotated[
