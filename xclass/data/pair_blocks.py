@@ -5,6 +5,7 @@ Each reader gives tables of query_id, item_id (strings) and of what else of rank
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,6 @@ from xclass.errors import DataError
 
 QUERY, ITEM, RANK, SCORE = "query_id", "item_id", "rank", "score"
 IDS, NUMBERS = (QUERY, ITEM), (RANK, SCORE)
-INT64 = range(-(2**63), 2**63)
 TREC_RUN = (QUERY, "q0", ITEM, RANK, SCORE, "tag")
 TREC_QRELS = (QUERY, "iteration", ITEM, "relevance")
 JSON_LINE = '{"query_id": "…", "item_id": "…", "rank": 1}'
@@ -85,11 +85,15 @@ class JsonLines:
         kinds = set(map(type, values)) - {type(None)}
         if name in NUMBERS:
             _check_kinds(path, numbers, name, values, kinds, (int, float))
-            return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
+            return pl.Series(name, values, dtype=pl.Float64, strict=False)
         _check_kinds(path, numbers, name, values, kinds, (str, int))
-        if str in kinds or any(value not in INT64 for value in values if value is not None):
+        if kinds == {int}:
+            with contextlib.suppress(TypeError, OverflowError):  # beyond 64 bits
+                return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
+        if kinds:
             self.integers.discard(name)
-        return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+        texts = values if kinds <= {str} else [None if value is None else str(value) for value in values]
+        return pl.Series(name, texts, dtype=pl.String)
 
 
 class Trec:
