@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from xclass.data.arrays import VALUES_PER_BLOCK
+from xclass.data.dates import from_iso
 from xclass.data.text import is_number
 from xclass.errors import DataError
 
@@ -16,16 +16,6 @@ UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecond
 """Name of a unit of Unix times → how many there are in a second."""
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 """1990 and 2100 in seconds: a number between them, times a unit, is taken for a time in that unit."""
-DATE = re.compile(r"\s*\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}.*)?\s*")
-
-
-def is_date(text: str) -> bool:
-    """Whether the text looks like an ISO date, with or without the time of day.
-
-    >>> is_date("2024-05-01"), is_date("2024-05-01T10:00:00Z"), is_date("1714550400")
-    (True, True, False)
-    """
-    return DATE.fullmatch(text) is not None
 
 
 def unit_of(time: float) -> str | None:
@@ -41,7 +31,7 @@ def are_times(values: Sequence[object]) -> bool:
     """Whether all values look like times: dates, or Unix times in the same unit."""
     texts = [str(value) for value in values if value is not None and value != ""]
     if not texts or not all(map(is_number, texts)):
-        return bool(texts) and all(map(is_date, texts))
+        return bool(texts) and all(from_iso(text) is not None for text in texts)
     units = {unit_of(float(text)) for text in texts}
     return len(units) == 1 and None not in units
 
