@@ -48,7 +48,9 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("# A\n[1](page.md#a) [2](page.md#b) [3](none.md) `[4](code.md)` [5](https://x.y)\n")
+    (tmp_path / "page.md").write_text(
+        "# A\n[1](page.md#a) [2](page.md#b) [3](none.md) `[4](code.md)` [5](https://x.y)\n"
+    )
     assert [found.rpartition("/")[2] for found in broken(str(tmp_path / "page.md"))] == ["page.md#b", "none.md#"]
 
 

@@ -4,8 +4,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from xclass.losses import LOSSES
 from xclass.losses.config import LossConfig
 from xclass.run_config import RunConfig
