@@ -47,9 +47,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Constants of psp and psndcg. [default: the dataset's, else 0.55,1.5]"),
     ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Measure exact search only, even if the run has an index.")
-    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Search exactly only, without the run's index.")] = False,
     by_popularity: Annotated[
         bool, typer.Option("--by-popularity", help="Also report recall for popular, medium, rare and cold items.")
     ] = False,
