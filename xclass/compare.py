@@ -9,7 +9,7 @@ from xclass.errors import InputError
 from xclass.evaluate import metrics_at
 from xclass.metrics import Evaluation, MetricName
 from xclass.metrics.comparison import Comparison, compare_evaluations, distinct_names
-from xclass.predictions import evaluate_predictions
+from xclass.predictions import Rows, evaluate_predictions
 from xclass.progress import say
 from xclass.recommender import Recommender
 
@@ -37,7 +37,7 @@ def compare_runs(
     Raises:
         ArtefactError: not a finished run. InputError: fewer than two runs; runs of different datasets.
     """
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k))
+    wanted = list(metrics) if metrics is not None else metrics_at(k)
     _check_enough(runs)
     opened = [Recommender.load(run, dataset) for run in runs]
     for path, recommender in zip(runs[1:], opened[1:], strict=True):
@@ -52,11 +52,11 @@ def compare_runs(
 
 def compare_predictions(
     predictions: Sequence[Path | str],
-    truth: Path | str,
-    k: Sequence[int] = (10, 20),
+    truth: Rows,
+    k: Sequence[int] | int = (10, 20),
     metrics: Sequence[MetricName] | None = None,
     *,
-    train: Path | str | None = None,
+    train: Rows | None = None,
     num_items: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,

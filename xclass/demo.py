@@ -11,9 +11,11 @@ from xclass.data.ingest import ingest
 from xclass.data.planted import best_recall
 from xclass.errors import ArtefactError
 from xclass.evaluate import metrics_at
+from xclass.frames import scan_parquet
 from xclass.index import IndexConfig
+from xclass.indexing import index_run
 from xclass.progress import say
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 from xclass.run import resolve_config, train_run
 from xclass.topk_parts import write_topk
 
@@ -111,6 +113,6 @@ def _evaluate(recommender: Recommender, out: Path) -> dict[str, Any]:
 
 def _first_lists(path: Path) -> dict[str, list[str]]:
     """The first three queries' five best items, as an example of what was written."""
-    table = pl.scan_parquet(path).head(3 * K).filter(pl.col("rank") <= 5).collect()
+    table = scan_parquet(path).head(3 * K).filter(pl.col("rank") <= 5).collect()
     lists = table.group_by("query_id", maintain_order=True).agg("item_id")
     return dict(zip(lists["query_id"].to_list(), lists["item_id"].to_list(), strict=True))

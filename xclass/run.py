@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import safetensors
 import torch
 from torch import Tensor
 
@@ -34,16 +33,23 @@ from xclass.build import build_model, choose_device
 from xclass.config import apply_overrides, build_config, flatten, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
-from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
+from xclass.data.store import (
+    SEQUENCE,
+    Dataset,
+    checked_table,
+    open_dataset,
+    read_item_counts,
+    read_ours,
+    sequence_facts,
+)
 from xclass.data.windows import SequenceFacts
 from xclass.document_scorers import files_of, load_scorers, train_scorers
 from xclass.engine import Engine, open_engine, restarts
-from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
+from xclass.errors import RESUME, ArtefactError, ConfigError, InputError, Interrupted, XclassError
 from xclass.launching import MANIFEST as MANIFEST
 from xclass.launching import check_launch, claim
 from xclass.manifest import (
     atomic_file,
-    read_json,
     read_manifest,
     remove_leftovers,
     require_space,
@@ -53,10 +59,12 @@ from xclass.manifest import (
 )
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
+from xclass.once import once
 from xclass.progress import say
 from xclass.run_config import RunConfig
+from xclass.run_record import RunRecord, read_started
 from xclass.scorers import Fusion
-from xclass.tensorfile import load_tensors, write_tensors
+from xclass.tensorfile import load_tensors, mapped_tensors, write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
@@ -73,6 +81,10 @@ GROWING = "growing"  # below a run: the run that it becomes over a larger datase
 MODEL = "model.safetensors"
 TOWER_FILES = ("metrics.jsonl", MODEL)  # of a run with two towers
 TABLES = "tables"  # files of mapped tables, while a process trains
+WITHOUT_VALID = (
+    "no valid split: nothing is measured while training, so on_validation is not called, training does not stop early, "
+    "and the last weights are kept, not the best; ingest with --valid-fraction to hold a part of train out"
+)
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
 
 
@@ -163,6 +175,8 @@ def _train_in(
     )
     mine = make_miner(config.sampler, train, features, dataset.windows, engine)
     validate = make_validator(dataset, config.train, engine)
+    if validate is None:
+        say(WITHOUT_VALID)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation, engine)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
@@ -188,9 +202,7 @@ def _train_scorers(out: Path, dataset: Dataset, config: RunConfig) -> dict[str, 
     try:
         found = train_scorers(out, dataset, config.documents, config.train.seed)
     except KeyboardInterrupt:
-        raise Interrupted(
-            "training was interrupted; scorers that were finished are kept", "run the same command with --resume"
-        ) from None
+        raise Interrupted("training was interrupted; scorers that were finished are kept", RESUME) from None
     return {**found, "train_s": round(time.perf_counter() - started, 3)}
 
 
@@ -206,17 +218,17 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         raise ArtefactError(
             "a grown run is being put in the place of this one",
             where=out,
-            do="pass --resume --grow-vocab and the dataset that it has grown to",
+            do="resume with --grow-vocab (in Python grow_vocab=True) and the dataset that it has grown to",
         )
-    made_from = read_json(out / "started.json")
+    made_from = read_started(out)
     if made_from.get("fingerprint") != dataset.fingerprint:
         raise ArtefactError(
             "this run was started with another dataset",
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, choose another --out, or, if this one has all of "
-            "its items and queries, pass --resume --grow-vocab",
+            do="resume with the dataset it was started with, choose another directory, or, if this one has all "
+            "of its items and queries, resume with --grow-vocab (in Python grow_vocab=True)",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     how = {"distributed": config.distributed}  # how a launch runs changes nothing of what is trained
@@ -259,7 +271,7 @@ def keep_ids(out: Path, dataset: Dataset) -> None:
     """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
     for name in IDS:
         with atomic_file(out / name) as temporary:
-            shutil.copyfile(dataset.path / name, temporary)
+            shutil.copyfile(dataset.file(name), temporary)
     dataset.check_unchanged()
 
 
@@ -307,7 +319,7 @@ def _bind(
     out: Path, dataset: Dataset, config: RunConfig, fields: dict[str, Any], known: dict[str, Any] | None = None
 ) -> None:
     """Write the manifest: from now on it is a run."""
-    started = read_json(out / "started.json")
+    started = read_started(out)
     started.pop("vocabularies", None)
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     sizes = {
@@ -318,9 +330,14 @@ def _bind(
         "features": {"query": dataset.feature_sizes("query")},
         **({} if dataset.sequence is None else {SEQUENCE: dataset.sequence._asdict()}),
     }
+    fields = {**sizes, **fields, **grown}
+    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=_bound(config), known=known)
+
+
+def _bound(config: RunConfig) -> list[str]:
+    """The files of a finished run that its manifest binds."""
     of_towers = FILES if config.documents.towers else [name for name in FILES if name not in TOWER_FILES]
-    files = [*of_towers, *files_of(config.documents)]
-    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, {**sizes, **fields, **grown}, only=files, known=known)
+    return [*of_towers, *files_of(config.documents)]
 
 
 class RunDirectory:
@@ -337,9 +354,17 @@ class RunDirectory:
             raise ArtefactError(
                 "this run is not finished", where=self.path, do=f"finish it with: xclass train … --resume{grow}"
             )
-        self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
+        self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION, RunRecord)
         verify_files(self.path, self.manifest)
         self.config = load_config(RunConfig, self.path / "config.toml")
+        missing = [name for name in _bound(self.config) if name not in self.manifest["files"]]
+        missing += ["scorers"] if self.config.documents.sparse and "scorers" not in self.manifest else []
+        if missing:
+            what = "the manifest of this run does not name all of its parts"
+            raise ArtefactError(what, where=self.path / MANIFEST, wanted=", ".join(missing))
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({self.path}: {self.num_queries:,} queries, {self.num_items:,} items)"
 
     @property
     def model_hash(self) -> str:
@@ -351,20 +376,25 @@ class RunDirectory:
         digest: str = self.manifest["files"][MODEL]["sha256"]
         return digest
 
-    @functools.cached_property
+    @once
     def item_ids(self) -> pl.Series:
         """External id of every item number."""
-        return pl.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
+        return read_ours(self._table("items.parquet"), ["item_id"])["item_id"]
 
-    @functools.cached_property
+    @once
     def query_ids(self) -> pl.Series:
         """External id of every query number."""
-        return pl.read_parquet(self.path / "queries.parquet", columns=["query_id"])["query_id"]
+        return read_ours(self._table("queries.parquet"), ["query_id"])["query_id"]
+
+    def _table(self, name: str) -> Path:
+        """The path of a table that has its columns and rows."""
+        rows = self.num_items if name == "items.parquet" else self.num_queries
+        return checked_table(self.path / name, rows)
 
     @property
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item. Read anew at every access."""
-        return read_item_counts(self.path / "items.parquet")
+        return read_item_counts(self._table("items.parquet"))
 
     @property
     def num_train_queries(self) -> int:
@@ -427,14 +457,18 @@ class RunDirectory:
         recorded = Path(self.manifest["dataset"]["dataset"])
         place = recorded if path is None else Path(path)
         if path is None and not place.exists():
-            raise ArtefactError("the dataset of this run is not where it was", where=recorded, do="pass --dataset PATH")
+            raise ArtefactError(
+                "the dataset of this run is not where it was",
+                where=recorded,
+                do="say where it is: --dataset PATH, in Python dataset=PATH",
+            )
         dataset = open_dataset(place)
         if dataset.fingerprint != self.manifest["dataset"]["fingerprint"]:
             raise ArtefactError(
                 "this is not the dataset that the run was trained on",
                 where=place,
                 wanted=f"the dataset of {self.path}",
-                do="pass --dataset PATH of that dataset, or train again",
+                do="give that dataset (--dataset PATH, in Python dataset=PATH), or train again",
             )
         return dataset
 
@@ -447,7 +481,8 @@ class RunDirectory:
     def load_model(self) -> TwoTower:
         """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
         path = self.path / MODEL
-        rows = _mapped_rows(path)
+        mapped = mapped_tensors(path, TABLE)
+        rows = {name.removeprefix(TABLE).removesuffix(".weight"): tensor for name, tensor in mapped.items()}
         try:
             model = build_model(self.config, self, None, untrained=False, stored=rows)
         except InputError as error:
@@ -458,17 +493,15 @@ class RunDirectory:
         state = ModelState(model, self.config.train.dense_learning_rate)
         dense = {name: tensor for name, tensor in state.model_tensors().items() if not name.startswith(TABLE)}
         load_tensors(path, dense, but=TABLE)
+        _check_head(model, path)
         return model.eval()
 
 
-def _mapped_rows(path: Path) -> dict[str, Tensor]:
-    """The rows of every table, memory-mapped: a page is read when it is touched, and can be given up again."""
+def _check_head(model: TwoTower, path: Path) -> None:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(TABLE)]  # noqa: SIM118
-            return {name.removeprefix(TABLE).removesuffix(".weight"): file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+        model.head.check_loaded()
+    except InputError as error:
+        raise ArtefactError(error.what, where=path, wanted=error.wanted) from None
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config, describe_toml
+from xclass.config import Config, Dimension, PositiveNumber, describe_toml
 from xclass.engine import TIMEOUT_S
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
@@ -22,17 +22,17 @@ from xclass.training.config import TrainingConfig
 class ModelConfig(Config):
     """The two towers and what joins them."""
 
-    embedding_dim: int = pydantic.Field(64, ge=1)
+    embedding_dim: Dimension = 64
     """Dimensions of the vectors, D."""
     normalize: bool = True
     """true: vectors have unit length, and the score is the cosine. false: the score is the inner product."""
-    temperature: float = pydantic.Field(0.1, gt=0)
+    temperature: PositiveNumber = 0.1
     """In training, scores are divided by this."""
     init: Literal["random", "spectral", "documents"] = "random"
     """Initial values. random: N(0, init_std²). spectral: the closed form of [model.spectral], for a query tower of kind
     history or features. documents: features are random, and an item is the mean of the bags of its train documents,
     scaled to unit length."""
-    init_std: float = pydantic.Field(0.1, gt=0)
+    init_std: PositiveNumber = 0.1
     """Standard deviation of random initial rows."""
     query: QueryTowerConfig = QueryTowerConfig()
     """The query tower."""
@@ -69,7 +69,7 @@ class DistributedConfig(Config):
     """Which processes hold a table. row-wise: all of them, in equal parts. table-wise: one process; the largest table
     is placed first, each on the process that holds least so far. planner: as TorchRec's planner decides (needs tables =
     "torchrec")."""
-    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0, le=1e9)
     """Longest time, in seconds, that a process waits for the others. After that the run ends and says which process was
     missing."""
     shared_memory: bool = True

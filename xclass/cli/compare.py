@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from xclass.cli.options import (
+    LARGEST_SEED,
+    MOST_RESAMPLES,
     AsJson,
     CutOffs,
     DatasetPath,
@@ -24,6 +26,7 @@ from xclass.cli.options import (
     one_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.errors import Interrupted
 
 if TYPE_CHECKING:
     from xclass.contest import Contest
@@ -80,9 +83,12 @@ def compare(
     num_items: NumItems = None,
     max_queries: MaxQueries = None,
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help="Number of random samples for intervals and p-values.")
+        int,
+        typer.Option(
+            min=100, max=MOST_RESAMPLES, metavar="N", help="Number of random samples for intervals and p-values."
+        ),
     ] = 10_000,
-    seed: Annotated[int, typer.Option(help="The seed of these samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The seed of these samples.")] = 0,
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,17 +169,23 @@ def _trained(
     wanted = None if target is None else parse_target(target)
     metrics = None if metric is None else _wanted(metric, k)
     with tempfile.TemporaryDirectory(prefix="xclass-compare-") as passing:
-        return compare_configs(
-            paths[0],
-            configs,
-            out or passing,
-            k,
-            metrics,
-            overrides=overrides,
-            device=device,
-            target=wanted,
-            **sampled,
-        )
+        try:
+            return compare_configs(
+                paths[0],
+                configs,
+                out or passing,
+                k,
+                metrics,
+                overrides=overrides,
+                device=device,
+                target=wanted,
+                **sampled,
+            )
+        except (Interrupted, KeyboardInterrupt):
+            if out is None:
+                resume = "run it with --out DIRECTORY: there the same command goes on after an interruption"
+                raise Interrupted("interrupted; what was trained is removed", resume) from None
+            raise Interrupted(f"interrupted; what was trained is kept in {out}") from None
 
 
 def _runs(

@@ -11,6 +11,7 @@ import typer
 
 from xclass.cli.options import AsJson
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.errors import Interrupted
 
 
 def demo(
@@ -25,6 +26,9 @@ def demo(
     folder = Path(tempfile.mkdtemp(prefix="xclass-demo-")) if out is None else out
     try:
         result = run_demo(folder)
+    except (Interrupted, KeyboardInterrupt):
+        again = "the same command again" if out is None else f"it again with another --out, or remove {out} first"
+        raise Interrupted("the demonstration was interrupted", f"run {again}") from None
     finally:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)

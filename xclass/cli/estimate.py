@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xclass.cli.amounts import bytes_of, count_of, seconds_of
-from xclass.cli.options import AsJson, ConfigFile, Device, Overrides, one_of
+from xclass.cli.options import MOST_RANKS, AsJson, ConfigFile, Device, Overrides, one_of
 from xclass.cli.output import print_json, print_line, print_table
 from xclass.cli.plan import show_plan
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 RANKS = "Plan for N processes that train together (torchrun); see docs/planning.md."
-Ranks = Annotated[int | None, typer.Option(min=1, metavar="N", help=RANKS, show_default=False)]
+Ranks = Annotated[int | None, typer.Option(min=1, max=MOST_RANKS, metavar="N", help=RANKS, show_default=False)]
 DeviceMemory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="With --ranks: memory of each device, e.g. 80GiB.", show_default=False),

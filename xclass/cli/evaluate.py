@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xclass.cli.options import (
+    MOST,
+    MOST_RESAMPLES,
     AsJson,
     DatasetPath,
     MaxQueries,
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from xclass.recommender import Recommender
 
 RUN_ONLY = "does not go with --predictions"
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        min=0, max=MOST_RESAMPLES, metavar="N", help="95% intervals of the metrics from N samples of the queries."
+    ),
+]
 
 
 def evaluate(
@@ -39,6 +47,7 @@ def evaluate(
         typer.Option(
             "-k",
             min=1,
+            max=MOST,
             help="A cut-off; repeatable. [default: 10 and 20; of documents 1, 3 and 5; of text 1, 10 and 20]",
         ),
     ] = None,
@@ -60,9 +69,7 @@ def evaluate(
     truth: TruthFile = None,
     train: TrainFile = None,
     num_items: NumItems = None,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="95% intervals of the metrics from N samples of the queries.")
-    ] = 0,
+    bootstrap: Bootstrap = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file, too.", show_default=False)
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xclass.cli.options import AsJson, constants_of, one_of
+from xclass.cli.options import LARGEST_SEED, MOST, AsJson, constants_of, one_of
 from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
@@ -61,7 +61,8 @@ Memory = Annotated[
 ]
 Separator = Annotated[str | None, typer.Option(help='The field separator of a CSV file. " ": any number of blanks.')]
 SplitNumber = Annotated[
-    int | None, typer.Option(min=1, help="Which column of *_trSplit.txt and *_tstSplit.txt to use. [default: 1]")
+    int | None,
+    typer.Option(min=1, max=MOST, help="Which column of *_trSplit.txt and *_tstSplit.txt to use. [default: 1]"),
 ]
 TextCol = Annotated[
     list[str] | None,
@@ -70,18 +71,18 @@ TextCol = Annotated[
 ItemText = Annotated[
     str | None, typer.Option(metavar="FILE", help="Texts of the labels: JSON lines or Parquet with id and text.")
 ]
-WordNgrams = Annotated[int | None, typer.Option(min=0, help="Text: sequences of 1 to N words. [default: 1]")]
+WordNgrams = Annotated[int | None, typer.Option(min=0, max=5, help="Text: sequences of 1 to N words. [default: 1]")]
 CharNgrams = Annotated[
-    int | None, typer.Option(min=0, help="Text: sequences of N characters within a word. [default: 0, none]")
+    int | None, typer.Option(min=0, max=8, help="Text: sequences of N characters within a word. [default: 0, none]")
 ]
 HashBits = Annotated[
-    int | None, typer.Option(min=0, help="Text: hash into 2^N features instead of keeping a vocabulary.")
+    int | None, typer.Option(min=0, max=26, help="Text: hash into 2^N features instead of keeping a vocabulary.")
 ]
 MaxFeatures = Annotated[
-    int | None, typer.Option(min=1, help="Text: the largest size of the vocabulary. [default: 262144]")
+    int | None, typer.Option(min=1, max=MOST, help="Text: the largest size of the vocabulary. [default: 262144]")
 ]
 MinDocuments = Annotated[
-    int | None, typer.Option(min=1, help="Text: words in fewer train documents are left out. [default: 2]")
+    int | None, typer.Option(min=1, max=MOST, help="Text: words in fewer train documents are left out. [default: 2]")
 ]
 Weighting = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
@@ -90,12 +91,14 @@ Vocabulary = Annotated[
     int | None,
     typer.Option(
         min=3,
+        max=MOST,
         help="Plain text: keep the most frequent words of train: N items, including the unknown word and the end of "
         "a sentence. [default: words that occur twice]",
     ),
 ]
 Context = Annotated[
-    int | None, typer.Option(min=1, help="Plain text: how many words before a position are its history. [default: 4]")
+    int | None,
+    typer.Option(min=1, max=MOST, help="Plain text: how many words before a position are its history. [default: 4]"),
 ]
 BordersOption = Annotated[
     str | None,
@@ -126,8 +129,8 @@ def ingest(
     split: SplitName = None,
     test_fraction: TestFraction = None,
     valid_fraction: ValidFraction = None,
-    min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
-    min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
+    min_query_count: Annotated[int | None, typer.Option(min=0, max=MOST, help="Drop queries with fewer items.")] = None,
+    min_item_count: Annotated[int | None, typer.Option(min=0, max=MOST, help="Drop items with fewer queries.")] = None,
     header: Annotated[
         bool | None, typer.Option(help="Whether the first line of a CSV file has the column names.")
     ] = None,
@@ -146,7 +149,7 @@ def ingest(
     borders: BordersOption = None,
     propensity: Propensity = None,
     memory: Memory = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all random choices.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""

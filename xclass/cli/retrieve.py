@@ -8,22 +8,25 @@ from typing import Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath, one_of
+from xclass.cli.options import MOST, AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
 PROBABILITIES = ("exact", "retrieved")
 SHORT = ("keep", "popular", "error")
 DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
-ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
+ITEMS = (
+    "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, for each query). The first line of a .csv "
+    "with one column is a header only if it is a usual name, such as item_id, and not a known id."
+)
 
 QueryFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         help="The queries: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
-        ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
-        "left out.",
+        ".csv/.parquet with query_id and item_id), or texts (the same with text). The first line of a .csv with "
+        "one column is a header only if it is a usual name and no known id. Every query of the dataset if left out.",
     ),
 ]
 Divide = Annotated[
@@ -54,7 +57,10 @@ AsProbabilities = Annotated[
 Over = Annotated[
     int | None,
     typer.Option(
-        metavar="M", min=1, help="With --probabilities retrieved: over the best M items, not the k of the list."
+        metavar="M",
+        min=1,
+        max=MOST,
+        help="With --probabilities retrieved: over the best M items, not the k of the list.",
     ),
 ]
 
@@ -62,7 +68,7 @@ Over = Annotated[
 def retrieve(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl, or .trec for a TREC run.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Largest number of items for each query.")] = 100,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST, help="Largest number of items for each query.")] = 100,
     queries: QueryFile = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search exactly even if the run has an index.")] = False,
     include_seen: Annotated[

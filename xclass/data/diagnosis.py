@@ -95,11 +95,11 @@ class RowChecks:
             )
 
 
-def ragged(checks: RowChecks, number: int, wanted: int, got: int) -> DataError:
-    """The error of a row with too many or too few fields."""
+def ragged(path: Path, number: int, wanted: int, got: int) -> DataError:
+    """The error of a line with too many or too few fields."""
     return DataError(
         "this line has another number of fields than the first",
-        where=checks.at(number),
+        where=f"{path}, line {number:,}",
         wanted=f"{wanted} fields",
         got=f"{got} field{'' if got == 1 else 's'}",
         do="mend the line; a separator inside a value needs quotes around the value",

@@ -85,7 +85,7 @@ class Csv:
                 if not fields or (number == 1 and columns.header):
                     continue
                 if len(fields) != len(columns.names):
-                    raise ragged(checks, number, len(columns.names), len(fields))
+                    raise ragged(path, number, len(columns.names), len(fields))
                 checks.row(columns.used(), {role: fields[index] for role, index in position.items()}, number)
 
     def _separator(self, path: Path, lines: list[str]) -> str:

@@ -15,6 +15,7 @@ from xclass.data.columns import Columns, IdKind, resolve_columns
 from xclass.data.diagnosis import RowChecks, float_ids, mixed_types
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.frames import scan_ndjson
 
 SAMPLE_LINES = 1000
 INT64 = range(-(2**63), 2**63)
@@ -50,7 +51,7 @@ class JsonLines:
             "time": pl.Float64 if columns.fractions else pl.Int64,
         }
         schema = {name: pl.List(inner[role]) if role in columns.lists else inner[role]() for role, name in used.items()}
-        frame = pl.scan_ndjson(path, schema=schema).select(pl.col(name).alias(role) for role, name in used.items())
+        frame = scan_ndjson(path, schema=schema).select(pl.col(name).alias(role) for role, name in used.items())
         return explode_lists(frame, columns.lists)
 
     def looks_wrong(self, path: Path, columns: Columns) -> bool:

@@ -15,6 +15,7 @@ from xclass.data.format_jsonl import explode_lists
 from xclass.data.hive import as_time
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.frames import parquet_schema
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _schema(path: Path) -> dict[str, pl.DataType]:
         if not file.read(1):
             raise DataError("this file is empty", where=path, wanted="at least one row")
     try:
-        return dict(pl.read_parquet_schema(path))
+        return dict(parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             "this is not a Parquet file, or it is cut", where=path, got=_first_line(error), do="write it again"

@@ -14,6 +14,7 @@ import polars as pl
 from xclass.data import text
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
+from xclass.frames import parquet_schema, scan_ndjson, scan_parquet
 from xclass.progress import say
 
 SAMPLE = 1000
@@ -124,21 +125,21 @@ def _expression(name: str, columns: TextColumns) -> pl.Expr:
 
 def _scan(path: Path, columns: TextColumns) -> pl.LazyFrame:
     if _suffix(path) in PARQUET_SUFFIXES:
-        return pl.scan_parquet(path, glob=False)
+        return scan_parquet(path)
     schema: dict[str, Any] = dict.fromkeys(columns.texts, pl.String)
     if columns.label is not None:
         inner = pl.Int64 if columns.labels_whole else pl.String
         schema[columns.label] = pl.List(inner) if columns.labels_listed else inner
     if columns.id is not None:
         schema[columns.id] = pl.Int64 if columns.ids_whole else pl.String
-    return pl.scan_ndjson(path, schema=schema)
+    return scan_ndjson(path, schema=schema)
 
 
 def _kinds(path: Path) -> dict[str, str]:
     """Column → string, int, float, list of string, …, from the first rows or the file's schema."""
     if _suffix(path) in PARQUET_SUFFIXES:
         try:
-            return {name: _polars_kind(kind) for name, kind in pl.read_parquet_schema(path).items()}
+            return {name: _polars_kind(kind) for name, kind in parquet_schema(path).items()}
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError("this file can't be read", where=path, got=str(error)[:200]) from None
     if _suffix(path) not in JSON_SUFFIXES:
@@ -232,7 +233,7 @@ def _diagnosed(path: Path, columns: TextColumns, error: str = "") -> DataError:
                     )
     else:
         start = 0
-        for block in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True):
+        for block in scan_parquet(path).collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True):
             for place, row in enumerate(block.iter_rows(named=True), start + 1):
                 problem = _row_problem(row, columns)
                 if problem is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import MOST, Config, Count, Dimension, Number, Positive
 from xclass.heads.bands import band_edges
 from xclass.towers.item_texts import CORRECTION
 
@@ -27,28 +27,28 @@ class HeadConfig(Config):
     tree: Literal["balanced", "huffman", "clustered"] = "huffman"
     """hierarchical: balanced (all leaves at the same depth), huffman (frequent items near the root) or clustered
     (similar items together)."""
-    arity: int = pydantic.Field(2, ge=2)
+    arity: int = pydantic.Field(2, ge=2, le=MOST)
     """hierarchical: the largest number of children of a node."""
-    beam: int = pydantic.Field(64, ge=1)
+    beam: Positive = 64
     """hierarchical: how many nodes of a level the search keeps; at least the length of the requested lists."""
     cluster_by: str = "pairs"
     """hierarchical with tree = "clustered": pairs (items with the same queries are similar), or the name of a feature
     set of the items."""
-    cuts: tuple[float, ...] = ()
+    cuts: tuple[Number, ...] = ()
     """differentiated, adaptive: where each band after the first begins, as a share of the items in the order of their
     train counts. (0.05, 0.25) makes bands of 5%, 20% and 75%."""
-    dims: tuple[int, ...] = ()
+    dims: tuple[Dimension, ...] = ()
     """Dimensions of the bands. differentiated: of each band, with sum model.embedding_dim. adaptive: of each band but
     the first."""
-    filters: tuple[pydantic.NonNegativeInt, ...] = (32, 64, 64, 64, 64)
+    filters: tuple[Count, ...] = (32, 64, 64, 64, 64)
     """cnn: how many filters read 1, 2, 3, … bytes of the text at a time."""
-    symbol_dim: int = pydantic.Field(16, ge=1)
+    symbol_dim: Dimension = 16
     """cnn: dimensions of the vector of a byte."""
-    highway: int = pydantic.Field(1, ge=0)
+    highway: Count = 1
     """cnn: number of highway layers after the filters."""
-    correction: int = pydantic.Field(0, ge=0)
+    correction: Count = 0
     """cnn: dimensions of an extra vector for each item, which separates items with similar spelling; 0: none."""
-    text_bytes: int = pydantic.Field(48, ge=1)
+    text_bytes: Positive = 48
     """cnn: how many bytes of a text are read."""
 
     @pydantic.model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pydantic
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Exponent, Positive, PositiveNumber
 from xclass.losses.item_weights import ItemWeights, item_weights
 from xclass.losses.logistic import (
     bpr_loss,
@@ -30,6 +30,7 @@ from xclass.losses.softmax import (
     importance_loss,
     sampled_softmax_loss,
 )
+from xclass.metrics.propensity import LARGEST_A, LARGEST_B
 
 LOSSES: dict[str, Loss] = {
     "sampled-softmax": Loss(sampled_softmax_loss, "softmax", finish_sampled_softmax),
@@ -83,9 +84,9 @@ class LossConfig(Config):
     pair is a row of its own, for which the other targets can be negatives."""
     positive_in_denominator: bool = True
     """sampled-softmax: false leaves the positive out of the denominator."""
-    denominator_power: float = pydantic.Field(1.0, gt=0)
+    denominator_power: PositiveNumber = 1.0
     """sampled-softmax: the sum over the negatives is raised to this power. Above 1, hard negatives weigh more."""
-    normaliser_weight: float = pydantic.Field(0.0, ge=0)
+    normaliser_weight: Amount = 0.0
     """full-softmax: α of the penalty α (log Z − log N)², which makes scores log-probabilities that need no sum over the
     items."""
     normalised_share: float = pydantic.Field(1.0, gt=0, le=1)
@@ -93,11 +94,11 @@ class LossConfig(Config):
     normalised_by: Literal["query", "batch"] = "query"
     """With normalised_share below 1. query: queries are chosen one by one. batch: whole batches are chosen; the others
     read only the rows of their targets."""
-    effective_size: float = pydantic.Field(0.0, ge=0)
+    effective_size: Amount = 0.0
     """importance: candidates are added to the sample of a query, sample_block at a time, until its effective size (Σ
     r)² / Σ r² with r = e^score / expected count reaches this value or all num_sampled candidates are used. 0: all are
     used."""
-    sample_block: int = pydantic.Field(32, ge=1)
+    sample_block: Positive = 32
     """importance, with effective_size: number of candidates added at a time."""
     exact_when_short: bool = False
     """importance, with effective_size: a query whose sample stays below effective_size gets the exact sum over all
@@ -122,20 +123,20 @@ class LossConfig(Config):
     calibration: float = pydantic.Field(0.0, ge=0, le=1)
     """nce, sampled-logistic, negative-sampling: t of gBCE. The probability of a positive is raised to β, which is 1 for
     t = 0, and the share of sampled items for t = 1."""
-    top_k: int = pydantic.Field(0, ge=0)
+    top_k: Count = 0
     """Weigh a target by its estimated rank: much inside the top k, little below. 0: all targets weigh the same."""
-    top_k_temperature: float = pydantic.Field(0.1, gt=0)
+    top_k_temperature: PositiveNumber = 0.1
     """Width of the transition at rank top_k, in units of the score."""
     item_weights: ItemWeights = "none"
     """Weights of targets by their item. For missing labels: propensity (1/p of Jain et al. 2016), propensity-bound (2/p
     − 1), propensity-unbiased (the unbiased loss; for nce, sampled-logistic, negative-sampling and full-sigmoid). For
     rare items: count-power ((mean count / count)^item_weight_power), effective-number. none: all items weigh the
     same."""
-    propensity_a: float | None = pydantic.Field(None, gt=0)
+    propensity_a: float | None = pydantic.Field(None, gt=0, le=LARGEST_A)
     """A of the propensities. Unset: the value stored with the dataset, normally .55."""
-    propensity_b: float | None = pydantic.Field(None, ge=0)
+    propensity_b: float | None = pydantic.Field(None, ge=0, le=LARGEST_B)
     """B of the propensities. Unset: the value stored with the dataset, normally 1.5."""
-    item_weight_power: float = pydantic.Field(0.5, ge=0)
+    item_weight_power: Exponent = 0.5
     """The power in item_weights = "count-power"."""
     effective_beta: float = pydantic.Field(0.999, ge=0, lt=1)
     """β in item_weights = "effective-number": weights are proportional to 1/(1 − β^count)."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -22,7 +22,7 @@ class ScheduleConfig(Config):
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
     """constant; or linear or cosine decrease to ``final`` × the base rate."""
-    warmup_steps: int = pydantic.Field(0, ge=0)
+    warmup_steps: Count = 0
     """Number of first steps in which the rate rises linearly from 0."""
     final: float = pydantic.Field(0.0, ge=0.0, le=1.0)
     """Rate at the end, as a share of the base rate."""

@@ -9,7 +9,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Positive, PositiveNumber, Power
 from xclass.errors import ConfigError
 from xclass.sampling.adaptive import AdaptiveProposal, Proposal
 from xclass.sampling.all_items import AllItems
@@ -50,7 +50,7 @@ class SamplerConfig(Config):
     the different targets of the last batches. given: candidates for each query, from a file. hard: the items that the
     model ranks highest for each query. mixture: the candidates of several samplers, in `parts`. adaptive: a mixture
     that follows the model during training. all: every item."""
-    num_sampled: int = pydantic.Field(1024, ge=0)
+    num_sampled: Count = 1024
     """Number of candidates that a batch shares. given and hard: number of candidates drawn from the list of each query;
     0: the whole list."""
     replacement: bool = True
@@ -61,22 +61,22 @@ class SamplerConfig(Config):
     of candidates that the batch shares."""
     counts: Counts = "calibrated"
     """Expected counts without replacement: calibrated, or by TensorFlow's formula."""
-    power: float = 0.75
+    power: Power = 0.75
     """fixed-unigram: weights are raised to this power."""
-    smoothing: float | None = pydantic.Field(None, ge=0)
+    smoothing: Amount | None = None
     """fixed-unigram: added to every weight before the power. Unset: 1 for train counts, so that items without a train
     pair can be drawn, and 0 for weights from a file."""
-    num_reserved_ids: int = pydantic.Field(0, ge=0)
+    num_reserved_ids: Count = 0
     """fixed-unigram: number of items, from item 0 on, that are never drawn; a file has no weights for them."""
-    num_shards: int = pydantic.Field(1, ge=1)
+    num_shards: Positive = 1
     """fixed-unigram: only items with number % num_shards = shard are drawn."""
-    shard: int = pydantic.Field(0, ge=0)
+    shard: Count = 0
     """fixed-unigram: see num_shards."""
     file: str | None = None
     """fixed-unigram: a text file with one weight for each item, instead of train counts. given: a file with the
     candidates of each query: columns query_id and item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history":
     […]}, or adjacency lines."""
-    window: int = pydantic.Field(0, ge=0)
+    window: Count = 0
     """learned-unigram: how many of the last targets count; 0: all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
     """learned-unigram: a target counts decay^n when it was seen n batches ago; 0: no decay."""
@@ -87,15 +87,15 @@ class SamplerConfig(Config):
     an item, estimated during training."""
     frequency_rate: float = pydantic.Field(0.05, gt=0, le=1)
     """in-batch, streaming: how fast the estimate changes (the weight of a new observation)."""
-    frequency_hashes: int = pydantic.Field(1, ge=1)
+    frequency_hashes: Positive = 1
     """in-batch, streaming: number of hash functions; the largest of their estimates is used."""
-    frequency_buckets: int = pydantic.Field(0, ge=0)
+    frequency_buckets: Count = 0
     """in-batch, streaming: number of buckets of each hash function; 0: one for each item."""
-    frequency_start: float = pydantic.Field(0.001, gt=0)
+    frequency_start: PositiveNumber = 0.001
     """in-batch, streaming: occurrences in a batch that are assumed for an item until it occurs a second time."""
-    depth: int = pydantic.Field(100, ge=1)
+    depth: Positive = 100
     """hard: number of items mined for each query; known positives are never among them."""
-    refresh_epochs: int = pydantic.Field(1, ge=1)
+    refresh_epochs: Positive = 1
     """hard: items are mined before the first epoch, and again every refresh_epochs epochs."""
     factory: str | None = None
     """hard: Faiss factory string of the index used for mining. Unset: exact search."""

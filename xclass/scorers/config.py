@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Positive, PositiveNumber
 
 Weighting = Literal["log-tf-idf", "tf-idf", "unit", "given"]
 
@@ -17,28 +17,28 @@ class LinearConfig(Config):
     weighting: Weighting = "log-tf-idf"
     """Weights of the features. tf-idf: tf · ln(n / df). log-tf-idf: the same with 1 + ln tf instead of tf. unit: as
     stored. These three are scaled to rows of unit length. given: as stored, not scaled."""
-    cost: float = pydantic.Field(0.3, gt=0)
+    cost: PositiveNumber = 0.3
     """C in ½‖w‖² + C Σ max(0, 1 − y w·x)²: a larger C weighs errors more against small weights."""
     negatives: Literal["all", "mined"] = "all"
     """Negatives of an item. all: every document without it. mined: documents whose neighbours suggest it, and some
     random ones."""
-    mined: int = pydantic.Field(100, ge=0)
+    mined: Count = 100
     """mined: how many of the items that the neighbours of a document suggest most are considered."""
-    drawn: int = pydantic.Field(20, ge=0)
+    drawn: Count = 20
     """mined: number of additional negatives for each item, drawn uniformly."""
-    per_item: int = pydantic.Field(1000, ge=1)
+    per_item: Positive = 1000
     """mined: largest number of mined negatives for an item; those that suggest it most are kept."""
-    min_count: int = pydantic.Field(1, ge=1)
+    min_count: Positive = 1
     """Items with fewer train documents get no weights; only neighbours and towers score them."""
-    passes: int = pydantic.Field(12, ge=1)
+    passes: Positive = 12
     """Largest number of passes over the documents of an item."""
-    tolerance: float = pydantic.Field(0.03, gt=0)
+    tolerance: PositiveNumber = 0.03
     """Training of an item ends when all projected gradients of a pass are below this value."""
-    bias: float = pydantic.Field(1.0, ge=0)
+    bias: Amount = 1.0
     """Value of the constant feature of every document; 0: no constant feature."""
-    prune: float = pydantic.Field(0.02, ge=0)
+    prune: Amount = 0.02
     """Weights with a smaller absolute value are dropped."""
-    max_weights: int = pydantic.Field(0, ge=0)
+    max_weights: Count = 0
     """How many of its largest weights an item keeps; 0: all."""
     search: Literal["all", "shortlist"] = "all"
     """all: every item that shares a feature with the document is scored. shortlist: only items that other scorers
@@ -50,22 +50,22 @@ class NeighboursConfig(Config):
 
     weighting: Weighting = "log-tf-idf"
     """See documents.linear.weighting."""
-    k: int = pydantic.Field(50, ge=1)
+    k: Positive = 50
     """Number of nearest documents that vote."""
-    power: float = pydantic.Field(2.0, gt=0)
+    power: PositiveNumber = 2.0
     """A document gives similarity^power votes to each of its items."""
-    max_postings: int = pydantic.Field(0, ge=0)
+    max_postings: Count = 0
     """Largest number of documents looked up for a feature: those in which it weighs most. 0: all."""
 
 
 class FusionWeights(Config):
     """The weight of each scorer's scores in their sum."""
 
-    towers: float = pydantic.Field(0.0, ge=0)
+    towers: Amount = 0.0
     """Weight of the inner products of the towers."""
-    linear: float = pydantic.Field(0.0, ge=0)
+    linear: Amount = 0.0
     """Weight of the margins of the linear weights: 1 means surely relevant, −1 surely not."""
-    neighbours: float = pydantic.Field(0.0, ge=0)
+    neighbours: Amount = 0.0
     """Weight of the shares of the neighbours' votes, from 0 to 1."""
 
     @property
@@ -81,9 +81,9 @@ class FusionConfig(Config):
     """Share of the train documents on which the weights are chosen; the scorers for this are trained on the rest, which
     doubles the training time. If the dataset has a valid split, it is used instead, at no extra time. 0: the weights
     are given."""
-    cut_queries: int = pydantic.Field(4096, ge=1)
+    cut_queries: Positive = 4096
     """Largest number of documents for choosing the weights."""
-    shortlist: int = pydantic.Field(100, ge=1)
+    shortlist: Positive = 100
     """Number of items that linear or towers suggest. If neither searches all items: number of items that neighbours
     suggest."""
     weights: FusionWeights = FusionWeights()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pydantic
-
-from xclass.config import Config
+from xclass.config import Amount, Config
 
 
 class TableConfig(Config):
@@ -18,8 +16,8 @@ class TableConfig(Config):
     storage: Literal["device", "host", "mapped"] = "device"
     """Where rows are stored. device: on the device that computes. host: in main memory; the rows of a step are moved to
     the device. mapped: in files of the run directory, for tables larger than memory."""
-    weight_decay: float = pydantic.Field(0.0, ge=0.0)
+    weight_decay: Amount = 0.0
     """Every row is multiplied by 1 − rate · weight_decay in every step. A row is updated when it is next read or
     changed."""
-    clip_norm: float = pydantic.Field(0.0, ge=0.0)
+    clip_norm: Amount = 0.0
     """Largest norm of a row's gradient; larger gradients are scaled down to it. 0: no limit."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count, Dimension, Power
 
 QueryKind = Literal[
     "id", "history", "context", "id+history", "features", "id+features", "history+features", "id+history+features"
@@ -35,7 +35,7 @@ class ContextConfig(Config):
     mode: Literal["weighted", "concat"] = "concat"
     """weighted: a sum with a learned weight for each position and dimension. concat: a linear layer over the
     concatenated vectors."""
-    length: int = pydantic.Field(0, ge=0)
+    length: Count = 0
     """How many items before a position are read; 0: as many as the dataset stores."""
 
 
@@ -49,11 +49,11 @@ class QueryTowerConfig(Config):
     history_weights: Literal["mean", "degree"] = "mean"
     """mean: all items of a history weigh the same. degree: an item with train count c has the weight
     c^-degree_power."""
-    degree_power: float = 0.5
+    degree_power: Power = 0.5
     """The power in history_weights = "degree"."""
     share_item_table: bool = False
     """true: the history reads the head's table of items instead of a table of its own."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Dimension, ...] = ()
     """Widths of the layers of a residual MLP at the end of the tower; empty: no MLP."""
     context: ContextConfig = ContextConfig()
     """Settings of kind = "context"."""
@@ -86,7 +86,7 @@ class ItemTowerConfig(Config):
     share_feature_table: bool = False
     """true: items read the feature rows of the query tower, for features of the same name. Documents and labels then
     need one vocabulary."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Dimension, ...] = ()
     """Widths of the layers of a residual MLP at the end of the tower; empty: no MLP."""
     features: FeatureConfig = FeatureConfig()
     """How the features of an item are read."""
