@@ -103,6 +103,7 @@ def calls_of_any_run(run: Recommender) -> dict[str, Callable[[Recommender], Any]
         "may_repeat": lambda r: r.may_repeat,
         "read_filter": lambda r: r.read_filter(None, "items").own,
         **({} if file is None else {"queries_of": lambda r: r.queries_of(file).numbers}),
+        **({} if file is None else {"without_history": lambda r: r.without_history(r.queries_of(file))}),
     }
 
 

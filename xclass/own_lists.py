@@ -87,7 +87,7 @@ def filter_of_file(path: Path, items: IdMap, what: str) -> ItemFilter:
     """
     found = read_item_filter(path, items)
     ids = found.query_ids if found.items is None else found.items
-    numbers = _numbers(items, ids, f"{what} of {path}")
+    numbers = item_numbers(items, ids, f"{what} of {path}")
     check_any_known(numbers, ids, "item", items, path)
     if found.offsets is None:
         return ItemFilter(numbers[numbers >= 0])
@@ -106,19 +106,19 @@ def filter_given(given: Any, items: IdMap, asked: Tensor, what: str) -> ItemFilt
     if given is None:
         return NO_FILTER
     if not is_nested(given):
-        numbers = _numbers(items, as_id_series(given, what), what)
+        numbers = item_numbers(items, as_id_series(given, what), what)
         return ItemFilter(numbers[numbers >= 0])
     if len(given) != len(asked):
         wanted, got = f"{len(asked):,} lists", f"{len(given):,}"
         raise InputError(f"one list of {what} is needed per query", wanted=wanted, got=got)
     lists = histories_of(as_id_lists(given, what))
     assert lists.offsets is not None and lists.items is not None
-    numbers = _numbers(items, lists.items, what)
+    numbers = item_numbers(items, lists.items, what)
     rows = asked.nonzero().squeeze(1)
     return ItemFilter(own=OwnLists(Ragged(lists.offsets, numbers).filter(numbers >= 0).take(rows)))
 
 
-def _numbers(items: IdMap, ids: pl.Series, what: str) -> Tensor:
+def item_numbers(items: IdMap, ids: pl.Series, what: str) -> Tensor:
     """The number of each item, −1 for unknown ones, which are named on stderr."""
     numbers = items.numbers(ids)
     missing = unknown(ids, numbers)

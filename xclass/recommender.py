@@ -41,7 +41,7 @@ from xclass.likelihood import with_likelihood
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
 from xclass.once import once
-from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file
+from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
 from xclass.progress import say
 from xclass.retrieve import Searched, restricted, retrieve
 from xclass.run import RunDirectory, resolve_config, train_run
@@ -354,6 +354,11 @@ class Recommender:
         if not isinstance(head, CnnHead):
             raise InputError("this run makes no vectors of texts", where=self.run.path, wanted='head.kind = "cnn"')
         return head.text_vectors(text_bytes(as_texts(texts), self.run.config.head.text_bytes))
+
+    def item_numbers(self, ids: Ids, what: str = "items") -> Tensor:
+        """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
+        numbers = item_numbers(self.item_map, as_id_series(ids, what), what)
+        return numbers[numbers >= 0]
 
     def read_filter(self, path: Path | str | None, what: str) -> ItemFilter:
         """The items of a file: for everybody, or each query's own; unknown ones are left out and named on stderr."""

@@ -22,7 +22,6 @@ from xclass.cli.options import (
     constants_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
-from xclass.manifest import write_json
 
 if TYPE_CHECKING:
     from xclass.metrics import Evaluation, MetricName
@@ -136,6 +135,8 @@ def _tell(result: Evaluation, per_query: Path | None, out: Path | None, as_json:
     if per_query is not None:
         result.write_per_query(per_query)
     if out is not None:
+        from xclass.manifest import write_json
+
         write_json(out, result.to_dict())
     if as_json:
         print_json(result.to_dict())

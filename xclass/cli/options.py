@@ -23,7 +23,11 @@ def finite(value: float) -> float:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 ConfigFile = Annotated[
-    Path, typer.Option("--config", help="The run's TOML file; see configs/. An empty file means all defaults.")
+    Path,
+    typer.Option(
+        "--config",
+        help="The run's TOML file; see configs/. An empty file means all defaults. An empty file means all defaults.",
+    ),
 ]
 Overrides = Annotated[
     list[str],

@@ -16,8 +16,8 @@ SHORT = ("keep", "popular", "error")
 DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
 ITEMS = (
-    "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, for each query). The first line of a .csv "
-    "with one column is a header only if it is a usual name, such as item_id, and not a known id."
+    "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, for each query). The first line of a "
+    ".csv with one column is a header only if it is a usual name, such as item_id, and not a known id."
 )
 
 QueryFile = Annotated[
