@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config, Count, Dimension, Power
+from xclass.config import Config, Count, Dimensions, Power
 
 QueryKind = Literal[
     "id", "history", "context", "id+history", "features", "id+features", "history+features", "id+history+features"
@@ -53,7 +53,7 @@ class QueryTowerConfig(Config):
     """The power in history_weights = "degree"."""
     share_item_table: bool = False
     """true: the history reads the head's table of items instead of a table of its own."""
-    hidden: tuple[Dimension, ...] = ()
+    hidden: Dimensions = ()
     """Widths of the layers of a residual MLP at the end of the tower; empty: no MLP."""
     context: ContextConfig = ContextConfig()
     """Settings of kind = "context"."""
@@ -86,7 +86,7 @@ class ItemTowerConfig(Config):
     share_feature_table: bool = False
     """true: items read the feature rows of the query tower, for features of the same name. Documents and labels then
     need one vocabulary."""
-    hidden: tuple[Dimension, ...] = ()
+    hidden: Dimensions = ()
     """Widths of the layers of a residual MLP at the end of the tower; empty: no MLP."""
     features: FeatureConfig = FeatureConfig()
     """How the features of an item are read."""
