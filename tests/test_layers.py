@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xclass"
 
-# Room → floor. ARCHITECTURE.md has the same table; imports point to a lower floor, or stay in the room.
+# Room → floor: imports point to a lower floor, or stay in the room.
 FLOORS = {
     "types": 0, "errors": 0, "rng": 0, "config": 0, "manifest": 0, "memory": 0, "markdown": 0, "progress": 0, "compiling": 0, "workers": 0, "once": 0, "streams": 0,
     "cells": 0, "files": 0, "records": 0, "frames": 0,
@@ -232,17 +232,6 @@ def test_only_rng_makes_generators() -> None:
         if name in makers and room_of(path) != "rng"
     ]
     assert wrong == []
-
-
-def test_architecture_has_the_same_floors() -> None:
-    """Every room that exists stands on its floor in ARCHITECTURE.md, too."""
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    documented: dict[str, int] = {}
-    for floor, rooms in re.findall(r"^\| (\d+) \| ([^|]*)\|", text, flags=re.MULTILINE):
-        for name in re.findall(r"`([^`]+)`", rooms):
-            documented[name.removeprefix("xclass/").rstrip("/")] = int(floor)
-    there = {room_of(path) for path in files()} - {"__main__"}
-    assert {room: documented.get(room) for room in sorted(there)} == {room: FLOORS[room] for room in sorted(there)}
 
 
 @pytest.mark.parametrize(

@@ -35,15 +35,15 @@ class SpectralConfig(Config):
     """The closed-form start, of histories or of features."""
 
     iterations: Positive = 4
-    """Rounds of subspace iteration."""
+    """Number of subspace iterations."""
     oversampling: Count = 32
-    """Extra columns, cut off in the end."""
+    """Extra columns during the iterations; they are dropped at the end."""
     degree_power: Power = 0.5
     """p: item rows are multiplied by count^p, history rows by count^-p."""
     value_power: Power = 0.5
-    """g: history or feature rows are multiplied by the singular values to this power."""
+    """g: history rows or feature rows are multiplied by the singular values to this power."""
     count_power: Power = 0.5
-    """Of features, c: an item's column of the matrix is divided by count^c. (Of histories it is always 0.5.)"""
+    """c, for features: the matrix column of an item is divided by count^c. For histories it is always 0.5."""
 
 
 class SpectralFactors(NamedTuple):

@@ -45,8 +45,8 @@ ConfigFiles = Annotated[
 OutFolder = Annotated[
     Path | None,
     typer.Option(
-        help="With --config: where runs and comparison.json, .md and .png are kept; the same command goes on with "
-        "what is there. Without it the runs are removed at the end.",
+        help="With --config: directory for the runs and comparison.json, .md and .png; the same command continues "
+        "with what is there. Without it the runs are removed at the end.",
         show_default=False,
     ),
 ]
@@ -54,7 +54,7 @@ TargetQuality = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC=VALUE",
-        help="With --config: the quality on the valid split whose training time is looked for; by default within 1% of "
+        help="With --config: report the training time until this quality on the valid split; by default within 1% of "
         "the first configuration's best.",
         show_default=False,
     ),
@@ -84,13 +84,15 @@ def compare(
     max_queries: MaxQueries = None,
     resamples: Annotated[
         int,
-        typer.Option(min=100, max=MOST_RESAMPLES, metavar="N", help="Random samples of the intervals and of the test."),
+        typer.Option(
+            min=100, max=MOST_RESAMPLES, metavar="N", help="Number of random samples for intervals and p-values."
+        ),
     ] = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The seed of these samples.")] = 0,
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure several runs, or train and measure several configurations, on the same queries; say how they differ."""
+    """Measure several runs, or train several configurations and measure them, on the same queries, and compare them."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
     of_files = {"--truth": truth, "--train": train, "--num-items": num_items}
     of_configs = {"--config": config or None, "--out": out, "--set": overrides or None, "--target": target}

@@ -16,11 +16,11 @@ from xclass.errors import Interrupted
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Keep what is made in this new directory.", show_default=False)
+        Path | None, typer.Option(help="Keep the results in this new directory.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The whole flow on planted data, in about a minute: ingest, train, index, retrieve, evaluate."""
+    """The whole flow on synthetic data, in about a minute: ingest, train, index, retrieve, evaluate."""
     from xclass.demo import run_demo
 
     folder = Path(tempfile.mkdtemp(prefix="xclass-demo-")) if out is None else out

@@ -55,9 +55,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Constants of psp and psndcg. [default: the dataset's, else 0.55,1.5]"),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Leave the run's index out, if it has one.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Search exactly only, without the run's index.")] = False,
     by_popularity: Annotated[
-        bool, typer.Option("--by-popularity", help="Recall of popular, middling and rare items apart.")
+        bool, typer.Option("--by-popularity", help="Also report recall for popular, medium, rare and cold items.")
     ] = False,
     per_query: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every query's metrics to this Parquet file.")

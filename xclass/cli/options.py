@@ -22,14 +22,20 @@ def finite(value: float) -> float:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-ConfigFile = Annotated[Path, typer.Option("--config", help="The run's TOML file; see configs/.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        help="The run's TOML file; see configs/. An empty file means all defaults. An empty file means all defaults.",
+    ),
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the configuration; repeatable."),
 ]
 DatasetPath = Annotated[
     Path | None,
-    typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
+    typer.Option("--dataset", help="The run's dataset, if it has moved.", show_default=False),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
 CutOffs = Annotated[list[int], typer.Option("-k", min=1, max=MOST, help="A cut-off; repeatable.")]
@@ -46,7 +52,7 @@ MaxQueries = Annotated[
         min=1,
         max=MOST,
         metavar="N",
-        help="Measure on a sample of N queries, the same one each time.",
+        help="Measure on a sample of N queries; the sample is always the same.",
         show_default=False,
     ),
 ]
@@ -80,7 +86,12 @@ TrainFile = Annotated[
 NumItems = Annotated[
     int | None,
     typer.Option(
-        "--num-items", min=1, max=MOST, metavar="N", help="With --truth: items of the catalogue.", show_default=False
+        "--num-items",
+        min=1,
+        max=MOST,
+        metavar="N",
+        help="With --truth: number of items in the catalogue.",
+        show_default=False,
     ),
 ]
 

@@ -26,14 +26,15 @@ class BatchConfig(Config):
     """How the train pairs are cut into batches."""
 
     by: Literal["pair", "query"] = "pair"
-    """pair: a row is one (query, positive); query: a row is one query with several positives."""
+    """pair: a row is one pair of a query and a positive. query: a row is one query with several positives."""
     size: Positive = 2048
-    """Rows in a batch; the last one of an epoch may be shorter."""
+    """Rows of a batch; the last batch of an epoch may be smaller."""
     positives_per_query: Count = 0
-    """By query: at most so many positives, drawn anew each epoch; 0 takes all."""
+    """by = "query": the largest number of positives for each query, drawn again in each epoch. 0: all positives."""
     weight_power: Exponent = 0.0
-    """By query: a query with t targets counts t^weight_power in the batch's mean. 0: queries count alike; 1: pairs do,
-    as by pair, for the cost of one row of logits a query instead of one a pair; above 1: long lists count more."""
+    """by = "query": weight of a query with t targets in the mean of the batch, t^weight_power. 0: all queries weigh the
+    same. 1: all pairs weigh the same, as with by = "pair", but with one row of logits for each query instead of one for
+    each pair. Above 1: queries with many targets weigh more."""
 
     @pydantic.model_validator(mode="after")
     def _powers_are_for_queries(self) -> BatchConfig:
