@@ -118,7 +118,6 @@ def use_dataset(path: Path) -> Any:
         f"{name} weights": weights.tolist() for name, found in lists.items() if (weights := found.weights) is not None
     }
     read |= {name: found.take(torch.arange(len(found))).to_lists() for name, found in lists.items()}
-    describe(path, verify=False)
     assert dataset.num_train_queries >= 0 and len(dataset.propensity) == 2 and repr(dataset)
     return (
         read,

@@ -22,7 +22,7 @@ from xclass.data.query_files import QUERY_FORMATS
 from xclass.divided_search import DividedIndex
 from xclass.engine.group import Group
 from xclass.errors import ArtefactError, ConfigError, DataError, lookup
-from xclass.files import atomic_file
+from xclass.files import atomic_file, check_files
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index import ExactIndex
 from xclass.index.checks import checked_k
@@ -277,6 +277,7 @@ def _unknown_to(path: Path | str | None) -> Iterator[Callable[[Queries], None]]:
 def _checked(out: Path, job: Job) -> Job:
     if out.exists() and (job.directory or out.is_dir()):
         raise ArtefactError("the output is there already", where=out, do="choose another --out, or remove it first")
+    check_files(out, job.unknown)
     return replace(job, k=checked_k(job.k))
 
 

@@ -103,6 +103,13 @@ def check_target(path: Path, wanted: str) -> None:
         )
 
 
+def check_files(*paths: Path | str | None) -> None:
+    """ArtefactError when at one of these, where files are to be written, there is something else."""
+    for path in paths:
+        if path is not None:
+            check_target(Path(path), A_FILE)
+
+
 def inside(directory: Path, name: str) -> Path:
     """The path of ``name``, relative with "/" between its parts, below ``directory``: for names that a file says.
 

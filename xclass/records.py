@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pydantic
-import pydantic_core
 
 from xclass.errors import ArtefactError
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 62)]
 
+Place = pydantic.InstanceOf[str]  # a path, which need not be UTF-8
 Metric = Annotated[float, pydantic.AllowInfNan(True)]  # a figure that was measured, which may not be finite
 
 
@@ -35,10 +36,10 @@ def read_json(path: Path) -> Any:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ArtefactError("this is not a file", where=path)
-        return pydantic_core.from_json(path.read_bytes())
+        return json.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise ArtefactError("this file is missing", where=path) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactError("this file is not valid JSON: cut or altered", where=path, got=str(error)) from None
 
 

@@ -9,7 +9,7 @@ import pydantic
 
 from xclass.data.dataset_record import SequenceRecord
 from xclass.manifest import Manifest, read_json
-from xclass.records import Count, Record, check_record
+from xclass.records import Count, Place, Record, check_record
 
 STARTED = "started.json"
 
@@ -24,7 +24,7 @@ class VocabularyRecord(Record):
 class StartedRecord(Record):
     """What a run was started with: started.json, and "dataset" in run.json."""
 
-    dataset: str
+    dataset: Place
     fingerprint: str
     vocabularies: dict[Literal["query", "item"], dict[str, VocabularyRecord]] = pydantic.Field(default_factory=dict)
     grown: list[dict[str, Any]] = pydantic.Field(default_factory=list)

@@ -22,6 +22,7 @@ from xclass.cli.options import (
     constants_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.files import check_files
 
 if TYPE_CHECKING:
     from xclass.metrics import Evaluation, MetricName
@@ -79,6 +80,7 @@ def evaluate(
     With --predictions and --truth: measure two files of any system.
     """
     constants = None if propensity is None else constants_of(propensity)
+    check_files(per_query, out)
     if predictions is None:
         _refuse({"--truth": truth, "--train": train, "--num-items": num_items}, "goes with --predictions")
         if run is None:

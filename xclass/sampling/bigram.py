@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
+from xclass.errors import InputError
 from xclass.sampling.seam import check_state
 
 FIRST_FOLD = 1 << 12
@@ -116,6 +117,8 @@ class BigramCounts:
         """Go on from :meth:`state`."""
         pairs, waiting = state["pairs"], state["waiting"]
         most = self.num_items**2 - 1
+        if len(pairs) and int(pairs[-1]) > most:
+            raise InputError("the state is of another catalogue", wanted=f"{self.num_items} items")
         check_state("pairs", pairs, 0, most)
         check_state("pairs", pairs.diff(), 1, most)
         check_state("counts", state["counts"], 1, 1 << 53, len(pairs))
