@@ -19,7 +19,7 @@ from xclass import frames
 from xclass.data.columns import USUAL_NAMES
 from xclass.data.delimited import blocks
 from xclass.data.lookup import IdMap
-from xclass.data.text import BLOCK_BYTES, open_binary
+from xclass.data.text import BLOCK_BYTES, open_binary, readable
 from xclass.errors import DataError
 from xclass.files import scratch_directory
 
@@ -114,7 +114,7 @@ def read_table(path: Path, ending: str, known: IdMap | None = None) -> pl.DataFr
 
 def count_lines(path: Path) -> int:
     """How many lines end in the file."""
-    with open_binary(path) as file:
+    with open_binary(path) as file, readable(path):
         return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
