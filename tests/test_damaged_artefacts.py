@@ -455,3 +455,68 @@ def test_no_lists_that_reach_outside_of_their_values(offsets: torch.Tensor, valu
     lists = Ragged(torch.tensor([0, 3, 4]), torch.arange(4))
     with pytest.raises(xclass.errors.InputError, match="no list of this number"):
         lists.take(torch.tensor([0, -1]))
+
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "counted": {"kind": "learned-unigram"},
+    "window": {"kind": "learned-unigram", "window": 50},
+    "decay": {"kind": "learned-unigram", "decay": 0.9},
+    "streaming": {"kind": "in-batch", "frequency": "streaming"},
+    "hard": {"kind": "hard", "depth": 10},
+    "adaptive": {"kind": "adaptive"},
+    "mixture": {"kind": "mixture", "parts": [{"kind": "learned-unigram"}, {"kind": "uniform"}]},
+}
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def stopped(
+    request: pytest.FixtureRequest, made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A run that is whole but for its end, of a sampler that learns."""
+    config = {**CONFIG, "sampler": {**SAMPLERS[request.param], "num_sampled": 8}}
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train_run(xclass.open_dataset(made / "dataset"), xclass.run.resolve_config(config), run)
+    (run / "run.json").unlink()
+    (run / "model.safetensors").unlink()
+    return run, config
+
+
+def test_a_checkpoint_with_another_tensor_is_resumed_or_refused(
+    stopped: tuple[Path, dict[str, Any]], made: Path, tmp_path: Path
+) -> None:
+    run, config = stopped
+    (source,) = (run / "checkpoints").iterdir()
+    whole = safetensors.torch.load_file(source / "tensors.safetensors")
+    assert any(name.startswith("sampler.") for name in whole)
+    dataset, refused = xclass.open_dataset(made / "dataset"), 0
+    for name, tensor in whole.items():
+        for number, (what, other) in enumerate((*tensors_instead_of(torch.atleast_1d(tensor)), ("missing", None))):
+            place = Path(shutil.copytree(run, tmp_path / f"{name} {number}"))
+            (checkpoint,) = (place / "checkpoints").iterdir()
+            kept = {key: value for key, value in whole.items() if key != name}
+            tensors = kept if other is None else {**kept, name: other.contiguous()}
+            safetensors.torch.save_file(tensors, checkpoint / "tensors.safetensors")
+            bind(checkpoint, "tensors.safetensors")
+            try:
+                train_run(dataset, xclass.run.resolve_config(config), place, resume=True)
+            except XclassError:
+                refused += 1
+            except Exception as error:  # noqa: BLE001  that is what is looked for
+                pytest.fail(f"{name} {what}: {error!r}")
+    assert refused >= 3 * len(whole)
+
+
+def test_what_a_run_was_started_with_is_changed(made: Path, tmp_path: Path) -> None:
+    source, dataset = made / "run", xclass.open_dataset(made / "dataset")
+    started = json.loads((source / "started.json").read_text())
+    for number, (name, value) in enumerate(altered(started)):
+        place = Path(shutil.copytree(source, tmp_path / str(number)))
+        (place / "run.json").unlink()
+        (place / "started.json").write_text(json.dumps(value))
+        try:
+            train_run(dataset, xclass.run.resolve_config(CONFIG), place, resume=True)
+            assert name.startswith("dataset: '"), name
+        except XclassError:
+            continue
+        except Exception as error:  # noqa: BLE001  that is what is looked for
+            pytest.fail(f"{name}: {error!r}")

@@ -27,7 +27,7 @@ FLOORS = {
     "report": 7, "testing": 7, "document_scorers": 7, "run_config": 7, "filtered_search": 7, "predictions": 7,
     "probabilities": 6,
     "build": 8,
-    "launching": 9, "run": 9, "estimate": 9, "growth": 9,
+    "run_directory": 8, "launching": 9, "run": 9, "estimate": 9, "growth": 9,
     "recommender": 10, "inspection": 10, "doctor": 10,
     "demo": 11, "batch": 11, "indexing": 11, "ray_retrieval": 11, "export": 11, "compare": 11, "contest": 11, "cli": 12, "__init__": 12, "__main__": 13,
 }  # fmt: skip
@@ -43,6 +43,7 @@ SIBLINGS = {
     ("types", "errors"),
     ("config", "errors"),
     ("progress", "streams"),
+    ("run_directory", "build"),
     ("run", "estimate"),
     ("run", "launching"),
     ("launching", "estimate"),

@@ -11,6 +11,7 @@ from xclass.data.ingest import ingest
 from xclass.data.planted import best_recall
 from xclass.errors import ArtefactError
 from xclass.evaluate import metrics_at
+from xclass.files import A_DIRECTORY, atomic_file, check_target
 from xclass.frames import scan_parquet
 from xclass.index import IndexConfig
 from xclass.indexing import index_run
@@ -60,10 +61,12 @@ def run_demo(out: Path) -> dict[str, Any]:
         ArtefactError: ``out`` is there already.
     """
     out = Path(out)
+    check_target(out, A_DIRECTORY)
     if out.exists() and any(out.iterdir()):
         raise ArtefactError("this directory is not empty", where=out, do="choose another --out, or remove it first")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "demo.toml").write_text(CONFIG, encoding="utf-8")
+    with atomic_file(out / "demo.toml") as temporary:
+        temporary.write_text(CONFIG, encoding="utf-8")
     say(f"$ xclass ingest {SOURCE} --out {out / 'dataset'}")
     dataset = ingest(SOURCE, out / "dataset")
     say(f"$ xclass train {out / 'dataset'} --config {out / 'demo.toml'} --out {out / 'run'}")

@@ -13,10 +13,10 @@ from xclass.estimate import check_fit
 from xclass.files import A_DIRECTORY, check_target, locked
 from xclass.metrics import PERPLEXITY
 from xclass.run_config import RunConfig
+from xclass.run_directory import MANIFEST
 from xclass.training.board import require_tensorboard
 from xclass.training.mining import hard_parts
 
-MANIFEST = "run.json"
 ONE = "train it in one process, without torchrun"
 
 

@@ -13,6 +13,8 @@ from xclass.errors import ArtefactError
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 62)]
 
+Metric = Annotated[float, pydantic.AllowInfNan(True)]  # a figure that was measured, which may not be finite
+
 
 class Record(pydantic.BaseModel):
     """Base of what a JSON file of ours holds. Strict types, finite numbers; keys that nobody reads are passed over."""

@@ -179,13 +179,14 @@ def check_offsets(offsets: Tensor, size: int, what: str) -> None:
             wanted="an int64 vector of B+1 entries",
             got=f"{offsets.dtype} of shape {tuple(offsets.shape)}",
         )
-    if int(offsets[0]) != 0 or int(offsets[-1]) != size:
+    numbers = offsets.cpu().numpy()
+    if numbers[0] != 0 or numbers[-1] != size:
         raise InputError(
             what=f"{what} offsets do not span the values",
             wanted=f"offsets from 0 to {size}",
-            got=f"offsets from {int(offsets[0])} to {int(offsets[-1])}",
+            got=f"offsets from {numbers[0]} to {numbers[-1]}",
         )
-    if bool((offsets[1:] < offsets[:-1]).any()):
+    if (numbers[1:] < numbers[:-1]).any():
         raise InputError(what=f"{what} offsets fall", wanted="offsets that never fall")
 
 

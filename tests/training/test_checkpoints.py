@@ -24,7 +24,7 @@ from xclass.errors import ArtefactError, Interrupted
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.training import checkpoint
 from xclass.training.checkpoint import MANIFEST, CheckpointStore, Content, checkpoint_name, read_state
-from xclass.training.log import MetricsLog
+from xclass.training.log import MetricsLog, cut_after
 from xclass.training.loop import Trainer
 
 ROWS = {"item": ["table.item.weight"]}
@@ -449,3 +449,25 @@ def test_records_wait_while_the_disk_is_full(tmp_path: Path, capsys: pytest.Capt
         log.write({"step": 3})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     assert capsys.readouterr().err.count("No space left") == 1
+
+
+def test_damaged_records_are_dropped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = [b'{"step": 1, "train_s": 0.5, "loss": NaN}', b'{"step": 2, "valid": {"recall@20": 0.25}}']
+    bad = [
+        b"\xff",
+        b"null",
+        b"[1]",
+        b'{"step": "1"}',
+        b'{"step": 1e400}',
+        b'{"loss": 1}',
+        b"[" * 100_000,
+        b'{"step": 3',
+        b'{"step": -1}',
+    ]
+    path.write_bytes(b"\n".join([good[0], *bad, good[1], b'{"step": 9}']) + b"\n")
+    kept = cut_after(path, 5)
+    assert [record["step"] for record in kept] == [1, 2]
+    assert path.read_bytes().splitlines() == good
+    assert f"{len(bad)} cut or damaged lines are dropped" in capsys.readouterr().err
+    assert cut_after(path, 5)[1] == kept[1] and capsys.readouterr().err == ""

@@ -180,6 +180,7 @@ class _Table:
                 quote_char='"' if quoted else None,
                 schema=self._schema,
                 columns=self._places,
+                glob=False,
                 empty_string_is_null=False,
             )
         except pl.exceptions.PolarsError:

@@ -13,10 +13,21 @@ import pydantic_core
 
 from xclass.manifest import atomic_file
 from xclass.progress import say
+from xclass.records import Count, Metric, Record
 from xclass.training.board import FOLDER, Board
 
 GROWN = "grown"
 PHASES = ("load", "sample", "pull", "loss", "push")
+
+
+class LogRecord(Record):
+    """What every record holds of what is read again."""
+
+    step: Count
+    event: str | None = None
+    train_s: Metric = 0.0
+    positives_per_s: Metric | None = None
+    valid: dict[str, Metric] | None = None
 
 
 class PhaseClock:
@@ -174,10 +185,9 @@ def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines()
-    records = [record for record in map(_record, lines) if record is not None]
-    if len(records) < len(lines):
-        say(f"{path}: {len(lines) - len(records):,} cut or damaged lines are dropped")
+    records, damaged = read_log(path)
+    if damaged:
+        say(f"{path}: {damaged:,} cut or damaged lines are dropped")
     grown = [number for number, record in enumerate(records, 1) if record.get("event") == GROWN]
     before = grown[-1] if grown else 0  # records before the run was last grown: its steps are counted anew from there
     kept = records[:before] + [record for record in records[before:] if _is_before(record, first_step)]
@@ -186,13 +196,21 @@ def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
     return kept
 
 
+def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a file, and how many of its lines are none."""
+    lines = path.read_bytes().splitlines()
+    records = [record for record in map(_record, lines) if record is not None]
+    return records, len(lines) - len(records)
+
+
 def _record(line: bytes) -> dict[str, Any] | None:
     """A line of the file; None when it is no record."""
     try:
-        found = pydantic_core.from_json(line)
+        found: dict[str, Any] = pydantic_core.from_json(line)
+        LogRecord.model_validate(found)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and type(found.get("step")) is int else None
+    return found
 
 
 def _is_before(record: dict[str, Any], first_step: int) -> bool:

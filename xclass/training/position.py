@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
-from xclass.records import Count, Record, check_record
+from xclass.records import Count, Metric, Record, check_record
 from xclass.training.log import PHASES
-
-Metric = Annotated[float, pydantic.AllowInfNan(True)]
 
 
 class PositionRecord(Record):
