@@ -23,6 +23,8 @@ Positive = Annotated[int, pydantic.Field(ge=1, le=MOST)]
 """How many, at least one."""
 Dimension = Annotated[int, pydantic.Field(ge=1, le=1 << 16)]
 """Of vectors and layers."""
+Dimensions = Annotated[tuple[Dimension, ...], pydantic.Field(max_length=64)]
+"""Of layers, one after the other."""
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
 """Of everything random."""
 Number = Annotated[float, pydantic.Field(ge=-LARGEST, le=LARGEST)]

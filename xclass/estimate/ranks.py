@@ -49,6 +49,7 @@ from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
 from xclass.estimate.memory import (
     BATCH,
+    CANDIDATES,
     LOADER,
     Job,
     asked_rows,
@@ -295,7 +296,7 @@ def _measured(parts: list[Part], alone: list[Part], rates: Rates, device: torch.
     place: Place = "accelerator" if device.type == "cuda" else "memory"
     there = {"memory": rates.batch_bytes, "accelerator": rates.accelerator_batch_bytes}
     guessed = by_component(parts, place).get(BATCH, 0) - by_component(alone, place).get(BATCH, 0)
-    kept = [part for part in parts if part.component not in (BATCH, LOADER)]
+    kept = [part for part in parts if part.component not in (BATCH, CANDIDATES, LOADER)]
     there[place] = max(there[place] + guessed, 0)
     return [
         *kept,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
-from xclass.config import MOST, Config, Count, Dimension, Number, Positive
+from xclass.config import MOST, Config, Count, Dimension, Dimensions, Number, Positive
 from xclass.heads.bands import band_edges
 from xclass.towers.item_texts import CORRECTION
 
@@ -32,16 +32,16 @@ class HeadConfig(Config):
     """hierarchical: how many nodes of a level a search keeps; at least the length of the lists that are asked for."""
     cluster_by: str = "pairs"
     """hierarchical, clustered: pairs, which items have the same queries; or the name of the items' features."""
-    cuts: tuple[Number, ...] = ()
+    cuts: Annotated[tuple[Number, ...], pydantic.Field(max_length=64)] = ()
     """differentiated, adaptive: where each band after the first begins, as a share of the items, which are in the
     order of their train counts: (0.05, 0.25) makes bands of 5%, 20% and 75%."""
-    dims: tuple[Dimension, ...] = ()
+    dims: Dimensions = ()
     """differentiated: dimensions of each band, model.embedding_dim together; adaptive: of each band but the first."""
-    filters: tuple[Count, ...] = (32, 64, 64, 64, 64)
+    filters: tuple[Annotated[int, pydantic.Field(ge=0, le=1 << 16)], ...] = (32, 64, 64, 64, 64)
     """cnn: how many filters read 1, 2, 3, … bytes of the text at a time."""
     symbol_dim: Dimension = 16
     """cnn: dimensions of the vector of a byte."""
-    highway: Count = 1
+    highway: int = pydantic.Field(1, ge=0, le=64)
     """cnn: highway layers behind the filters."""
     correction: Count = 0
     """cnn: dimensions of a vector of its own for each item, which tells items of like spelling apart; 0 for none."""

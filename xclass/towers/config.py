@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config, Count, Dimension, Power
+from xclass.config import Config, Count, Dimensions, Power
 
 QueryKind = Literal[
     "id", "history", "context", "id+history", "features", "id+features", "history+features", "id+history+features"
@@ -49,7 +49,7 @@ class QueryTowerConfig(Config):
     """The power in history_weights = "degree"."""
     share_item_table: bool = False
     """The history reads the head's item table instead of one of its own."""
-    hidden: tuple[Dimension, ...] = ()
+    hidden: Dimensions = ()
     """Widths of a residual MLP at the end of the tower; empty for none."""
     context: ContextConfig = ContextConfig()
     """Of kind = "context"."""
@@ -81,7 +81,7 @@ class ItemTowerConfig(Config):
     items without a train pair; both, added."""
     share_feature_table: bool = False
     """Items read the rows of the query's features of the same name: one vocabulary for documents and labels."""
-    hidden: tuple[Dimension, ...] = ()
+    hidden: Dimensions = ()
     """Widths of a residual MLP at the end of the tower; empty for none."""
     features: FeatureConfig = FeatureConfig()
     """Of the item's features."""
