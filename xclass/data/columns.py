@@ -49,7 +49,7 @@ class Columns:
     """The columns of one file and their meaning.
 
     names: every column, in the file's order. quoted: whether a csv file may quote its fields. lists: the meanings whose
-    column holds lists. fractions: whether times have fractions.
+    column holds lists. dates: whether times are dates in text.
     """
 
     query: str
@@ -63,7 +63,7 @@ class Columns:
     separator: str = ","
     quoted: bool = True
     lists: tuple[str, ...] = ()
-    fractions: bool = False
+    dates: bool = False
 
     def used(self) -> dict[str, str]:
         """Meaning to column name, of those that are there."""

@@ -7,33 +7,32 @@ which reads it or names the line that is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from xclass.data.diagnosis import ragged
-from xclass.data.text import UTF8_MARK, Lines, lone_return, open_binary, readable, split_line
+from xclass.data.text import SEPARATORS, UTF8_MARK, Lines, lone_return, open_binary, readable, split_line
 from xclass.errors import DataError
 
 BLOCK_BYTES = 1 << 24
 ROWS_PER_FRAME = 1 << 16
+SAMPLED_RECORDS = 100
 QUOTED_VALUE = re.compile(rb'(?:"[^"]*")+')
 CONTROL_BYTES = [bytes([code]) for code in range(0x1F, 0, -1) if code not in b"\t\n\r"]
+DOUBLE = 'double the quotes inside a value ("") or quote the whole value'
+QUOTING: dict[bool, Literal[0, 3]] = {True: csv.QUOTE_MINIMAL, False: csv.QUOTE_NONE}
 # What csv says (part of it) → what it means, what to do.
 CSV_ERRORS = {
-    "unexpected end": (
-        "a quoted value is not closed",
-        'double the quotes inside a value ("") or quote the whole value',
-    ),
-    "expected after": (
-        "a quoted value goes on after its closing quote",
-        'double the quotes inside a value ("") or quote the whole value',
-    ),
+    "unexpected end": ("a quoted value is not closed", DOUBLE),
+    "expected after": ("a quoted value goes on after its closing quote", DOUBLE),
     "field limit": (
         f"a value is longer than {csv.field_size_limit():,} characters",
         "check that its closing quote is there",
@@ -81,6 +80,36 @@ def blocks(
             yield from table.read_records(block, lines) if rows is None else [rows]
 
 
+def sample(path: Path, separator: str, quoted: bool, most: int) -> list[list[str]]:
+    """The first records of a file, ``most`` at most; DataError as for :func:`blocks`."""
+    found = numbered_records(path, separator, quoted)
+    with contextlib.closing(found):
+        return [fields for _, fields in itertools.islice(found, most)]
+
+
+def find_separator(path: Path, first: str, quoted: bool) -> str:
+    """The separator that cuts the first hundred records into the same number of values, two or more.
+
+    The first of SEPARATORS wins. Where none does, the first that cuts the line ``first`` at all, else the comma: the
+    file is ragged and will be told so.
+    """
+    cutting = [separator for separator in SEPARATORS if len(split_line(first, separator)) > 1]
+    for separator in cutting:
+        try:
+            widths = {len(fields) for fields in sample(path, separator, quoted, SAMPLED_RECORDS)}
+        except DataError:
+            continue
+        if len(widths) == 1 and widths != {1}:
+            return separator
+    return cutting[0] if cutting else ","
+
+
+def numbered_records(path: Path, separator: str, quoted: bool) -> Generator[tuple[int, list[str]]]:
+    """:func:`records` of a whole file."""
+    with open_binary(path) as file, readable(path):
+        yield from records(Lines(file, path), separator, quoted, path)
+
+
 def records(
     lines: Iterator[tuple[int, str]], separator: str, quoted: bool, path: Path
 ) -> Iterator[tuple[int, list[str]]]:
@@ -105,8 +134,7 @@ def records(
             start = start or number
             yield line
 
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(plain(), delimiter=separator, quoting=quoting, strict=True)
+    reader = csv.reader(plain(), csv.excel, delimiter=separator, quoting=QUOTING[quoted], strict=True)
     try:
         for record in reader:
             if record:

@@ -14,11 +14,12 @@ import polars as pl
 from xclass.data import text
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
-from xclass.frames import parquet_schema, scan_ndjson, scan_parquet
+from xclass.frames import parquet_schema, scan_parquet
 from xclass.progress import say
 
 SAMPLE = 1000
 ROWS_PER_BLOCK = 4096
+BLOCK_BYTES = 1 << 22
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 WHOLE_TEXT = ("text",)
@@ -90,8 +91,8 @@ def read_rows(path: Path, columns: TextColumns, wanted: Sequence[str]) -> Iterat
         DataError: the first row that is wrong.
     """
     try:
-        frame = _scan(path, columns).select(_expression(name, columns) for name in wanted)
-        for block in frame.collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True):
+        for frame in _frames(path, columns):
+            block = frame.select(_expression(name, columns) for name in wanted)
             if any(block[name].null_count() for name in wanted if name != "labels"):
                 raise _diagnosed(path, columns)
             if "labels" in wanted and not block["labels"].explode(empty_as_null=False).is_null().any():
@@ -123,16 +124,21 @@ def _expression(name: str, columns: TextColumns) -> pl.Expr:
     return labels.cast(pl.List(pl.String)).fill_null([]).list.eval(pl.element().replace("", None)).alias("labels")
 
 
-def _scan(path: Path, columns: TextColumns) -> pl.LazyFrame:
+def _frames(path: Path, columns: TextColumns) -> Iterator[pl.DataFrame]:
+    """The used columns, block after block."""
     if _suffix(path) in PARQUET_SUFFIXES:
-        return scan_parquet(path)
+        names = {*columns.texts, columns.label, columns.id} - {None}
+        frame = scan_parquet(path).select(names)
+        yield from frame.collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True)
+        return
     schema: dict[str, Any] = dict.fromkeys(columns.texts, pl.String)
     if columns.label is not None:
         inner = pl.Int64 if columns.labels_whole else pl.String
         schema[columns.label] = pl.List(inner) if columns.labels_listed else inner
     if columns.id is not None:
         schema[columns.id] = pl.Int64 if columns.ids_whole else pl.String
-    return scan_ndjson(path, schema=schema)
+    for block in text.whole_lines(path, BLOCK_BYTES):
+        yield pl.read_ndjson(block, schema=schema)
 
 
 def _kinds(path: Path) -> dict[str, str]:
@@ -274,4 +280,4 @@ def _wanted(whole: bool) -> str:
 
 
 def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+    return Path(text.plain_name(path)).suffix.lower()

@@ -1,16 +1,17 @@
 """The formats that ingest reads: how a file's columns are found, how it is read, how its bad line is found.
 
-A format has four functions over one file:
+A format has three functions over one file:
 
     columns(path, options) -> Columns      the names and their meaning, from the file's first lines or its schema
-    read(path, columns) -> pl.LazyFrame    columns query, item[, weight][, time]; ids as strings, a row per pair. A null
-                                           item is a query without items; a missing id is "" or a null query
-    looks_wrong(path, columns) -> bool     something that ``read`` lets pass needs ``diagnose``
+    read(path, columns) -> Iterator[frame] columns query, item[, weight][, time]; ids as strings, a row per pair. A null
+                                           item is a query without items; a missing id is "" or a null query. Weights
+                                           are Float64; times are numbers, or the text of numbers; null: not a number
     diagnose(path, columns) -> None        raises the DataError of the first bad line; returns when nothing is wrong
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -33,12 +34,8 @@ class Format(Protocol):
         """Names and meaning of the columns."""
         ...
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
-        """The pairs, lazily."""
-        ...
-
-    def looks_wrong(self, path: Path, columns: Columns) -> bool:
-        """Whether ``diagnose`` is needed although reading may succeed."""
+    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+        """The pairs, block after block."""
         ...
 
     def diagnose(self, path: Path, columns: Columns) -> None:
@@ -73,7 +70,7 @@ def find_format(name: str, path: Path) -> str:
     if name != "auto":
         lookup("format", name, {"auto": None, **FORMATS}, where="--format")
         return name
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = Path(text.plain_name(path)).suffix.lower()
     return SUFFIXES.get(suffix) or _from_lines(text.head(path)[:1000], path)
 
 

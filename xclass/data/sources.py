@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xclass.data.text import plain_name
 from xclass.errors import DataError
 
 PARTS = ("train", "valid", "test")
@@ -47,7 +48,7 @@ def part_name(path: Path) -> str | None:
     >>> part_name(Path("train.csv")), part_name(Path("ml-1m.valid.inter")), part_name(Path("train_extra.csv"))
     ('train', 'valid', None)
     """
-    stems = path.name.removeprefix("split=").removesuffix(".gz").split(".")
+    stems = plain_name(path).removeprefix("split=").split(".")
     if len(stems) == 1:
         return PART_NAMES.get(stems[0])
     return PART_NAMES.get(stems[0]) if len(stems) == 2 else PART_NAMES.get(stems[-2])

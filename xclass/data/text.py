@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+import polars as pl
 
 from xclass.errors import DataError
 
@@ -24,6 +25,8 @@ else:
 HEAD_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 23
 CLOSING_BYTES = 1 << 17
+# A panic of Polars on a damaged file is no Exception.
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 UTF8_MARK = b"\xef\xbb\xbf"
 # How the first bytes of what is no UTF-8 text begin, what it is, and what to do.
@@ -55,29 +58,19 @@ def open_binary(path: Path) -> IO[bytes]:
         DataError: it can't be opened, is a pipe or a device, or holds UTF-16 or what another program compressed.
     """
     check_regular(path)
-    try:
-        file = OPENERS.get(path.suffix.lower(), _open_plain)(path)
-        with contextlib.ExitStack() as at_error, readable(path):
-            at_error.callback(file.close)
-            first = file.read(LONGEST_MARK)
-            _check_text(first, path)
-            file.seek(len(UTF8_MARK) if first.startswith(UTF8_MARK) else 0)
-            at_error.pop_all()
-    except OSError as error:
-        raise DataError(
-            "this file can't be read", where=path, got=error.strerror, do="check the path and its rights"
-        ) from None
+    with contextlib.ExitStack() as stack, readable(path):
+        file = stack.enter_context(OPENERS.get(path.suffix.lower(), _open_plain)(path))
+        first = file.read(LONGEST_MARK)
+        _check_text(first, path)
+        file.seek(len(UTF8_MARK) if first.startswith(UTF8_MARK) else 0)
+        stack.pop_all()
     return file
 
 
 def check_regular(path: Path) -> None:
     """DataError for a pipe, a socket or a device: reading one may never end, and none can be read twice."""
-    try:
+    with readable(path):
         mode = path.stat().st_mode
-    except OSError as error:
-        raise DataError(
-            "this file can't be read", where=path, got=error.strerror, do="check the path and its rights"
-        ) from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = next((name for holds, name in KINDS if holds(mode)), "special file")
         raise DataError(
@@ -102,14 +95,15 @@ def head(path: Path) -> list[str]:
     """
     with open_binary(path) as file, readable(path):
         raw = file.read(HEAD_BYTES)
-    if not raw.strip():
-        raise DataError("this file is empty", where=path, wanted="at least one row")
     if b"\r" in raw and b"\n" not in raw:
         raise lone_return(path, 1)
     if len(raw) == HEAD_BYTES:
         raw = raw[: raw.rfind(b"\n") + 1] or raw
     lines = [_decode(line, path, number).rstrip("\r\n") for number, line in enumerate(raw.split(b"\n"), 1)]
-    return [line for line in lines if line.strip()]
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise DataError("this file is empty", where=path, wanted="at least one row")
+    return lines
 
 
 class Lines:
@@ -184,6 +178,22 @@ def whole_lines(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
             yield block
 
 
+def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[pl.Series]:
+    """The lines without their ends, as strings, in blocks of about so many bytes.
+
+    Raises:
+        DataError: names the first line that is not UTF-8, or that holds a carriage return before its end.
+    """
+    number = 1
+    for block in whole_lines(path, block_bytes):
+        plain = block.replace(b"\r\n", b"\n") if b"\r" in block else block
+        if b"\r" in plain:
+            raise lone_return(path, number + plain.count(b"\n", 0, plain.index(b"\r")))
+        lines = pl.Series("line", [plain[:-1].decode()]).str.split("\n").explode()
+        number += len(lines)
+        yield lines
+
+
 def split_line(line: str, separator: str) -> list[str]:
     """The fields of a line without quotes; " " is any run of blanks.
 
@@ -221,7 +231,10 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        raise DataError("this file can't be read", where=path, got=str(error), do="check that it is whole") from None
+        got = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            "this file can't be read", where=path, got=got, do="check the path and its rights, and that it is whole"
+        ) from None
 
 
 def lone_return(path: Path, number: int) -> DataError:
