@@ -45,6 +45,8 @@ def in_blocks(path: Path, known: IdMap | None = None) -> list[tuple[str, list[st
         (["sku", "u2"], ["sku", "u2"]),  # no usual name
         (["query_id", "u1"], ["u1"]),
         (["User_ID", "u1"], ["u1"]),
+        (["itemId", "u1"], ["u1"]),
+        (["user", "u1"], ["u1"]),
         (["item", "u1"], ["item", "u1"]),  # a usual name, and an id that is known
         (['"query_id"', "u1"], ["u1"]),
         (['"u ""1"""', "u2"], ['u "1"', "u2"]),
