@@ -1,7 +1,8 @@
 """Files given to commands, opened alike: their endings, .gz and .zst, tables of CSV, TSV and Parquet, JSON objects.
 
 A file of one column need not have a header: its first line is one only if it is a usual column name (:data:`HEADERS`,
-in any case, with any blanks, "_" or "-") and no id that is known. Every other table starts with the names of its columns.
+in any case, with any blanks, "_" or "-") and no id that is known. Every other table starts with the names of its
+columns.
 """
 
 from __future__ import annotations
