@@ -51,7 +51,7 @@ def compare_runs(
 
 
 def compare_predictions(
-    predictions: Sequence[Path | str],
+    predictions: Sequence[Rows],
     truth: Rows,
     k: Sequence[int] | int = (10, 20),
     metrics: Sequence[MetricName] | None = None,
@@ -63,18 +63,20 @@ def compare_predictions(
 ) -> Comparison:
     """Measure files of predictions against one truth, and compare each with the first.
 
-    See :func:`xclass.predictions.evaluate_predictions` for the files.
+    See :func:`xclass.predictions.evaluate_predictions` for the files. Tables in memory are called "table 1", …
     """
     _check_enough(predictions)
     found: dict[str, Evaluation] = {}
-    for name, path in zip(distinct_names([str(path) for path in predictions]), predictions, strict=True):
+    called = [str(each) if isinstance(each, str | Path) else f"table {n}" for n, each in enumerate(predictions, 1)]
+    for name, path in zip(distinct_names(called), predictions, strict=True):
         say(f"measuring {name}")
         found[name] = evaluate_predictions(path, truth, k, metrics, train=train, num_items=num_items)
     return compare_evaluations(found, resamples, seed)
 
 
-def _check_enough(paths: Sequence[Path | str]) -> None:
-    if isinstance(paths, str | Path):
-        raise InputError("a list of paths is wanted", wanted=f'["{paths}", …]', got=repr(paths))
-    if len(paths) < 2:
-        raise InputError("there is nothing to compare", wanted="two or more", got=len(paths))
+def _check_enough(given: Sequence[object]) -> None:
+    if not isinstance(given, list | tuple):
+        got = repr(given)[:80]
+        raise InputError("a list of paths or tables is wanted", wanted="[first, second, …]", got=got)
+    if len(given) < 2:
+        raise InputError("there is nothing to compare", wanted="two or more", got=len(given))

@@ -45,6 +45,8 @@ def in_blocks(path: Path, known: IdMap | None = None) -> list[tuple[str, list[st
         (["sku", "u2"], ["sku", "u2"]),  # no usual name
         (["query_id", "u1"], ["u1"]),
         (["User_ID", "u1"], ["u1"]),
+        (["itemId", "u1"], ["u1"]),
+        (["user", "u1"], ["u1"]),
         (["item", "u1"], ["item", "u1"]),  # a usual name, and an id that is known
         (['"query_id"', "u1"], ["u1"]),
         (['"u ""1"""', "u2"], ['u "1"', "u2"]),
@@ -137,7 +139,7 @@ def test_inch_marks_are_read_as_csv_reads_them(tmp_path: Path) -> None:
 def test_damage_is_one_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    for read in (read_query_file, in_blocks):
+    for read in (read_query_file, in_blocks, *([count_queries] if "can't" in message else [])):
         with pytest.raises(DataError, match=message) as error:
             read(path)
         assert name in str(error.value)

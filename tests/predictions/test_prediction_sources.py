@@ -142,6 +142,17 @@ def test_tables_in_memory() -> None:
             measured(nothing, TRUTH)
 
 
+def test_tables_are_compared(tmp_path: Path) -> None:
+    better = PREDICTIONS.filter(pl.col("item_id") != "a")
+    better.write_parquet(tmp_path / "better.parquet")
+    compared = xclass.compare_predictions([PREDICTIONS, better, tmp_path / "better.parquet"], TRUTH, 1)
+    names = list(compared.runs)
+    assert [str(name).split("/")[-1] for name in names] == ["table 1", "table 2", "better.parquet"]
+    for alone in (PREDICTIONS, str(tmp_path), None):
+        with pytest.raises(InputError, match="a list of paths or tables"):
+            xclass.compare_predictions(alone, TRUTH)
+
+
 def test_pandas_and_arrow_where_they_are_installed() -> None:
     pandas = pytest.importorskip("pandas")
     arrow = pytest.importorskip("pyarrow")
@@ -183,6 +194,7 @@ def test_integers_of_a_table_in_json_stay_integers(tmp_path: Path) -> None:
         ("p.jsonl", '{"query_id": "q1", "item_id": true, "rank": 1}\n', "p.jsonl:1: item_id is of the wrong type"),
         ("p.jsonl", '{"query_id": ["q1"], "item_id": "a", "rank": 1}\n', "query_id is of the wrong type"),
         ("p.jsonl", '{"query_id": "q1", "item_id": "a", "rank": "1"}\n', "rank is of the wrong type"),
+        ("p.jsonl", '{"query_id": "q1", "rank": 1}\n', r"(?s)a column is missing.*item_id"),
         ("p.jsonl", '{"query_id": "q1", "item_id": null, "rank": 1}\n', "null in row 1"),
         ("p.jsonl", r'{"query_id": "q1", "item_id": "\ud800", "rank": 1}', "no Unicode text"),
         ("p.jsonl", "[" * 100_000, "p.jsonl:1: this line is not JSON"),

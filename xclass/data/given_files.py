@@ -1,13 +1,15 @@
 """Files given to commands, opened alike: their endings, .gz and .zst, tables of CSV, TSV and Parquet, JSON objects.
 
-A file of one column need not have a header: its first line is one only if it is a usual column name (:data:`HEADERS`)
-and no id that is known. Every other table starts with the names of its columns.
+A file of one column need not have a header: its first line is one only if it is a usual column name (:data:`HEADERS`,
+in any case, with any blanks, "_" or "-") and no id that is known. Every other table starts with the names of its
+columns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,13 +21,13 @@ from xclass import frames
 from xclass.data.columns import USUAL_NAMES
 from xclass.data.delimited import blocks
 from xclass.data.lookup import IdMap
-from xclass.data.text import BLOCK_BYTES, open_binary
+from xclass.data.text import BLOCK_BYTES, open_binary, readable
 from xclass.errors import DataError
 from xclass.files import scratch_directory
 
 COMPRESSED = (".gz", ".zst")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-HEADERS = {*USUAL_NAMES["query"], *USUAL_NAMES["item"], "id", "ids", "query_ids", "user_ids", "text"}
+HEADERS = {name.replace("_", "") for role in ("query", "item") for name in USUAL_NAMES[role]} | {"id", "ids", "text"}
 BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeError, OSError)
 
 
@@ -85,7 +87,8 @@ def delimited(path: Path, ending: str, known: IdMap | None = None) -> Iterator[p
 
 
 def _is_header(only: str, known: IdMap | None) -> bool:
-    return only.strip().lower() in HEADERS and (known is None or int(known.numbers([only])[0]) < 0)
+    plain = re.sub(r"[\s_-]", "", only).lower()
+    return plain in HEADERS and (known is None or int(known.numbers([only])[0]) < 0)
 
 
 @contextlib.contextmanager
@@ -114,7 +117,7 @@ def read_table(path: Path, ending: str, known: IdMap | None = None) -> pl.DataFr
 
 def count_lines(path: Path) -> int:
     """How many lines end in the file."""
-    with open_binary(path) as file:
+    with open_binary(path) as file, readable(path):
         return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 

@@ -143,7 +143,8 @@ def _of_files(path: Path, folder: Path) -> pl.LazyFrame:
         if not parts:
             return pl.LazyFrame(schema=dict.fromkeys(IDS, pl.String) | dict.fromkeys(NUMBERS, pl.Float64))
         frame = scan_parquet(parts, path)
-        return frame.with_columns(pl.col(name).cast(pl.Int64) for name in sorted(reader.integers))
+        integers = [name for name in frame.collect_schema().names() if name in reader.integers]
+        return frame.with_columns(pl.col(name).cast(pl.Int64) for name in integers)
 
 
 def _files_of(directory: Path) -> list[Path]:
