@@ -87,6 +87,15 @@ def sample(path: Path, separator: str, quoted: bool, most: int) -> list[list[str
         return [fields for _, fields in itertools.islice(found, most)]
 
 
+def cut_lines(lines: list[str], separator: str, path: Path) -> list[list[str]]:
+    """The records of the first lines of a file, up to one that is cut or wrong; at least one, however it reads."""
+    rows = []
+    with contextlib.suppress(DataError):
+        for _, fields in records(enumerate((line + "\n" for line in lines), 1), separator, True, path):
+            rows.append(fields)
+    return rows or [split_line(lines[0], separator)]
+
+
 def numbered_records(path: Path, separator: str, quoted: bool) -> Generator[tuple[int, list[str]]]:
     """:func:`records` of a whole file."""
     with open_binary(path) as file, readable(path):

@@ -9,7 +9,6 @@ Where two formats explain the files and would read different pairs, nothing is g
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from xclass.data import text
 from xclass.data.columns import names_a_pair
+from xclass.data.delimited import cut_lines
 from xclass.data.options import IngestOptions
 from xclass.data.times import are_times
 from xclass.errors import DataError
@@ -27,7 +27,6 @@ ENOUGH = 10  # lines, before repetition or the lack of it says something
 FEW_VALUES = 10
 WEAK = (",", ";", "|")  # often stand inside a value, too
 MAGIC = {b"PAR1": "parquet"}
-QUOTED = re.compile(r'"[^"]*"')
 READINGS = {
     "csv": lambda row: f"query {row[0]}, item {row[1]}" + (f", further columns {_listed(row[2:])}" if row[2:] else ""),
     "adjacency": lambda row: f"query {row[0]} with items {_listed(row[1:])}",
@@ -206,8 +205,7 @@ def _unclear(sample: Sample, formats: list[str]) -> DataError:
 
 def _by_strength(lines: list[str], path: Path) -> list[str]:
     """The separators that make a table of the lines, the likeliest first."""
-    bare = [QUOTED.sub("", line) for line in lines]
-    rows = {mark: [text.split_line(line, mark) for line in bare] for mark in text.SEPARATORS}
+    rows = {mark: cut_lines(lines, mark, path) for mark in text.SEPARATORS}
     naming = [mark for mark in rows if names_a_pair(text.split_line(lines[0].replace('"', ""), mark))]
     even = [mark for mark in rows if _width(rows[mark]) is not None]
     unsure = [mark for mark in even if mark in WEAK]
@@ -218,7 +216,7 @@ def _by_strength(lines: list[str], path: Path) -> list[str]:
             got=lines[0][:80],
             do=f'pass --separator "{unsure[0]}" or --separator "{unsure[1]}"',
         )
-    repeated = [mark for mark in rows if len({row[0] for row in rows[mark]}) < len(lines)]
+    repeated = [mark for mark in rows if len({row[0] for row in rows[mark]}) < len(rows[mark])]
     nearly = [mark for mark in repeated if mark != " " and _width(rows[mark], nearly=True) is not None]
     strong = [mark for mark in even if mark != " "]
     return list(dict.fromkeys([*naming, *strong, *nearly, *even]))

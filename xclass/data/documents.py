@@ -41,7 +41,7 @@ def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) 
     split, raw = _checked_split(source, options), source.form == "text"
     with scratch_directory(out) as folder, FeatureSpool(folder) as spool:
         labels = LabelTexts.find(source, options)
-        read = read_texts(source, options, labels.ids) if raw else read_documents(source, options, spool)
+        read = read_texts(source, options, labels.ids, labels.file) if raw else read_documents(source, options, spool)
         if not read.lengths.sum():
             raise DataError("no document has a label", where=source.folder, do="check that this is the right file")
         parts = document_parts(read, split, options, source)

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from xclass.data.document_blocks import MOST_NUMBERS, Documents, Layout
 from xclass.data.options import IngestOptions
 from xclass.data.sparse import Sparse
+from xclass.data.text import check_regular
 from xclass.errors import DataError
 
 VALUES_PER_BLOCK = 1 << 20
@@ -74,6 +75,7 @@ class Matrix:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_regular(path)
         try:
             self._file = zipfile.ZipFile(path)
             kind = bytes(self._whole("format")).decode("utf-8", "replace") if "format.npy" in self._names() else "?"

@@ -144,6 +144,7 @@ def _frames(path: Path, columns: TextColumns) -> Iterator[pl.DataFrame]:
 def _kinds(path: Path) -> dict[str, str]:
     """Column → string, int, float, list of string, …, from the first rows or the file's schema."""
     if _suffix(path) in PARQUET_SUFFIXES:
+        text.check_regular(path)
         try:
             return {name: _polars_kind(kind) for name, kind in parquet_schema(path).items()}
         except (pl.exceptions.PolarsError, OSError) as error:
