@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,24 +29,14 @@ def parquet_schema(path: Path | str) -> pl.Schema:
     return scan_parquet(path).collect_schema()
 
 
-def scan_csv(path: Path | str, **options: Any) -> pl.LazyFrame:
-    """Polars' reader of the same name; a path is never a pattern."""
-    return pl.scan_csv(path, glob=False, **options)
-
-
 def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
     """Polars' reader of the same name; a path is never a pattern."""
     return pl.read_csv(path, glob=False, **options)
 
 
-def scan_lines(path: Path | str, **options: Any) -> pl.LazyFrame:
-    """Polars' reader of the same name; a path is never a pattern."""
-    return pl.scan_lines(path, glob=False, **options)
-
-
-def scan_ndjson(path: Path | str, **options: Any) -> pl.LazyFrame:
-    """Polars' reader of the same name; it takes a pattern only, so it gets the one that is this path."""
-    return pl.scan_ndjson(glob.escape(str(path)), **options)
+def parse_ndjson(lines: bytes, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Polars' ``read_ndjson`` of bytes: there is no path."""
+    return pl.read_ndjson(lines, schema=dict(schema))
 
 
 def scan_ipc(path: Path | str) -> pl.LazyFrame:

@@ -42,7 +42,7 @@ def in_blocks(path: Path, known: IdMap | None = None) -> list[tuple[str, list[st
         (["u1", "u2"], ["u1", "u2"]),  # no name: an id
         (["u1"], ["u1"]),
         (["17", "18"], ["17", "18"]),
-        (["sku", "u2"], ["sku", "u2"]),  # no usual name
+        (["gadget", "u2"], ["gadget", "u2"]),  # no usual name
         (["query_id", "u1"], ["u1"]),
         (["User_ID", "u1"], ["u1"]),
         (["itemId", "u1"], ["u1"]),

@@ -17,6 +17,7 @@ from xclass.data.dates import are_dates, text_numbers
 from xclass.data.diagnosis import RowChecks, float_ids, mixed_types
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.frames import parse_ndjson
 
 SAMPLE_LINES = 1000
 INT64 = range(-(2**63), 2**63)
@@ -59,7 +60,7 @@ class JsonLines:
         roles = [pl.col(name).alias(role) for role, name in used.items()]
         doubtful = _doubtful(columns)
         for block in text.whole_lines(path):
-            rows = pl.read_ndjson(block, schema=schema)
+            rows = parse_ndjson(block, schema)
             if not checked and (_looks_wrong(block, doubtful, used) or len(rows) != _count_lines(block)):
                 self.diagnose(path, columns)
                 checked = True

@@ -14,7 +14,7 @@ import polars as pl
 from xclass.data import text
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
-from xclass.frames import parquet_schema, scan_parquet
+from xclass.frames import parquet_schema, parse_ndjson, scan_parquet
 from xclass.progress import say
 
 SAMPLE = 1000
@@ -138,7 +138,7 @@ def _frames(path: Path, columns: TextColumns) -> Iterator[pl.DataFrame]:
     if columns.id is not None:
         schema[columns.id] = pl.Int64 if columns.ids_whole else pl.String
     for block in text.whole_lines(path, BLOCK_BYTES):
-        yield pl.read_ndjson(block, schema=schema)
+        yield parse_ndjson(block, schema)
 
 
 def _kinds(path: Path) -> dict[str, str]:
