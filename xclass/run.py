@@ -201,7 +201,8 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         raise ArtefactError(
             "a grown run is being put in the place of this one",
             where=out,
-            do="resume with --grow-vocab (in Python grow_vocab=True) and the dataset that it has grown to",
+            do="give the dataset that it has grown to, with --resume --grow-vocab (in Python resume=True, "
+            "grow_vocab=True)",
         )
     made_from = read_started(out)
     if made_from.get("fingerprint") != dataset.fingerprint:
@@ -210,8 +211,8 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, choose another directory, or, if this one has all "
-            "of its items and queries, resume with --grow-vocab (in Python grow_vocab=True)",
+            do="resume with the dataset it was started with, choose another directory, or, if this one has all of its "
+            "items and queries, add --resume --grow-vocab (in Python resume=True, grow_vocab=True)",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     how = {"distributed": config.distributed}  # how a launch runs changes nothing of what is trained
