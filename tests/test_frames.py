@@ -39,21 +39,15 @@ def test_a_name_is_read_as_it_is_written(name: str, tmp_path: Path) -> None:
         pl.DataFrame({"x": [2], "y": [3]}).write_parquet(beside / "f.parquet")
     frame = pl.DataFrame({"x": [1]})
     frame.write_parquet(folder / "f.parquet")
-    frame.write_csv(folder / "f.csv")
-    frame.write_ndjson(folder / "f.jsonl")
     frame.write_ipc(folder / "f.arrow")
     found = [
         frames.scan_parquet(folder / "f.parquet").collect(),
         frames.scan_parquet([folder / "f.parquet"]).collect(),
         frames.read_parquet(folder / "f.parquet"),
-        frames.scan_csv(folder / "f.csv").collect(),
-        frames.read_csv(folder / "f.csv"),
-        frames.scan_ndjson(folder / "f.jsonl").collect(),
         frames.scan_ipc(folder / "f.arrow").collect(),
         frames.read_ipc(folder / "f.arrow"),
     ]
     assert all(each.equals(frame) for each in found)
-    assert frames.scan_lines(folder / "f.csv").collect().to_series().to_list() == ["x", "1"]
     assert frames.parquet_schema(folder / "f.parquet") == pl.Schema({"x": pl.Int64})
 
 

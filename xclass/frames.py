@@ -29,11 +29,6 @@ def parquet_schema(path: Path | str) -> pl.Schema:
     return scan_parquet(path).collect_schema()
 
 
-def read_csv(path: Path | str, **options: Any) -> pl.DataFrame:
-    """Polars' reader of the same name; a path is never a pattern."""
-    return pl.read_csv(path, glob=False, **options)
-
-
 def parse_ndjson(lines: bytes, schema: Mapping[str, Any]) -> pl.DataFrame:
     """Polars' ``read_ndjson`` of bytes: there is no path."""
     return pl.read_ndjson(lines, schema=dict(schema))
