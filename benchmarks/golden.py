@@ -3,8 +3,8 @@
     python benchmarks/golden.py --write FILE     before the change
     python benchmarks/golden.py --check FILE     after it: names every run that differs, exit code 1
 
-Each run is made through the command line only (ingest, train, index, retrieve, evaluate), so that the code behind it can
-move. Together they name every head, loss, sampler, query tower, row optimiser, storage and scorer, and the shipped
+Each run is made through the command line only (ingest, train, index, retrieve, evaluate), so that the code behind it
+can move. Together they name every head, loss, sampler, query tower, row optimiser, storage and scorer, and the shipped
 configurations of configs/tiny. Of each run the SHA-256 of its weights, of the lists with their scores, and of the
 metrics are kept. Bits depend on the processor, the number of threads and the libraries: the file says which they were,
 and a check on another machine is refused.
