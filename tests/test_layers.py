@@ -57,7 +57,7 @@ FROM_THE_FACE = {"__version__"}
 EXTRAS = {"faiss", "matplotlib", "torchrec", "fbgemm_gpu", "tensorboard", "numba", "ray"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
 COMPILED = {
-    "cells.py", "data/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/cluster_kernels.py", "heads/kernels.py", "heads/own_kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",
+    "cells.py", "data/kernels.py", "engine/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/cluster_kernels.py", "heads/kernels.py", "heads/own_kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",
     "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "scorers/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
     "towers/kernels.py", "towers/character_kernels.py",
 }  # fmt: skip

@@ -20,6 +20,7 @@ from xclass import manifest as manifest_module
 from xclass.cli import main
 from xclass.data import append as append_module
 from xclass.data import pairs as pairs_module
+from xclass.data import writing as writing_module
 from xclass.data.append import append
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
@@ -297,9 +298,7 @@ def test_a_failure_leaves_the_old_dataset(
     source = write(tmp_path / "b.csv", as_csv(NEW))
     with monkeypatch.context() as patch:
         patch.setattr(files_module, "_exchange", files_module._exchange if exchange else lambda *_: False)
-        module, name = (
-            (files_module, "_swap_in") if when == "swap" else (append_module.write_table.__globals__["writing"], when)
-        )
+        module, name = (files_module, "_swap_in") if when == "swap" else (writing_module, when)
         patch.setattr(module, name, _fail)
         with pytest.raises((RuntimeError, ArtefactError)):
             append(source, old.path)

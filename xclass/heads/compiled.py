@@ -17,7 +17,7 @@ from xclass.losses.compiled import row_switches
 from xclass.losses.seam import mask_value
 
 if TYPE_CHECKING:
-    from xclass.heads.blocks import Outputs, Problem
+    from xclass.heads.problem import Outputs, Problem
 
 NOTHING = np.zeros(0, np.float32)
 
