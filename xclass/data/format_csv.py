@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -49,7 +50,7 @@ class Csv:
             dates=are_dates(times),
         )
 
-    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """The used columns, every line's number of fields checked."""
         used = columns.used()
         wanted = list(dict.fromkeys(used.values()))
@@ -60,8 +61,8 @@ class Csv:
     def diagnose(self, path: Path, columns: Columns) -> None:
         """Every line: UTF-8, number of fields, ids, weight, time. Blank lines are passed over."""
         position = {role: columns.names.index(name) for role, name in columns.used().items()}
-        rows = delimited.numbered_records(path, columns.separator, columns.quoted)
-        with RowChecks(path, dates=columns.dates) as checks:
+        found = closing(delimited.numbered_records(path, columns.separator, columns.quoted))
+        with RowChecks(path, dates=columns.dates) as checks, found as rows:
             for number, fields in itertools.islice(rows, int(columns.header), None):
                 if len(fields) != len(columns.names):
                     raise ragged(path, number, len(columns.names), len(fields))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class JsonLines:
 
     def columns(self, path: Path, options: IngestOptions) -> Columns:
         """Names and types of the ids from the first thousand lines."""
-        records = _sample(path)
+        records = sample_objects(path)
         names = list(dict.fromkeys(name for record in records for name in record))
         found = resolve_columns(names, options, path)
         kinds = {f"{role}_kind": _kind(records, str(found[role]), path) for role in ("query", "item")}
@@ -48,29 +49,25 @@ class JsonLines:
         dates = are_dates(value for record in records for value in _values(record.get(str(found["time"]))))
         return Columns(**found, names=tuple(names), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
 
-    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader with a schema of the used columns, block by block; lists are exploded.
 
         Where a block may hold what Polars would read as something else, every line of the file is checked, once.
         """
-        used, checked = columns.used(), False
+        used = columns.used()
         kinds = {"query": columns.query_kind, "item": columns.item_kind}
         inner = {role: pl.Int64 if kinds.get(role) == "int64" else pl.String for role in used}
         schema = {name: pl.List(inner[role]) if role in columns.lists else inner[role]() for role, name in used.items()}
         roles = [pl.col(name).alias(role) for role, name in used.items()]
-        doubtful = _doubtful(columns)
-        for block in text.whole_lines(path):
-            rows = parse_ndjson(block, schema)
-            if not checked and (_looks_wrong(block, doubtful, used) or len(rows) != _count_lines(block)):
-                self.diagnose(path, columns)
-                checked = True
+        strings = {columns.used()[role]: role in columns.lists for role, kind in kinds.items() if kind == "string"}
+        for rows in json_blocks(path, schema, strings, lambda: self.diagnose(path, columns)):
             yield explode_lists(rows.select(roles), columns.lists).with_columns(text_numbers(columns))
 
     def diagnose(self, path: Path, columns: Columns) -> None:
         """Every line: UTF-8, JSON, an object, types of the ids, weight, time."""
         used = columns.used()
-        with RowChecks(path, dates=columns.dates) as checks:
-            for number, line in text.numbered_lines(path):
+        with RowChecks(path, dates=columns.dates) as checks, closing(text.numbered_lines(path)) as lines:
+            for number, line in lines:
                 if not line.strip():
                     continue
                 record = parse_object(line, path, number)
@@ -82,21 +79,36 @@ class JsonLines:
                     checks.row(used, row, number)
 
 
-def _doubtful(columns: Columns) -> list[re.Pattern[bytes]]:
-    """What in a block may not be what Polars makes of it: an id that is no string, which it would turn into one; half
-    a pair of surrogates, of which it makes a NUL."""
-    patterns = [LONE_SURROGATE]
-    for role, kind in (("query", columns.query_kind), ("item", columns.item_kind)):
-        if kind == "string":
-            key = re.escape(json.dumps(columns.used()[role], ensure_ascii=False).encode()) + rb"\s*:\s*"
-            patterns.append(re.compile(key + rb'[^"\[\s]'))
-            patterns.append(re.compile(key + rb'\[\s*(?:"(?:[^"\\]|\\.)*"\s*,\s*)*[^"\s\]]'))
-    return patterns
+def json_blocks(
+    path: Path,
+    schema: dict[str, Any],
+    strings: dict[str, bool],
+    check: Callable[[], None],
+    block_bytes: int = text.BLOCK_BYTES,
+) -> Iterator[pl.DataFrame]:
+    """The columns of ``schema``, block after block; ``check`` is called once, when one may not be what Polars read.
+
+    strings: columns that must hold strings alone, or lists of them (True).
+    """
+    doubtful, checked = [LONE_SURROGATE, *(_no_strings(*column) for column in strings.items())], False
+    for block in text.whole_lines(path, block_bytes):
+        rows = parse_ndjson(block, schema)
+        if not checked and (_looks_wrong(block, doubtful, schema) or len(rows) != _count_lines(block)):
+            check()
+            checked = True
+        yield rows
 
 
-def _looks_wrong(block: bytes, doubtful: list[re.Pattern[bytes]], used: dict[str, str]) -> bool:
+def _no_strings(name: str, listed: bool) -> re.Pattern[bytes]:
+    """A value of this key that is no string, and of which Polars would make one; null is seen otherwise."""
+    key = re.escape(json.dumps(name, ensure_ascii=False).encode()) + rb"\s*:\s*"
+    inside = rb'\[\s*(?:(?:"(?:[^"\\]|\\.)*"|null)\s*,\s*)*[^"\s\]n]'
+    return re.compile(key + (inside if listed else rb'[^"\sn]'))
+
+
+def _looks_wrong(block: bytes, doubtful: list[re.Pattern[bytes]], names: Iterable[str]) -> bool:
     """Whether a block holds something doubtful, or some key more often than once a line."""
-    keys = [json.dumps(name, ensure_ascii=False).encode() for name in set(used.values())]
+    keys = [json.dumps(name, ensure_ascii=False).encode() for name in names]
     lines = block.count(b"\n")
     return any(pattern.search(block) for pattern in doubtful) or any(block.count(key) > lines for key in keys)
 
@@ -138,6 +150,11 @@ def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
+def has_surrogate(value: str) -> bool:
+    """Whether a string holds half of a pair of surrogates, which is no character: Polars would make a NUL of it."""
+    return SURROGATE.search(value) is not None
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
@@ -177,7 +194,7 @@ def _check_type(value: Any, kind: IdKind, column: str, where: str) -> None:
     wanted = str if kind == "string" else int
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise mixed_types(where, column, "strings" if kind == "string" else "integers", value)
-    if isinstance(value, str) and SURROGATE.search(value):
+    if isinstance(value, str) and has_surrogate(value):
         raise DataError(
             f'an id in column "{column}" holds half of a pair of surrogates, which is no character',
             where=where,
@@ -207,7 +224,9 @@ def _rows(record: dict[str, Any], used: dict[str, str], where: str) -> list[dict
     return [{**scalars, **dict(zip(lists, values, strict=True))} for values in zip(*lists.values(), strict=True)]
 
 
-def _sample(path: Path) -> list[dict[str, Any]]:
+def sample_objects(path: Path) -> list[dict[str, Any]]:
+    """The objects of the first thousand lines."""
     text.head(path)
-    lines = itertools.islice(text.numbered_lines(path), SAMPLE_LINES)
-    return [parse_object(line, path, number) for number, line in lines if line.strip()]
+    with closing(text.numbered_lines(path)) as lines:
+        some = itertools.islice(lines, SAMPLE_LINES)
+        return [parse_object(line, path, number) for number, line in some if line.strip()]

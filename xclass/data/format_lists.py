@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import polars as pl
@@ -25,7 +25,7 @@ class Adjacency:
         """There is nothing to find out; a file that is empty or not text is an error."""
         return _plain_columns(path, options, "adjacency")
 
-    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """One row per item; one with a null item for a query that stands alone."""
         fields = pl.col("fields")
         for lines in text.line_blocks(path):
@@ -50,7 +50,7 @@ class Sequences(Adjacency):
         """There is nothing to find out; a file that is empty or not text is an error."""
         return _plain_columns(path, options, "sequences")
 
-    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """One row per item."""
         number = 1
         for lines in text.line_blocks(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Parquet:
         dates = time is not None and _inner(schema[time]) == pl.String and are_dates(self._first_values(path, time))
         return Columns(**found, names=tuple(schema), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
 
-    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader; lists are exploded."""
         frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(self._meanings(columns))
         pairs = self._plain(frame, path, columns)

@@ -3,7 +3,7 @@
 A format has three functions over one file:
 
     columns(path, options) -> Columns      the names and their meaning, from the file's first lines or its schema
-    read(path, columns) -> Iterator[frame] columns query, item[, weight][, time]; ids as strings, a row per pair. A null
+    read(path, columns) -> Generator       columns query, item[, weight][, time]; ids as strings, a row per pair. A null
                                            item is a query without items; a missing id is "" or a null query. Weights
                                            are Float64; times are numbers, or the text of numbers; null: not a number
     diagnose(path, columns) -> None        raises the DataError of the first bad line; returns when nothing is wrong
@@ -11,7 +11,7 @@ A format has three functions over one file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -35,7 +35,7 @@ class Format(Protocol):
         """Names and meaning of the columns."""
         ...
 
-    def read(self, path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """The pairs, block after block."""
         ...
 

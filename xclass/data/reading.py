@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -88,10 +89,11 @@ class Reader(ABC):
         """Take the pairs of one file."""
         try:
             checked = False
-            for block in form.read(path, columns):
-                batch = block.with_columns(self.ids("query").alias("query"), self.ids("item").alias("item"))
-                checked = self._append(batch, path, form, columns, checked) or checked
-                progress.advance(len(batch))
+            with closing(form.read(path, columns)) as blocks:
+                for block in blocks:
+                    batch = block.with_columns(self.ids("query").alias("query"), self.ids("item").alias("item"))
+                    checked = self._append(batch, path, form, columns, checked) or checked
+                    progress.advance(len(batch))
         except (*POLARS_ERRORS, *READ_ERRORS) as error:
             raise _unreadable(path, form, columns, error) from None
         if self.met_empty_ids():

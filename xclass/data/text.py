@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -159,7 +159,7 @@ class Lines:
             _decode(block.split(b"\n")[number], self._path, self.number + number + 1)
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Generator[tuple[int, str]]:
     """Every line with its number from 1, without its end; DataError names the first line that is not UTF-8."""
     with open_binary(path) as file, readable(path):
         for number, line in Lines(file, path):
