@@ -1,0 +1,25 @@
+"""The kinds of cases, and how many of a hundred are of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from tests.robustness import artefacts, sources
+from tests.robustness.cases import Case
+
+
+@dataclass(frozen=True)
+class Kind:
+    """weight: its share. make: (chance, folder) → a case whose files lie in the folder."""
+
+    weight: int
+    make: Callable[[Random, Path], Case]
+
+
+KINDS = {
+    "sources": Kind(40, sources.case),
+    "artefacts": Kind(25, artefacts.case),
+}
