@@ -47,7 +47,8 @@ class JsonLines:
             role for role, name in found.items() if name and any(isinstance(r.get(name), list) for r in records)
         )
         dates = are_dates(value for record in records for value in _values(record.get(str(found["time"]))))
-        return Columns(**found, names=tuple(names), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
+        samples = {name: [record.get(name) for record in records] for name in names if name not in found.values()}
+        return Columns(**found, names=tuple(names), lists=lists, dates=dates, samples=samples, **kinds)  # type: ignore[arg-type]
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader with a schema of the used columns, block by block; lists are exploded.
