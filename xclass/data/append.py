@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xclass.config import build_config
 from xclass.data.ingest import apply_min_counts, merge_rows
 from xclass.data.joining import (
     NEW,
@@ -169,7 +170,7 @@ def _recipe(old: Dataset, given: IngestOptions, parts: dict[str, list[Path]], so
     recorded = dict(old.manifest["options"])
     columns = old.manifest.get("columns", {})
     recorded |= {f"{role}_col": "" for role in ("weight", "time") if role not in columns}
-    options = IngestOptions.model_validate({**recorded, **set_now})
+    options = build_config(IngestOptions, {**recorded, **set_now}, where=old.path / "dataset.json")
     whole = own_parts or (split == "given" and "test_fraction" not in set_now)
     valid_share = 0.0 if "valid" in parts else options.valid_share("given" if own_parts else split)
     seed = derive_seed(options.seed, "append", len(old.manifest.get("history", [0])))
@@ -220,7 +221,7 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
     }
     entry = {key: report[key] for key in ("source", "formats", "read", "dropped", "appended")}
     entry["options"] = given.model_dump(mode="json", include=given.model_fields_set)
-    lasting = IngestOptions.model_validate(old.manifest["options"]).model_dump(mode="json", include=READING_OPTIONS)
+    lasting = build_config(IngestOptions, old.manifest["options"]).model_dump(mode="json", include=READING_OPTIONS)
     fields = {
         "options": {**recipe.options.model_dump(mode="json"), **lasting},
         "history": [*old.manifest.get("history", [first]), entry],
