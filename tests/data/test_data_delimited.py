@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from xclass.data.delimited import blocks
+from xclass.data.text import zstd
 from xclass.errors import DataError
 
 SEEDS = range(400)
@@ -74,3 +77,71 @@ def test_rows_are_those_of_pythons_csv(tmp_path: Path, separator: str, quoted: b
             assert read(path, separator, False, quoted=quoted, block_bytes=size) == wanted, (seed, size, text)
         agreed += wanted is not None
     assert agreed > len(SEEDS) / 4
+
+
+@pytest.mark.parametrize("separator", ["::", " ", "§", "||"])
+def test_longer_separators_cut_lines_without_quotes(tmp_path: Path, separator: str) -> None:
+    path, rng = tmp_path / "a.dat", random.Random(separator)
+    blank = [" ", "\t", "  "] if separator == " " else [separator]
+    for seed in range(200):
+        width, end = rng.randrange(1, 4), rng.choice(["\n", "\r\n"])
+        cells = ["a", '"b"', "é", "\x1f", "7"] + ([] if separator == " " else ["", "x y", ",", ":"])
+        rows = [[rng.choice(cells) for _ in range(width)] for _ in range(rng.randrange(1, 9))]
+        lines = [rng.choice(blank).join(row) for row in rows]
+        text = end.join(lines) + rng.choice([end, "", end + end])
+        path.write_bytes(text.encode())
+        if separator == " ":
+            wanted = [re.split("[ \t]+", line.strip(" \t")) for line in re.split("\r?\n", text) if line]
+        else:
+            wanted = [line.split(separator) for line in re.split("\r?\n", text) if line.strip(" ")]
+        even = wanted and len({len(row) for row in wanted}) == 1
+        for size in (1, 11, 1 << 20):
+            assert read(path, separator, False, block_bytes=size) == (wanted if even else None), (seed, text)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress])
+def test_names_and_columns(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / {bytes: "a.csv", gzip.compress: "a.csv.gz", zstd.compress: "a.csv.zst"}[pack]
+    path.write_bytes(pack(b'\xef\xbb\xbf\n"the ""first""",b,"c\nd"\n1,2,3\n\n4,,"6\n"\n'))
+    frames = pl.concat(blocks(path, ",", True, block_bytes=4))
+    assert frames.to_dict(as_series=False) == {'the "first"': ["1", "4"], "b": ["2", ""], "c\nd": ["3", "6\n"]}
+    chosen = pl.concat(blocks(path, ",", True, columns=["c\nd", "b"], block_bytes=4))
+    assert chosen.rows() == [("3", "2"), ("6\n", "")]
+    assert pl.concat(blocks(path, ",", False)).columns == ["1", "2", "3"]
+    with pytest.raises(DataError, match="a column is missing"):
+        list(blocks(path, ",", True, columns=["x"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,a\n1,2\n", "same name"),
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ('a,b\n1,2\n3,"4\n' + "5,6\n" * 100_000, "line 3.*longer than 131,072"),
+        ('a,b\n1,2\n3,"4\n5,6\n', "line 3.*not closed"),
+        ('a,b\n1,2\n3,"4" \n5,6\n', "line 3.*goes on after"),
+        ("a,b\n1,2\n3\r4,5\n", "line 3.*carriage return"),
+        ("a,b\n1,2\n\n3,4,5\n", "line 4.*another number of fields"),
+        ('a,b\n"1\n\n",2\n3\n', "line 5.*another number of fields"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100, 1 << 24])
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str, size: int) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    with pytest.raises(DataError, match=words):
+        list(blocks(tmp_path / "a.csv", ",", True, block_bytes=size))
+
+
+@pytest.mark.parametrize("size", [1, 9, 1 << 20])
+def test_a_byte_that_is_no_utf8_names_its_line(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,b\n1,\xc3\xa9\n3,\xff\n")
+    with pytest.raises(DataError, match="line 3, byte 3"):
+        list(blocks(tmp_path / "a.csv", ",", True, columns=["a"], block_bytes=size))
+
+
+def test_rows_that_polars_reads_otherwise_go_through_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3,4\n")
+    fewer = pl.DataFrame({"0": ["1"], "1": ["2"]})
+    monkeypatch.setattr(pl, "read_csv", lambda *_, **__: fewer)
+    assert read(tmp_path / "a.csv", ",", True) == [["1", "2"], ["3", "4"]]

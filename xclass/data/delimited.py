@@ -153,7 +153,7 @@ def _split_records(lines: Iterator[tuple[int, str]], separator: str, path: Path)
         line = line.rstrip("\r\n")
         if "\r" in line:
             raise lone_return(path, number)
-        if line.strip():
+        if line.strip(" \t"):
             yield number, split_line(line, separator)
 
 
@@ -190,7 +190,8 @@ class _Table:
             if not one_byte(self._separator):
                 block, separator = _with_one_byte(block, self._separator)
         rows = _count_rows(_without_quoted(block, separator) if quoted else block, separator, self._width)
-        if not rows or block.startswith(UTF8_MARK):
+        one_column = self._width == 1 and not one_byte(self._separator)  # a line of blanks is none there
+        if not rows or one_column or block.startswith(UTF8_MARK):
             return None
         try:
             frame = pl.read_csv(

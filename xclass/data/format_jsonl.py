@@ -40,14 +40,17 @@ class JsonLines:
     def columns(self, path: Path, options: IngestOptions) -> Columns:
         """Names and types of the ids from the first thousand lines."""
         records = sample_objects(path)
-        names = list(dict.fromkeys(name for record in records for name in record))
+        names = list(dict.fromkeys(name for record in records.values() for name in record))
         found = resolve_columns(names, options, path)
         kinds = {f"{role}_kind": _kind(records, str(found[role]), path) for role in ("query", "item")}
-        lists = tuple(
-            role for role, name in found.items() if name and any(isinstance(r.get(name), list) for r in records)
-        )
-        dates = are_dates(value for record in records for value in _values(record.get(str(found["time"]))))
-        samples = {name: [record.get(name) for record in records] for name in names if name not in found.values()}
+        first = {role: _first(records, name) for role, name in found.items() if name is not None}
+        lists = tuple(role for role, (_, cell) in first.items() if isinstance(cell, list))
+        if "query" in lists:
+            number, cell = first["query"]
+            raise mixed_types(f"{path}, line {number:,}", str(found["query"]), "one query in a line", cell)
+        dates = are_dates(value for record in records.values() for value in _values(record.get(str(found["time"]))))
+        unused = [name for name in names if name not in found.values()]
+        samples = {name: [record.get(name) for record in records.values()] for name in unused}
         return Columns(**found, names=tuple(names), lists=lists, dates=dates, samples=samples, **kinds)  # type: ignore[arg-type]
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
@@ -94,9 +97,12 @@ def json_blocks(
     doubtful, checked = [LONE_SURROGATE, *(_no_strings(*column) for column in strings.items())], False
     for block in text.whole_lines(path, block_bytes):
         rows = parse_ndjson(block, schema)
-        if not checked and (_looks_wrong(block, doubtful, schema) or len(rows) != _count_lines(block)):
+        lines = _count_lines(block)
+        if not checked and (_looks_wrong(block, doubtful, schema) or len(rows) != lines):
             check()
             checked = True
+        if len(rows) != lines:
+            raise DataError("not every line is one object", where=path, wanted=f"{lines:,} objects", got=len(rows))
         yield rows
 
 
@@ -167,17 +173,23 @@ def _values(cell: Any) -> list[Any]:
     return cell if isinstance(cell, list) else [cell]
 
 
-def _kind(records: list[dict[str, Any]], column: str, path: Path) -> IdKind:
-    for record in records:
+def _first(records: dict[int, dict[str, Any]], column: str) -> tuple[int, Any]:
+    """The first line that has something in this column, and what."""
+    there = ((number, record[column]) for number, record in records.items() if record.get(column) is not None)
+    return next(there, (1, None))
+
+
+def _kind(records: dict[int, dict[str, Any]], column: str, path: Path) -> IdKind:
+    for number, record in records.items():
         for value in _values(record.get(column)):
             if isinstance(value, str):
                 return "string"
             if isinstance(value, int) and not isinstance(value, bool):
                 return "int64"
             if isinstance(value, float):
-                raise float_ids(path, column, value)
+                raise float_ids(f"{path}, line {number:,}", column, value)
             if value is not None:
-                raise mixed_types(path, column, "strings or integers", value)
+                raise mixed_types(f"{path}, line {number:,}", column, "strings or integers", value)
     return "string"
 
 
@@ -225,9 +237,9 @@ def _rows(record: dict[str, Any], used: dict[str, str], where: str) -> list[dict
     return [{**scalars, **dict(zip(lists, values, strict=True))} for values in zip(*lists.values(), strict=True)]
 
 
-def sample_objects(path: Path) -> list[dict[str, Any]]:
-    """The objects of the first thousand lines."""
+def sample_objects(path: Path) -> dict[int, dict[str, Any]]:
+    """Number → object of the first thousand lines."""
     text.head(path)
     with closing(text.numbered_lines(path)) as lines:
         some = itertools.islice(lines, SAMPLE_LINES)
-        return [parse_object(line, path, number) for number, line in some if line.strip()]
+        return {number: parse_object(line, path, number) for number, line in some if line.strip()}

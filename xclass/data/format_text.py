@@ -162,7 +162,7 @@ def _kinds(path: Path) -> dict[str, str]:
             "raw text is read from JSON lines or Parquet", where=path, wanted="a .jsonl, .json or .parquet file"
         )
     kinds: dict[str, str] = {}
-    for record in sample_objects(path):
+    for record in sample_objects(path).values():
         for name, value in record.items():
             known = kinds.get(name, "null")
             kinds[name] = _json_kind(value) if known in ("null", "list of null") else known

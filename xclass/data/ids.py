@@ -12,6 +12,7 @@ import polars as pl
 
 from xclass.data.columns import IdKind
 from xclass.errors import DataError
+from xclass.progress import say
 
 CODES_PER_BLOCK = 1 << 22
 
@@ -74,6 +75,15 @@ def is_canonical_int64(ids: pl.Series) -> pl.Series:
     [True, True, False, False, False, False]
     """
     return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False)
+
+
+def note_blanks(ids: pl.Series, role: str) -> bool:
+    """Whether one of these strings begins or ends with a blank; says so, with the first as an example."""
+    edges = [ids.str.starts_with(blank) | ids.str.ends_with(blank) for blank in (" ", "\t")]
+    padded = ids.filter(edges[0] | edges[1])
+    if len(padded):
+        say(f"note: blanks belong to an id: {padded[0]!r}, a {role}, is another id than {padded[0].strip()!r}")
+    return len(padded) > 0
 
 
 def recode(codes: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from xclass.data.columns import Columns, IdKind
 from xclass.data.format_parquet import Parquet, count_rows
 from xclass.data.formats import FORMATS, Format, find_formats
 from xclass.data.hive import FolderKeys
-from xclass.data.ids import IdEncoder, recode
+from xclass.data.ids import IdEncoder, note_blanks, recode
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.sorted_ids import Ids
@@ -258,6 +258,8 @@ def _finish(reader: MemoryReader, counts: dict[str, int], files: list[File]) -> 
     ids, places = {}, {}
     for role, encoder in reader.encoders.items():
         ids[role], places[role] = encoder.finish(sizes[role], kinds_of(files, role), where, role)
+        if ids[role].dtype == pl.String:
+            note_blanks(ids[role], role)
     pairs = Pairs(
         recode(query, places["query"]),
         recode(item, places["item"]),

@@ -20,7 +20,7 @@ import polars as pl
 
 from xclass.data.columns import Columns, IdKind
 from xclass.data.format_parquet import count_rows
-from xclass.data.ids import check_integers, check_kinds, index_dtype, is_canonical_int64
+from xclass.data.ids import check_integers, check_kinds, index_dtype, is_canonical_int64, note_blanks
 from xclass.data.pairs import PART_CODES, Pairs, stable_order
 from xclass.data.reading import File, Reader, Table, kinds_of, plain_times, read_parts, table_of
 from xclass.data.sorted_ids import Parted, SavedIds, SortedRuns, encode
@@ -87,6 +87,7 @@ class Scout(Reader):
         self.odd: dict[str, list[str]] = {"query": [], "item": []}
         self._kinds = kinds
         self._sample: list[pl.Series] = []
+        self._noted: set[str] = set()
         self._step, self._held, self._empty = 1, 0, False
 
     def ids(self, role: str) -> pl.Expr:
@@ -116,6 +117,8 @@ class Scout(Reader):
 
     def _look(self, role: str, ids: pl.Series) -> None:
         self._empty = self._empty or bool((ids == "").any())
+        if role not in self._noted and note_blanks(ids, role):
+            self._noted.add(role)
         kinds = self._kinds[role]
         if "string" in kinds or self.odd[role]:
             return
