@@ -48,7 +48,7 @@ check: $(INSTALLED)
 	$(BIN)/python -m pytest -q --doctest-modules xclass
 
 reference: $(INSTALLED)
-	$(BIN)/python -c 'import xclass.build; print(xclass.build.reference(), end="")' > configs/reference.toml
+	$(BIN)/python -c 'import xclass.run_config; print(xclass.run_config.reference(), end="")' > configs/reference.toml
 
 figures: $(INSTALLED)
 	$(BIN)/python docs/log_q.py

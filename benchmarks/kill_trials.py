@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from xclass import manifest, run, tensorfile
+from xclass import files, run, tensorfile
 from xclass.data.planted import PlantedModel
 from xclass.data.store import open_dataset
 from xclass.training import checkpoint
@@ -87,7 +87,7 @@ WATCHED = [
     (checkpoint.CheckpointStore, "_write", "a checkpoint: around"),
     (checkpoint, "write_tensors", "a checkpoint: writing its tensors"),
     (checkpoint, "write_manifest", "a checkpoint: writing its manifest"),
-    (manifest, "_swap_in", "a checkpoint: renaming"),
+    (files, "_swap_in", "a checkpoint: renaming"),
     (checkpoint, "remove_directory", "a checkpoint: removing an old one"),
 ]
 NOTHING, OPENING = "nothing", "opening the dataset"

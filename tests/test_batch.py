@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +26,9 @@ from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
 from xclass.data.query_blocks import count_queries, read_query_blocks
 from xclass.data.query_files import QueryFile, read_query_file
+from xclass.data.text import zstd
 from xclass.errors import ArtefactError, ConfigError, DataError, InputError, Interrupted
+from xclass.files import locked
 from xclass.index import ExactIndex, FaissIndex, save_index
 from xclass.recommender import Recommender, train
 from xclass.retrieve import Filters, Searching, fill_short
@@ -101,6 +105,146 @@ def test_a_part_without_its_counts_is_written_again(
     assert written.resumed_parts == 2 and len(pl.read_parquet(tmp_path / "topk.parquet")) == 3 * NUM_QUERIES
 
 
+@pytest.mark.parametrize("damage", ["altered", "cut", "gone", "no record", "another record"])
+def test_a_finished_part_that_was_damaged_is_made_again(
+    recommender: Recommender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    retrieve_to_file(recommender, tmp_path / "whole.parquet", Job(k=3))
+    stopped(recommender, tmp_path / "topk.parquet", Job(k=3), 3, monkeypatch)
+    part = tmp_path / ".topk.parquet.parts" / "part-000001.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    match damage:
+        case "altered":
+            part.write_bytes(content)
+        case "cut":
+            part.write_bytes(content[:-9])
+        case "gone":
+            part.unlink()
+        case "no record":
+            part.with_suffix(".json").write_text("[]")
+        case _:
+            shutil.copy(part.with_name("part-000000.json"), part.with_suffix(".json"))
+    written = retrieve_to_file(recommender, tmp_path / "topk.parquet", Job(k=3), resume=True)
+    assert "part-000001.parquet: not what was written there" in capsys.readouterr().err
+    assert written.resumed_parts == 2 and written.counts.queries == NUM_QUERIES
+    assert pl.read_parquet(tmp_path / "topk.parquet").equals(pl.read_parquet(tmp_path / "whole.parquet"))
+
+
+def test_one_process_at_a_time(recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(recommender, tmp_path / "topk", Job(k=3), 1, monkeypatch)
+    with locked(tmp_path / ".topk.parts"):  # as a living process holds it
+        for resume in (True, False):
+            with pytest.raises(ArtefactError, match="another process is writing these lists"):
+                retrieve_to_file(recommender, tmp_path / "topk", Job(k=3), resume=resume)
+    with pytest.raises(ArtefactError, match="a job that was stopped has left its parts here"):
+        retrieve_to_file(recommender, tmp_path / "topk", Job(k=3))
+    left = tmp_path / ".topk.parts" / ".part-000001.parquet.12345678.tmp"
+    left.write_bytes(b"what a kill left")
+    assert retrieve_to_file(recommender, tmp_path / "topk", Job(k=3), resume=True).resumed_parts == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["topk"]
+
+
+def test_a_job_that_is_no_job(recommender: Recommender, tmp_path: Path) -> None:
+    (tmp_path / ".topk.parts").mkdir()
+    (tmp_path / ".topk.parts" / "job.json").write_text("[1]")
+    with pytest.raises(ArtefactError, match=r"job\.json: this is not a job"):
+        retrieve_to_file(recommender, tmp_path / "topk", Job(k=3), resume=True)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "txt", "csv.gz", "tsv.zst"])
+@pytest.mark.parametrize("header", [True, False])
+def test_the_first_line_of_a_list_counts(recommender: Recommender, tmp_path: Path, ending: str, header: bool) -> None:
+    """Ids are integers here: a first line that is one is no header; a header is none of them."""
+    header = header and not ending.startswith("txt")
+    queries = [str(each) for each in recommender.run.query_ids.head(3)]
+    best = recommender.retrieve(query_ids=queries, k=2)["item_id"].cast(pl.String).unique().to_list()
+
+    def given(name: str, column: str, ids: list[str]) -> Path:
+        text = "".join(f"{each}\n" for each in [column] * header + ids)
+        return packed(tmp_path / f"{name}.{ending}", text.encode())
+
+    files = {"queries": given("who", "user_id", queries), "exclude": given("deny", "item_id", best)}
+    retrieve_to_file(recommender, tmp_path / "denied.parquet", Job(k=4, **files))  # type: ignore[arg-type]
+    found = pl.read_parquet(tmp_path / "denied.parquet").cast({"query_id": pl.String, "item_id": pl.String})
+    assert found["query_id"].unique(maintain_order=True).to_list() == queries
+    assert not set(found["item_id"]) & set(best)
+    files = {"queries": given("one", "id", queries[:1]), "candidates": given("few", "item", best)}
+    retrieve_to_file(recommender, tmp_path / "few.parquet", Job(k=20, include_seen=True, **files))  # type: ignore[arg-type]
+    assert set(pl.read_parquet(tmp_path / "few.parquet")["item_id"].cast(pl.String)) == set(best)
+
+
+def packed(path: Path, content: bytes) -> Path:
+    """Written as the name's ending says."""
+    path.write_bytes({".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)(content))
+    return path
+
+
+@pytest.mark.parametrize("option", ["candidates", "exclude"])
+def test_filters_that_match_nothing_are_an_error(recommender: Recommender, tmp_path: Path, option: str) -> None:
+    item, query = recommender.run.item_ids[0], recommender.run.query_ids[0]
+    for name, text, message in (
+        ("a.txt", "x\ny\n", "not one item id is known"),
+        ("b.csv", "item_id\n1.0\n", "floating-point"),
+        ("c.csv", f"query_id,item_id\n{query},no\n", "not one item id is known"),
+        ("d.csv", f"query_id,item_id\nnobody,{item}\n", "not one query id is the same"),
+        ("e.jsonl", f'{{"history": ["{item}"]}}\n', r"e\.jsonl:1: this line does not say whose items"),
+        ("f.jsonl", f'{{"query_id": "{query}", "text": "a"}}\n', "has no items"),
+        ("g.txt", "\n", "holds no item"),
+        ("h.csv", "item_id\n", "holds no item"),
+        ("i.parquet", "PAR1garbage", "can't be read"),
+        ("j.txt.gz", "PAR1garbage", "can't be read"),
+        ("k.parquet.gz", "", "compressed in itself"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=message):
+            retrieve_to_file(recommender, tmp_path / "out", Job(k=3, **{option: tmp_path / name}))  # type: ignore[arg-type]
+        assert not (tmp_path / "out").exists() and not (tmp_path / ".out.parts").exists()
+
+
+def test_queries_that_match_nothing_are_an_error(recommender: Recommender, tmp_path: Path) -> None:
+    for name, text, message in (
+        ("a.txt", "x\ny\n", r"(?s)not one query id is known.*such as .*got: x, y"),
+        ("b.jsonl", '{"history": ["x"]}\n{"history": []}\n', "not one item id is known"),
+        ("c.csv", "query_id\n1.0\n2.0\n", "floating-point"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=message):
+            retrieve_to_file(recommender, tmp_path / "out", Job(k=3, queries=tmp_path / name))
+        assert not (tmp_path / ".out.parts").exists()
+
+
+def test_empty_histories_are_counted(
+    recommender: Recommender, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = recommender.run.item_ids[0]
+    (tmp_path / "a.jsonl").write_text(f'{{"history": ["{item}"]}}\n{{"history": []}}\n{{"history": ["x"]}}\n')
+    written = retrieve_to_file(recommender, tmp_path / "out", Job(k=3, queries=tmp_path / "a.jsonl"))
+    assert written.to_dict()["empty_histories"] == 2 and written.to_dict()["unknown_items"] == 1
+    assert "2 queries have no known item in their history" in capsys.readouterr().err
+
+
+def test_no_path_is_a_pattern(recommender: Recommender, tmp_path: Path) -> None:
+    """Neither what is read nor what is written, beside folders that the pattern would find."""
+    ids = recommender.run.query_ids
+    for folder, some in (("q[12]*?", ids.head(2)), ("q1xy", ids.tail(3)), ("q2xy", ids.tail(3))):
+        (tmp_path / folder).mkdir()
+        some.alias("query_id").to_frame().write_parquet(tmp_path / folder / "who.parquet")
+        some.alias("query_id").to_frame().write_csv(tmp_path / folder / "who.csv")
+    place = tmp_path / "q[12]*?"
+    for name in ("who.parquet", "who.csv"):
+        for directory in (True, False):
+            out = place / f"lists[1]-{name}-{directory}"
+            written = retrieve_to_file(recommender, out, Job(k=3, queries=place / name, directory=directory))
+            assert written.counts.queries == 2 and count_queries(place / name) in (2, 3)
+            files = [out / "part-000000.parquet"] if directory else [out]
+            assert pl.read_parquet(files, glob=False)["query_id"].unique(maintain_order=True).equals(ids.head(2))
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [({"k": 4}, "another k"), ({"include_seen": True}, "include-seen"), ({"short": "popular"}, "another short"),
@@ -174,10 +318,10 @@ def test_a_kill_loses_at_most_the_part_at_work(run: Path, recommender: Recommend
 def test_a_directory_of_parts(recommender: Recommender, tmp_path: Path) -> None:
     retrieve_to_file(recommender, tmp_path / "topk", Job(k=4, directory=True))
     names = sorted(file.name for file in (tmp_path / "topk").iterdir())
-    assert names == [f"part-{number:06d}.parquet" for number in range(5)] + ["topk.json"]
+    assert names == ["_topk.json"] + [f"part-{number:06d}.parquet" for number in range(5)]
     retrieve_to_file(recommender, tmp_path / "whole.parquet", Job(k=4))
     assert pl.read_parquet(tmp_path / "topk" / "*.parquet").equals(pl.read_parquet(tmp_path / "whole.parquet"))
-    manifest = json.loads((tmp_path / "topk" / "topk.json").read_text())
+    manifest = json.loads((tmp_path / "topk" / "_topk.json").read_text())
     assert manifest["queries"] == NUM_QUERIES and len(manifest["files"]) == 5
     with pytest.raises(ArtefactError, match="there already"):
         retrieve_to_file(recommender, tmp_path / "topk", Job(k=4, directory=True))
@@ -430,7 +574,7 @@ def test_broken_blocks_are_one_message(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=wanted):
             list(read_query_blocks(tmp_path / name, 1))
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="can't be read"):
+    with pytest.raises(DataError, match=r"a\.txt.* UTF-"):
         list(read_query_blocks(tmp_path / "a.txt", 1))
 
 

@@ -75,7 +75,8 @@ def test_a_whole_number_serves_as_a_float_and_a_list_as_a_tuple() -> None:
     config = build_config(Run, {"optimiser": {"lr": 1}, "cuts": [1]})
     assert config.optimiser.lr == 1.0
     assert config.cuts == (1,)
-    assert build_config(Run, {"optimiser": {"lr": float("inf")}}).optimiser.lr == float("inf")
+    with pytest.raises(ConfigError, match="finite"):
+        build_config(Run, {"optimiser": {"lr": float("inf")}})
 
 
 def test_frozen() -> None:

@@ -18,9 +18,10 @@ from xclass.data.options import IngestOptions
 from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted
 from xclass.estimate import estimate
 from xclass.index import IndexConfig
+from xclass.indexing import index_run
 from xclass.inspection import describe
 from xclass.metrics import parse_metrics
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 from xclass.rng import numpy_generator
 from xclass.run import train_run
 from xclass.run_config import RunConfig

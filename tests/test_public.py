@@ -125,7 +125,7 @@ def test_every_command_can_print_json(name: str) -> None:
     assert "--json" in OPTIONS[name]
 
 
-def test_the_readme_lists_every_command() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_lists_every_command() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `xclass ([a-z]+)", text, flags=re.MULTILINE)
     assert listed == list(app.COMMANDS)

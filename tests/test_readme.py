@@ -1,4 +1,4 @@
-"""The README's commands are run, in order, in an empty directory, and must print what the README says."""
+"""The commands of the README and of the tour are run, in order, in an empty directory, and print what the pages say."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pages import BLOCK, ROOT, check_output, page, run_page
 TEXT = page("README.md")
 
 
-def test_the_tour_prints_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "steps"), [("README.md", 5), ("docs/getting-started.md", 8)])
+def test_a_page_prints_what_it_says(
+    name: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_page("README.md", tmp_path, monkeypatch, capsys) >= 8
+    assert run_page(name, tmp_path, monkeypatch, capsys) == steps
 
 
 @pytest.mark.parametrize(
@@ -49,5 +50,5 @@ def test_make_targets_and_extras_exist() -> None:
     assert named
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    listed = re.findall(r"^\| `([a-z]+)` \|", TEXT, flags=re.MULTILINE)
+    listed = re.findall(r"^\| `([a-z]+)` \|", page("docs/installation.md"), flags=re.MULTILINE)
     assert listed == list(project["optional-dependencies"])

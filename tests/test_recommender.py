@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch
 import xclass
 from xclass.data.planted import PlantedModel, best_recall
 from xclass.errors import ArtefactError, DataError, InputError
-from xclass.index import IndexConfig
+from xclass.index import IndexConfig, build_index
+from xclass.indexing import index_run
 from xclass.metrics import parse_metrics
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 
 CONFIG = {
     "model": {"embedding_dim": 16, "normalize": False, "temperature": 1.0, "query": {"hidden": [16]}},
@@ -106,11 +108,82 @@ def test_unknown_ids_are_left_out_and_named(recommender, capsys):
         {"histories": "17"},
         {"histories": ["17"]},
         {"histories": [["1"]], "k": 0},
+        {"histories": [["1"]], "k": 1.0},
+        {"histories": [None]},
+        {"histories": [{"1"}]},
+        {"histories": [["1", None]]},
+        {"histories": [["1"]], "exclude": {"1"}},
+        {"histories": [["1"]], "exclude": [["1"], ["1"]]},
+        {"histories": [["1"]], "features": {"text": [1]}},
+        {"features": {"text": xclass.Ragged.from_lists([[1]])}},
+        {"query_ids": ["a"], "features": {}},
     ],
 )
 def test_calls_that_can_not_be_meant_are_refused(recommender, arguments):
     with pytest.raises((InputError, DataError), match="wanted"):
         recommender.retrieve(**arguments)
+
+
+def test_every_container_gives_the_same_lists(recommender):
+    queries = recommender.dataset.queries["query_id"].head(3)
+    wanted = recommender.retrieve(query_ids=queries.to_list(), k=5)
+    assert len(wanted) == 15
+    for ids in (queries, tuple(queries), queries.to_numpy(), np.array(queries.to_list(), dtype=object)):
+        assert recommender.retrieve(query_ids=ids, k=np.int64(5)).equals(wanted)
+    history = recommender.run.item_ids.head(4)
+    new = recommender.retrieve(histories=[history.to_list()], k=5, exclude=history.to_list())
+    for histories in ([history], pl.Series([history]), history.to_numpy()[None], (tuple(history),)):
+        for exclude in (history, history.to_numpy(), [history], pl.Series([history])):
+            assert recommender.retrieve(histories=histories, k=5, exclude=exclude).equals(new)
+
+
+@pytest.mark.parametrize("nobody", [{"query_ids": []}, {"histories": []}, {"query_ids": pl.Series([])}])
+@pytest.mark.parametrize("probabilities", [None, "exact"])
+def test_nobody_gets_an_empty_table(recommender, nobody, probabilities):
+    some = recommender.retrieve(query_ids=recommender.dataset.queries["query_id"].head(1), probabilities=probabilities)
+    none = recommender.retrieve(**nobody, probabilities=probabilities)
+    names = {"histories": {"query_id": pl.Int64}}.get(next(iter(nobody)), {})
+    assert len(none) == 0 and dict(none.schema) == {**some.schema, **names}
+
+
+def test_a_history_of_nothing_is_told(recommender, capsys):
+    found = recommender.retrieve(histories=[[], [recommender.run.item_ids[0]], []], k=3)
+    assert "2 queries have no known item in their history" in capsys.readouterr().err
+    first, last = (found.filter(pl.col("query_id") == query)["item_id"].to_list() for query in (0, 2))
+    assert first == last
+
+
+def test_ids_of_another_kind_show_both_sides(recommender):
+    with pytest.raises(DataError, match=r"(?s)wanted: query ids such as .*got: no such, nor this"):
+        recommender.retrieve(query_ids=["no such", "nor this"])
+    with pytest.raises(DataError, match=r"(?s)item ids such as .*got: 1\.0.*floating-point"):
+        recommender.retrieve(histories=[["1.0", "2.0"]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: xclass.train(pl.DataFrame(), CONFIG, "out"), "path of a dataset is wanted"),
+        (lambda: xclass.train(__file__, CONFIG, "out"), "not a dataset"),
+        (lambda: xclass.open_dataset(3), "path of a dataset is wanted"),
+        (lambda: Recommender.load(pl.DataFrame()), "path of a run is wanted"),
+        (lambda: build_index([[1.0]]), "vectors are of the wrong shape"),
+        (lambda: build_index(np.ones((2, 2), dtype=int)), "vectors are of the wrong shape"),
+        (lambda: build_index(pl.DataFrame({"a": [1.0]})), "vectors are of the wrong shape"),
+        (lambda: build_index(np.eye(2)).search([[1.0, 0.0]], 1), "query vectors do not fit"),
+    ],
+)
+def test_what_is_no_dataset_run_or_matrix(call, message):
+    with pytest.raises(xclass.XclassError, match=message):
+        call()
+
+
+def test_arrays_are_vectors():
+    vectors = np.asfortranarray(np.arange(12.0).reshape(4, 3) % 5)
+    found = build_index(vectors).search(vectors[:2], np.int64(4))
+    wanted = build_index(torch.from_numpy(vectors)).search(torch.from_numpy(vectors[:2]), 4)
+    assert found.ids.tolist() == wanted.ids.tolist() and found.scores.tolist() == wanted.scores.tolist()
+    assert found.scores[0] == (vectors[0] @ vectors.T).max()
 
 
 def test_a_model_of_ids_can_not_embed_a_new_history(place):

@@ -8,22 +8,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown
-from xclass.data.queries import Queries, dataset_slice
+from xclass.data.given_files import ending_of
+from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown, none_known
+from xclass.data.queries import Queries, dataset_slice, empty_histories
 from xclass.data.query_blocks import count_queries, read_query_blocks
+from xclass.data.query_files import QUERY_FORMATS
 from xclass.divided_search import DividedIndex
 from xclass.engine.group import Group
 from xclass.errors import ArtefactError, ConfigError, DataError, lookup
+from xclass.files import atomic_file, check_files
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index import ExactIndex
 from xclass.index.checks import checked_k
-from xclass.manifest import atomic_file, sha256_file
+from xclass.manifest import sha256_file
 from xclass.progress import Progress, say
 from xclass.recommender import INDEX_FOLDER, Recommender
 from xclass.retrieve import Searched
@@ -77,7 +80,8 @@ def retrieve_to_file(
     """Retrieve and write the lists; the result appears when it is complete.
 
     Memory does not grow with the number of queries: about a million rows of lists are held. They are written as a part;
-    a kill loses at most the part at work, and ``resume`` goes on behind the last finished one.
+    a kill loses at most the part at work, and ``resume`` goes on behind the last finished one, once it has checked the
+    hashes of those that are finished.
 
     The processes of a launch do it together, each calling this (with its ``group``, if it has joined one). The lists
     are those that one process writes, to the last bit, and any number of processes can go on with a job. All must see
@@ -85,12 +89,12 @@ def retrieve_to_file(
 
     Raises:
         ConfigError: items are to be divided, but the search is not exact.
-        ArtefactError: parts of a stopped job are there and ``resume`` is false, or they are of a job with other
-            arguments, another run, index or input; the disk is full.
+        ArtefactError: another process is at it; parts of a stopped job are there and ``resume`` is false, or they are
+            of a job with other arguments, another run, index or input; the disk is full.
         DataError: a file that can't be read; not one id of it is known.
         InputError: a short list, where the job says that it is an error.
     """
-    _check(Path(out), job)
+    job = _checked(Path(out), job)
     with contextlib.nullcontext(group) if group is not None else Group(WAIT_S) as ranks:
         return _retrieve(recommender, Path(out), job, resume, ranks)
 
@@ -102,11 +106,11 @@ def _retrieve(recommender: Recommender, out: Path, job: Job, resume: bool, group
     if done and group.is_first:
         say(f"{done:,} parts with {before:,} queries are done; going on behind them")
     keep = kept_for_resume(parts) if group.size == 1 else contextlib.nullcontext()  # others may be writing theirs
-    with keep, disk_errors(out):
+    with contextlib.closing(parts), keep, disk_errors(out):
         work.run(parts)
         group.barrier("the end of the retrieval")
         parts.read()
-        _check_known(parts.counts)
+        _check_known(parts.counts, recommender)
         group.barrier("counting the parts")
         if group.is_first:
             parts.finish(job.directory, {"lists": work.identity(), "queries": parts.counts.queries})
@@ -126,7 +130,7 @@ def _opened(out: Path, work: _Work, resume: bool, group: Group) -> Parts:
         made.append(Parts(out, work.format, identity, resume))
 
     group.on_first(make, "the folder of parts")
-    return made[0] if made else Parts(out, work.format, identity, resume=True)
+    return made[0] if made else Parts(out, work.format, identity, owner=False)
 
 
 class _Work:
@@ -151,9 +155,9 @@ class _Work:
         if not isinstance(index, ExactIndex):
             raise ConfigError(
                 "only exact search can divide the items",
-                where="--divide items",
+                where="divide = items",
                 got=f"a search of kind {index.kind}",
-                do="pass --exact, or divide the queries",
+                do="search exactly (--exact, in Python exact=True), or divide the queries",
             )
         return DividedIndex(index.vectors, self._group)
 
@@ -164,7 +168,7 @@ class _Work:
         return {
             "run": run.model_hash,
             "index": self._searched(),
-            **{name: None if path is None else sha256_file(Path(path)) for name, path in files.items()},
+            **{name: None if path is None else _hash_of(Path(path)) for name, path in files.items()},
             "dataset": self._recommender.dataset.fingerprint if job.queries is None else None,
             "k": job.k,
             "include-seen": job.include_seen,
@@ -201,6 +205,8 @@ class _Work:
                     progress.resume_at(searched)
                     continue
                 counts = Counts(
+                    known_items=queries.known_items or 0,
+                    empty_histories=self._recommender.without_history(queries),
                     unknown_queries=queries.unknown_queries.count,
                     unknown_items=queries.unknown_items.count,
                     unknown_names=(queries.unknown_queries.names + queries.unknown_items.names)[:NAMED],
@@ -210,6 +216,8 @@ class _Work:
                     parts.add(frames, counts, number)
         if not searched:
             raise DataError("there is no query to retrieve for", where=self._job.queries)
+        if not done and self._group.size == 1:
+            self._search.check_own_lists()
 
     def probabilities_measured(self) -> dict[str, Any] | None:
         """What is known of their error; None without them."""
@@ -223,7 +231,7 @@ class _Work:
             for start in range(0, total, self._size):
                 yield dataset_slice(recommender.dataset, start, min(start + self._size, total))
         else:
-            for file in read_query_blocks(self._job.queries, self._size):
+            for file in read_query_blocks(self._job.queries, self._size, recommender.query_map):
                 yield recommender.queries_of(file, none_known=True)
 
     def _frames(self, queries: Queries, counts: Counts, progress: Progress) -> list[pl.DataFrame]:
@@ -244,6 +252,12 @@ class _Work:
         return Wanted(job.k, include, allow, deny, job.short, job.probabilities, job.over)
 
 
+def _hash_of(path: Path) -> str:
+    """SHA-256 of a file that is given to a job; DataError when it is none of the files that can be."""
+    ending_of(path, QUERY_FORMATS)
+    return sha256_file(path)
+
+
 @contextlib.contextmanager
 def _unknown_to(path: Path | str | None) -> Iterator[Callable[[Queries], None]]:
     """Writes the ids that nobody knows, one a line, where a file for them was asked for."""
@@ -260,16 +274,19 @@ def _unknown_to(path: Path | str | None) -> Iterator[Callable[[Queries], None]]:
         file.flush()
 
 
-def _check(out: Path, job: Job) -> None:
-    checked_k(job.k)
+def _checked(out: Path, job: Job) -> Job:
     if out.exists() and (job.directory or out.is_dir()):
         raise ArtefactError("the output is there already", where=out, do="choose another --out, or remove it first")
+    check_files(out, job.unknown)
+    return replace(job, k=checked_k(job.k))
 
 
-def _check_known(counts: Counts) -> None:
+def _check_known(counts: Counts, recommender: Recommender) -> None:
+    """DataError when nothing that the queries were given by is known."""
     if not counts.queries:
-        do = "check that the file's ids are those that were ingested"
-        raise DataError("not one query id is known", got=", ".join(counts.unknown_names[:NAMED]), do=do)
+        raise none_known("query", counts.unknown_names, recommender.query_map.examples())
+    if counts.unknown_items and not counts.known_items:
+        raise none_known("item", counts.unknown_names, recommender.item_map.examples())
 
 
 def _say_unknown(counts: Counts, items_became: str) -> None:
@@ -278,3 +295,5 @@ def _say_unknown(counts: Counts, items_became: str) -> None:
         what = "query ids" if counts.unknown_queries else "items of histories"
         became = LEFT_OUT if counts.unknown_queries else items_became
         say(Unknown(total, list(dict.fromkeys(counts.unknown_names))[:NAMED], became=became).message(what))
+    if counts.empty_histories:
+        say(empty_histories(counts.empty_histories))

@@ -58,11 +58,11 @@ TABLE_DTYPES = PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfl
 def choose_device(name: str) -> torch.device:
     """ "cpu", "cuda", or "auto" for the accelerator where there is one; a ConfigError when it is not there."""
     if name not in DEVICES:
-        raise ConfigError("there is no such device", where="--device", got=name, do=nearest(name, DEVICES))
+        raise ConfigError("there is no such device", where="device", got=name, do=nearest(name, DEVICES))
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise ConfigError(
-            "torch sees no CUDA device", where="--device", got=name, do="pass --device cpu, or see xclass doctor"
+            "torch sees no CUDA device", where="device", got=name, do="choose the device cpu, or see xclass doctor"
         )
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 

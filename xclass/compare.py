@@ -9,7 +9,7 @@ from xclass.errors import InputError
 from xclass.evaluate import metrics_at
 from xclass.metrics import Evaluation, MetricName
 from xclass.metrics.comparison import Comparison, compare_evaluations, distinct_names
-from xclass.predictions import evaluate_predictions
+from xclass.predictions import Rows, evaluate_predictions
 from xclass.progress import say
 from xclass.recommender import Recommender
 
@@ -37,7 +37,7 @@ def compare_runs(
     Raises:
         ArtefactError: not a finished run. InputError: fewer than two runs; runs of different datasets.
     """
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k))
+    wanted = list(metrics) if metrics is not None else metrics_at(k)
     _check_enough(runs)
     opened = [Recommender.load(run, dataset) for run in runs]
     for path, recommender in zip(runs[1:], opened[1:], strict=True):
@@ -51,30 +51,32 @@ def compare_runs(
 
 
 def compare_predictions(
-    predictions: Sequence[Path | str],
-    truth: Path | str,
-    k: Sequence[int] = (10, 20),
+    predictions: Sequence[Rows],
+    truth: Rows,
+    k: Sequence[int] | int = (10, 20),
     metrics: Sequence[MetricName] | None = None,
     *,
-    train: Path | str | None = None,
+    train: Rows | None = None,
     num_items: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
     """Measure files of predictions against one truth, and compare each with the first.
 
-    See :func:`xclass.predictions.evaluate_predictions` for the files.
+    See :func:`xclass.predictions.evaluate_predictions` for the files. Tables in memory are called "table 1", …
     """
     _check_enough(predictions)
     found: dict[str, Evaluation] = {}
-    for name, path in zip(distinct_names([str(path) for path in predictions]), predictions, strict=True):
+    called = [str(each) if isinstance(each, str | Path) else f"table {n}" for n, each in enumerate(predictions, 1)]
+    for name, path in zip(distinct_names(called), predictions, strict=True):
         say(f"measuring {name}")
         found[name] = evaluate_predictions(path, truth, k, metrics, train=train, num_items=num_items)
     return compare_evaluations(found, resamples, seed)
 
 
-def _check_enough(paths: Sequence[Path | str]) -> None:
-    if isinstance(paths, str | Path):
-        raise InputError("a list of paths is wanted", wanted=f'["{paths}", …]', got=repr(paths))
-    if len(paths) < 2:
-        raise InputError("there is nothing to compare", wanted="two or more", got=len(paths))
+def _check_enough(given: Sequence[object]) -> None:
+    if not isinstance(given, list | tuple):
+        got = repr(given)[:80]
+        raise InputError("a list of paths or tables is wanted", wanted="[first, second, …]", got=got)
+    if len(given) < 2:
+        raise InputError("there is nothing to compare", wanted="two or more", got=len(given))

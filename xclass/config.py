@@ -6,18 +6,48 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import tomli_w
 
 from xclass.errors import ConfigError, nearest
 
+SHOWN = 200  # characters of a value in a message
+MOST = (1 << 31) - 1  # sizes are counted in int32 here and there, and larger ones fit no memory
+LARGEST = 3.4e38  # of float32
+
+Count = Annotated[int, pydantic.Field(ge=0, le=MOST)]
+"""How many, where there may be none."""
+Positive = Annotated[int, pydantic.Field(ge=1, le=MOST)]
+"""How many, at least one."""
+Dimension = Annotated[int, pydantic.Field(ge=1, le=1 << 16)]
+"""Of vectors and layers."""
+Dimensions = Annotated[tuple[Dimension, ...], pydantic.Field(max_length=64)]
+"""Of layers, one after the other."""
+Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
+"""Of everything random."""
+Number = Annotated[float, pydantic.Field(ge=-LARGEST, le=LARGEST)]
+"""Any that float32 holds."""
+Amount = Annotated[float, pydantic.Field(ge=0, le=LARGEST)]
+"""0 or more."""
+PositiveNumber = Annotated[float, pydantic.Field(gt=0, le=LARGEST)]
+"""Above 0."""
+Exponent = Annotated[float, pydantic.Field(ge=0, le=100)]
+"""Of a power of counts or weights."""
+Power = Annotated[float, pydantic.Field(ge=-100, le=100)]
+"""An exponent that may be below 0."""
+Seconds = Annotated[float, pydantic.Field(ge=0, le=1e9)]
+"""Up to thirty years."""
+
 
 class Config(pydantic.BaseModel):
-    """Base of every configuration: frozen, keyword-only, no unknown keys."""
+    """Base of every configuration: frozen, keyword-only, no unknown keys, no number that is not finite.
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Every number has a type with a range, one of the above or its own.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)
@@ -31,7 +61,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("there is no such configuration file", where=path) from None
     except OSError as error:
         raise ConfigError("this configuration file can't be read", where=path, got=error.strerror) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, numbers of thousands of digits
         raise ConfigError("this is not valid TOML", where=path, got=str(error)) from None
 
 
@@ -99,10 +129,21 @@ def _config_error(cls: type[Config], detail: Any, where: object) -> ConfigError:
     if detail["type"] == "extra_forbidden":
         known = _known_keys(cls, path[:-1])
         return ConfigError(
-            "this key does not exist", where=place, got=f"{path[-1]} = {detail['input']!r}", do=nearest(path[-1], known)
+            "this key does not exist",
+            where=place,
+            got=f"{path[-1]} = {_short(detail['input'])}",
+            do=nearest(path[-1], known),
         )
     message = detail["msg"].removeprefix("Value error, ")
-    return ConfigError(message[0].lower() + message[1:], where=place, got=repr(detail["input"]))
+    return ConfigError(message[0].lower() + message[1:], where=place, got=_short(detail["input"]))
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
 
 
 def _known_keys(cls: type[Config], path: Sequence[str]) -> list[str]:
@@ -117,7 +158,7 @@ def _known_keys(cls: type[Config], path: Sequence[str]) -> list[str]:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

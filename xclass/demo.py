@@ -11,9 +11,12 @@ from xclass.data.ingest import ingest
 from xclass.data.planted import best_recall
 from xclass.errors import ArtefactError
 from xclass.evaluate import metrics_at
+from xclass.files import A_DIRECTORY, atomic_file, check_target
+from xclass.frames import scan_parquet
 from xclass.index import IndexConfig
+from xclass.indexing import index_run
 from xclass.progress import say
-from xclass.recommender import Recommender, index_run
+from xclass.recommender import Recommender
 from xclass.run import resolve_config, train_run
 from xclass.topk_parts import write_topk
 
@@ -58,10 +61,12 @@ def run_demo(out: Path) -> dict[str, Any]:
         ArtefactError: ``out`` is there already.
     """
     out = Path(out)
+    check_target(out, A_DIRECTORY)
     if out.exists() and any(out.iterdir()):
         raise ArtefactError("this directory is not empty", where=out, do="choose another --out, or remove it first")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "demo.toml").write_text(CONFIG, encoding="utf-8")
+    with atomic_file(out / "demo.toml") as temporary:
+        temporary.write_text(CONFIG, encoding="utf-8")
     say(f"$ xclass ingest {SOURCE} --out {out / 'dataset'}")
     dataset = ingest(SOURCE, out / "dataset")
     say(f"$ xclass train {out / 'dataset'} --config {out / 'demo.toml'} --out {out / 'run'}")
@@ -111,6 +116,6 @@ def _evaluate(recommender: Recommender, out: Path) -> dict[str, Any]:
 
 def _first_lists(path: Path) -> dict[str, list[str]]:
     """The first three queries' five best items, as an example of what was written."""
-    table = pl.scan_parquet(path).head(3 * K).filter(pl.col("rank") <= 5).collect()
+    table = scan_parquet(path).head(3 * K).filter(pl.col("rank") <= 5).collect()
     lists = table.group_by("query_id", maintain_order=True).agg("item_id")
     return dict(zip(lists["query_id"].to_list(), lists["item_id"].to_list(), strict=True))

@@ -8,11 +8,10 @@ fusion.json               the weight of each scorer, and how it was chosen
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -22,14 +21,17 @@ from xclass.index.kinds import Index
 from xclass.index.rows import search_lists
 from xclass.manifest import atomic_file, read_json, require_space, write_json
 from xclass.progress import say
+from xclass.records import read_record
 from xclass.retrieve import BatchSearch, RetrievalModel
 from xclass.rng import torch_generator
+from xclass.run_record import FusionRecord
 from xclass.scorers import Fusion, LinearScorer, NeighboursScorer, Suggestions, choose_weights
 from xclass.scorers.config import DocumentsConfig
-from xclass.tensorfile import write_tensors
+from xclass.tensorfile import mapped_tensors, write_tensors
 from xclass.types import Batch, Ragged, TopK, offsets_of
 
 FUSION = "fusion.json"
+Scorer = TypeVar("Scorer", LinearScorer, NeighboursScorer)
 BATCH = 512  # queries that are scored together
 
 
@@ -75,7 +77,7 @@ def train_documents(config: DocumentsConfig, dataset: Dataset) -> tuple[str, Doc
     name = field_name(config, dataset.feature_sizes("query"))
     train = dataset.split("train")
     numbers = train.lengths().nonzero().squeeze(1)
-    plain = Ragged(train.offsets, train.values)
+    plain = train.with_values(train.values)
     features = dataset.query_features[name].take(numbers)
     return name, Documents(features, dataset.feature_sizes("query")[name], plain.take(numbers))
 
@@ -109,7 +111,7 @@ def train_scorers(out: Path, dataset: Dataset, config: DocumentsConfig, seed: in
 def _neighbours(out: Path, config: DocumentsConfig, documents: Documents, num_items: int) -> NeighboursScorer:
     path = out / file_of("neighbours")
     if path.exists():
-        return NeighboursScorer.of_tensors(config.neighbours, _mapped(path), num_items)
+        return _opened(path, lambda tensors: NeighboursScorer.of_tensors(config.neighbours, tensors, num_items))
     scorer = NeighboursScorer.fit(config.neighbours, *documents, num_items)
     if "neighbours" in config.scorers:
         _write(path, scorer.tensors())
@@ -173,7 +175,7 @@ def _valid_part(config: DocumentsConfig, dataset: Dataset, generator: torch.Gene
     numbers = truth.lengths().nonzero().squeeze(1)
     numbers = numbers[torch.randperm(len(numbers), generator=generator)[: config.fusion.cut_queries].sort().values]
     name = field_name(config, dataset.feature_sizes("query"))
-    return dataset.query_features[name].take(numbers), Ragged(truth.offsets, truth.values).take(numbers).long()
+    return dataset.query_features[name].take(numbers), truth.with_values(truth.values).take(numbers).long()
 
 
 def _suggestions(fusion: Fusion, features: Ragged) -> Iterator[Suggestions]:
@@ -188,13 +190,14 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         write_tensors(temporary, tensors)
 
 
-def _mapped(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, memory-mapped."""
+def _opened(path: Path, scorer: Callable[[dict[str, Tensor]], Scorer]) -> Scorer:
+    """The scorer of a file, its tensors memory-mapped; ArtefactError where they can't be its."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, FileNotFoundError) as error:
-        raise ArtefactError("this file can't be read: cut, altered or missing", where=path, got=str(error)) from None
+        return scorer(mapped_tensors(path))
+    except KeyError as error:
+        raise ArtefactError("this file lacks a tensor of its scorer", where=path, wanted=error.args[0]) from None
+    except InputError as error:
+        raise ArtefactError(error.what, where=path, wanted=error.wanted, got=error.got) from None
 
 
 class WithoutTowers:
@@ -299,7 +302,11 @@ def _distinct(lists: Ragged, num_items: int) -> Ragged:
 
 def load_scorers(path: Path, config: DocumentsConfig, num_items: int) -> tuple[Fusion, dict[str, float]]:
     """The scorers of a finished run, memory-mapped, and their weights."""
-    weights: dict[str, float] = read_json(path / FUSION)["weights"]
+    weights = read_record(path / FUSION, FusionRecord).weights
+    wanted = set(config.scorers)
+    if set(weights) != wanted:
+        names = ", ".join(sorted(wanted)), ", ".join(sorted(weights))
+        raise ArtefactError("weights of other scorers", where=path / FUSION, wanted=names[0], got=names[1])
     return _both(path, config, num_items), weights
 
 
@@ -307,8 +314,12 @@ def _both(path: Path, config: DocumentsConfig, num_items: int) -> Fusion:
     """The scorers that are written in a directory."""
     linear = neighbours = None
     if "linear" in config.scorers:
-        linear = LinearScorer.of_tensors(config.linear, _mapped(path / file_of("linear")))
+        linear = _opened(
+            path / file_of("linear"), lambda tensors: LinearScorer.of_tensors(config.linear, tensors, num_items)
+        )
     if "neighbours" in config.scorers:
-        tensors = _mapped(path / file_of("neighbours"))
-        neighbours = NeighboursScorer.of_tensors(config.neighbours, tensors, num_items)
+        neighbours = _opened(
+            path / file_of("neighbours"),
+            lambda tensors: NeighboursScorer.of_tensors(config.neighbours, tensors, num_items),
+        )
     return Fusion(linear, neighbours, config.fusion.shortlist, num_items)

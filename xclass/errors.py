@@ -53,8 +53,11 @@ class ArtefactError(XclassError):
     """A dataset, run, index or checkpoint is missing, cut, altered or of another version."""
 
 
+RESUME = "run the same command with --resume (in Python resume=True)"
+
+
 class Interrupted(Exception):
-    """Work was stopped by a signal; ``resume`` is the command that continues it."""
+    """Work was stopped by a signal; ``resume`` says how to go on, None: by the same command or call."""
 
     def __init__(self, what: str, resume: str | None = None) -> None:
         self.what, self.resume = what, resume

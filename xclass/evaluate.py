@@ -18,6 +18,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from xclass.data.given import as_cut_offs
 from xclass.data.lists import Lists
 from xclass.errors import InputError
 from xclass.index.measuring import INDEX_RECALL, index_recall
@@ -54,13 +55,14 @@ POPULARITY = (
 )
 
 
-def metrics_at(cut_offs: Sequence[int], names: Sequence[str] = DEFAULT_METRICS) -> list[MetricName]:
-    """Each metric at each cut-off.
+def metrics_at(cut_offs: Sequence[int] | int, names: Sequence[str] = DEFAULT_METRICS) -> list[MetricName]:
+    """Each metric at each cut-off, or at the one; InputError for a cut-off below 1.
 
     >>> [str(metric) for metric in metrics_at([10, 20], ["recall", "ndcg"])]
     ['recall@10', 'recall@20', 'ndcg@10', 'ndcg@20']
     """
-    return [MetricName(name, k) for name in names for k in cut_offs]
+    ks = as_cut_offs(cut_offs)
+    return [MetricName(name, k) for name in names for k in ks]
 
 
 def evaluate(

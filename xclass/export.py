@@ -6,7 +6,6 @@ product of the two, so the database must rank by inner product ("dot"), largest 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from xclass.data.queries import BATCH_QUERIES, Queries, dataset_slice
 from xclass.data.query_blocks import count_queries, read_query_blocks
 from xclass.data.query_files import ITEM_COLUMN, read_query_file
 from xclass.errors import DataError, InputError
+from xclass.files import atomic_file, scratch_directory
+from xclass.frames import scan_parquet
 from xclass.index.checks import checked_queries
-from xclass.manifest import atomic_file
 from xclass.progress import Progress
 from xclass.recommender import Recommender
 
@@ -73,17 +73,14 @@ def write_vectors(path: Path, id_column: str, blocks: Iterable[tuple[pl.Series, 
         DataError: there is no row.
     """
     rows = 0
-    with (
-        atomic_file(path) as temporary,
-        tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".vectors-") as parts,
-    ):
+    with atomic_file(path) as temporary, scratch_directory(path) as parts:
         for ids, vectors in blocks:
             if len(ids):
-                _frame(id_column, ids, vectors).write_parquet(Path(parts) / f"{rows:012d}.parquet")
+                _frame(id_column, ids, vectors).write_parquet(parts / f"{rows:012d}.parquet")
                 rows += len(ids)
         if not rows:
             raise DataError("there is no vector to write", where=path)
-        pl.scan_parquet(sorted(Path(parts).iterdir())).sink_parquet(temporary, row_group_size=ROWS_AT_ONCE)
+        scan_parquet(sorted(parts.iterdir())).sink_parquet(temporary, row_group_size=ROWS_AT_ONCE)
     return rows
 
 
@@ -133,7 +130,7 @@ def _queries(recommender: Recommender, of: Path | str | None) -> Iterator[Querie
         for start in range(0, total, ROWS_AT_ONCE):
             yield dataset_slice(recommender.dataset, start, min(start + ROWS_AT_ONCE, total))
     else:
-        for file in read_query_blocks(of, ROWS_AT_ONCE):
+        for file in read_query_blocks(of, ROWS_AT_ONCE, recommender.query_map):
             yield recommender.queries_of(file, none_known=True)
 
 

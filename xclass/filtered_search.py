@@ -87,6 +87,12 @@ class FilteredSearch:
         if wanted.short == "popular":
             self._popular = _by_popularity(item_counts(), wanted.allow.everybody, denied)
 
+    def check_own_lists(self) -> None:
+        """DataError when allow or deny lists are of other queries than all that came so far."""
+        for own, what in ((self._allow, "candidates"), (self._wanted.deny.own, "excluded items")):
+            if own is not None:
+                own.check_matched(what)
+
     def lists(self, queries: Queries, counts: Counts | None = None) -> Iterator[Found]:
         """Positions in ``queries`` and lists, batch by batch; ``counts`` grows with them."""
         counts, k = counts or Counts(), self._wanted.k

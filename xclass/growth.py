@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +18,12 @@ import polars as pl
 from xclass.build import build_model, choose_device
 from xclass.config import build_config, read_toml, to_toml
 from xclass.data.candidates import read_candidates
-from xclass.data.store import Dataset, open_dataset
+from xclass.data.store import Dataset, checked_table, open_dataset, read_ours
 from xclass.engine import launched_alone
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
 from xclass.heads.config import SCORED
-from xclass.manifest import atomic_directory, locked, read_json, read_manifest, verify_files, write_json
+from xclass.manifest import atomic_directory, locked, read_manifest, remove_leftovers, verify_files, write_json
 from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.run import (
@@ -39,9 +38,10 @@ from xclass.run import (
     vocabulary_hash,
 )
 from xclass.run_config import RunConfig
+from xclass.run_record import RunRecord, read_started
 from xclass.tensorfile import read_tensors
 from xclass.training import Position
-from xclass.training.checkpoint import CheckpointStore, checkpoint_name, read_state
+from xclass.training.checkpoint import CheckpointStore, checkpoint_name, read_position
 from xclass.training.grown import NewRows, Numbers, grow_sampler, grow_tensors, space_of
 from xclass.training.log import GROWN, cut_after
 from xclass.training.loop import OnValidation
@@ -118,16 +118,14 @@ def grow_run(
     return train_run(dataset, config, out, True, *how)
 
 
-def _fingerprint(run: Path) -> str | None:
-    found: str | None = read_json(run / "started.json").get("fingerprint")
+def _fingerprint(run: Path) -> str:
+    found: str = read_started(run)["fingerprint"]
     return found
 
 
 def _tidy(out: Path, stage: Path) -> None:
     """Finish what a killed process had begun, and remove what it left."""
-    for leftover in out.iterdir():
-        if re.fullmatch(rf"\.{GROWING}\.\w{{8}}\.(tmp|old)", leftover.name):
-            shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(out, GROWING)
     if (stage / MANIFEST).exists():
         _take_over(out, stage)
     elif stage.exists() and not (stage / "started.json").exists():
@@ -214,7 +212,7 @@ class _Source(NamedTuple):
 
 
 def _source(out: Path) -> _Source:
-    started, finished = read_json(out / "started.json"), (out / MANIFEST).exists()
+    started, finished = read_started(out), (out / MANIFEST).exists()
     store = CheckpointStore(out / "checkpoints")
     checkpoint = store.final() if finished else store.newest()
     if checkpoint is None:
@@ -224,12 +222,11 @@ def _source(out: Path) -> _Source:
             do="train it with this version of xclass first, or choose another --out",
         )
     if finished:
-        verify_files(out, read_manifest(out, MANIFEST, KIND, FORMAT_VERSION), list(IDS))
+        verify_files(out, read_manifest(out, MANIFEST, KIND, FORMAT_VERSION, RunRecord), list(IDS))
     place = out if all((out / name).exists() for name in IDS) else _recorded_dataset(out, started)
-    items = pl.read_parquet(place / "items.parquet", columns=["item_id", "train_count"])
-    queries = pl.read_parquet(place / "queries.parquet", columns=["query_id"])["query_id"]
-    ids, position = {"item": items["item_id"], "query": queries}, read_state(checkpoint)
-    step = position.get("position", position)["step"]
+    items = read_ours(checked_table(place / "items.parquet"), ["item_id", "train_count"])
+    queries = read_ours(checked_table(place / "queries.parquet"), ["query_id"])["query_id"]
+    ids, step = {"item": items["item_id"], "query": queries}, read_position(checkpoint).step
     return _Source(
         out, checkpoint, store.newest() or checkpoint, started, finished, step, ids, int(items["train_count"].sum())
     )

@@ -1,4 +1,4 @@
-"""What lies at a path: a dataset, a run, an index, a checkpoint, a top-k file, safetensors. Checked, then described."""
+"""What lies at a path: a dataset, a run, an index, a checkpoint, lists, safetensors. Checked, then described."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xclass import run
+import polars as pl
+
+from xclass import run, topk_parts
 from xclass.config import read_toml
 from xclass.data import store
+from xclass.data.dataset_record import DatasetRecord
 from xclass.errors import ArtefactError, XclassError
+from xclass.frames import scan_parquet
 from xclass.index import saved
-from xclass.manifest import read_json, read_manifest, verify_files
+from xclass.manifest import Manifest, read_manifest, verify_files
 from xclass.progress import Progress
+from xclass.run_record import RunRecord, read_started
 from xclass.training import checkpoint
 
-# Kind → its manifest's name and its format version.
-ARTEFACTS: dict[str, tuple[str, int]] = {
-    store.KIND: (store.MANIFEST, store.FORMAT_VERSION),
-    run.KIND: (run.MANIFEST, run.FORMAT_VERSION),
-    checkpoint.KIND: (checkpoint.MANIFEST, checkpoint.FORMAT_VERSION),
-    saved.KIND: (saved.MANIFEST, saved.FORMAT_VERSION),
+# A manifest's name → its kind, its format version and what the manifest must hold.
+ARTEFACTS: dict[str, tuple[str, int, type[Manifest]]] = {
+    store.MANIFEST: (store.KIND, store.FORMAT_VERSION, DatasetRecord),
+    run.MANIFEST: (run.KIND, run.FORMAT_VERSION, RunRecord),
+    checkpoint.MANIFEST: (checkpoint.KIND, checkpoint.FORMAT_VERSION, checkpoint.CheckpointRecord),
+    saved.MANIFEST: (saved.KIND, saved.FORMAT_VERSION, saved.IndexRecord),
+    **dict.fromkeys(topk_parts.MANIFESTS, (topk_parts.KIND, topk_parts.FORMAT_VERSION, Manifest)),
 }
 
 TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
 DEPTH = 2  # how far below a directory other artefacts are looked for: run/index, run/checkpoints/<step>
-HOW_TO_MAKE = "give the path of a dataset, run, index or checkpoint directory, a .parquet or a .safetensors file"
+HOW_TO_MAKE = "give the path of a dataset, run, index, checkpoint or lists directory, a .parquet or a .safetensors file"
 
 
 def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
     if path.is_dir():
         return _describe_directory(path, verify)
     describer = FILE_KINDS.get(path.suffix)
-    if describer is None:
+    if describer is None or not path.is_file():
         raise ArtefactError(
             "xclass does not know this kind of file", where=path, got=path.suffix or None, do=HOW_TO_MAKE
         )
@@ -52,19 +58,20 @@ def describe(path: Path | str, verify: bool = True) -> dict[str, Any]:
         return describer(path)
     except (OSError, XclassError):
         raise
-    except Exception as error:  # noqa: BLE001  Polars and safetensors each have their own exceptions for a cut file
+    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001  Polars and safetensors have their own
         raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
 
 
 def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
-    kind, below = _kind_of(path), _artefacts_below(path)
+    name, below = _manifest_of(path), _artefacts_below(path)
     contains = {"contains": below} if below else {}
-    if kind is None and (path / "started.json").is_file():
+    if name is None and (path / "started.json").is_file():
         return {"kind": run.KIND, "path": str(path), "finished": False, **_describe_run(path), **contains}
-    if kind is None:
+    if name is None:
         do = f"it holds {', '.join(below)}: inspect one of them" if below else HOW_TO_MAKE
         raise ArtefactError("this directory is not an artefact of xclass: it has no manifest", where=path, do=do)
-    manifest = read_manifest(path, ARTEFACTS[kind][0], kind, ARTEFACTS[kind][1])
+    kind = ARTEFACTS[name][0]
+    manifest = read_manifest(path, name, *ARTEFACTS[name])
     if verify:
         _verify(path, manifest)
     files = manifest["files"]
@@ -74,9 +81,9 @@ def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
     return {"kind": kind, "path": str(path), **fields, **extra, **size, **contains}
 
 
-def _kind_of(directory: Path) -> str | None:
-    """The kind whose manifest lies in the directory."""
-    return next((kind for kind, (name, _) in ARTEFACTS.items() if (directory / name).is_file()), None)
+def _manifest_of(directory: Path) -> str | None:
+    """The name of the manifest that lies in the directory."""
+    return next((name for name in ARTEFACTS if (directory / name).is_file()), None)
 
 
 def _artefacts_below(directory: Path) -> dict[str, str]:
@@ -85,15 +92,15 @@ def _artefacts_below(directory: Path) -> dict[str, str]:
     for depth in range(1, DEPTH + 1):
         for folder in sorted(directory.glob("/".join("*" * depth))):
             relative = folder.relative_to(directory)
-            kind = None if any(part.startswith(".") for part in relative.parts) else _kind_of(folder)
-            if kind is not None:
-                below[relative.as_posix()] = kind
+            name = None if any(part.startswith(".") for part in relative.parts) else _manifest_of(folder)
+            if name is not None:
+                below[relative.as_posix()] = ARTEFACTS[name][0]
     return below
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
     """What the run was started with."""
-    started = {key: value for key, value in read_json(path / "started.json").items() if key != "grown"}
+    started = {key: value for key, value in read_started(path).items() if key != "grown"}
     return {"dataset": started, "config": read_toml(path / "config.toml")}
 
 
@@ -102,7 +109,7 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
     dataset = store.open_dataset(path)
     splits = {}
     for name in dataset.splits:
-        lengths = dataset.split(name).lengths()
+        lengths = dataset.lengths(name)
         pairs, queries = int(lengths.sum()), int((lengths > 0).sum())
         splits[name] = {
             **dataset.manifest["splits"][name],
@@ -117,10 +124,9 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
 
 def _describe_features(dataset: store.Dataset, side: str) -> dict[str, Any]:
     """Name → size of the vocabulary, values of all rows, values per row, rows without any, the longest row."""
-    lists = dataset.query_features if side == "query" else dataset.item_features
     found = {}
     for name, size in dataset.feature_sizes(side).items():
-        lengths = lists[name].lengths()
+        lengths = dataset.lengths(f"{side}_features/{name}")
         found[name] = {
             "size": size,
             "values": int(lengths.sum()),
@@ -140,9 +146,7 @@ def _verify(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _describe_parquet(path: Path) -> dict[str, Any]:
-    import polars as pl
-
-    rows = pl.scan_parquet(path)
+    rows = scan_parquet(path)
     schema = {name: str(kind) for name, kind in rows.collect_schema().items()}
     if not set(TOPK_COLUMNS) <= set(schema):
         count = rows.select(pl.len()).collect().item()

@@ -10,13 +10,13 @@ import torch
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
-from xclass.manifest import locked
+from xclass.files import A_DIRECTORY, check_target, locked
 from xclass.metrics import PERPLEXITY
 from xclass.run_config import RunConfig
+from xclass.run_directory import MANIFEST
 from xclass.training.board import require_tensorboard
 from xclass.training.mining import hard_parts
 
-MANIFEST = "run.json"
 ONE = "train it in one process, without torchrun"
 
 
@@ -48,9 +48,12 @@ def claim(
     stack: ExitStack,
 ) -> bool:
     """Make the directory and lock it for as long as ``stack`` is open; whether it is new."""
+    check_target(out, A_DIRECTORY)
     if out.exists() and not resume and any(out.iterdir()):
         raise ArtefactError(
-            "this directory exists already", where=out, do="choose another --out, or pass --resume to go on with it"
+            "this directory exists already",
+            where=out,
+            do="choose another directory, or go on with it: --resume, in Python resume=True",
         )
     if config.train.tensorboard:
         require_tensorboard()

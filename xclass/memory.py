@@ -22,14 +22,20 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST_FROM_HEAP = 32 << 20  # what the GNU C library allows
 KEPT_BYTES = 1 << 30
 AHEAD_BYTES = 128 << 10
-MEMORY_WORDS = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE)
+MEMORY_WORDS = re.compile(
+    r"can't allocate memory|out of memory|bad_alloc|cannot allocate memory|unable to allocate|memory allocation"
+    r"|failed to map segment|can't start new thread|could not spawn threads|'libllvmlite\.so'",
+    re.IGNORECASE,
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whatever device: torch, NumPy, Faiss and the system each say it in their own way."""
+    """Whether memory ran out, on whatever device, also for threads and for libraries that are being loaded: torch,
+    NumPy, Polars, Faiss, numba and the system each say it in their own way."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, RuntimeError) and MEMORY_WORDS.search(str(error)) is not None
+    said = isinstance(error, RuntimeError | ImportError | OSError) or type(error).__name__ == "PanicException"
+    return said and MEMORY_WORDS.search(str(error)) is not None
 
 
 @functools.cache

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.lookup import IdMap
-from xclass.data.query_files import ITEM_COLUMN, QUERY_COLUMN, QueryFile, checked_suffix, read_item_ids, read_query_file
+from xclass.data.given import as_id_lists, as_id_series, is_nested
+from xclass.data.lookup import IdMap, check_any_known, unknown
+from xclass.data.queries import histories_of
+from xclass.data.query_files import read_item_filter
+from xclass.errors import DataError, InputError
+from xclass.progress import say
 from xclass.types import Ragged
 
 
@@ -25,13 +31,16 @@ class OwnLists:
 
     def __init__(self, lists: Ragged, query_ids: pl.Series | None = None) -> None:
         self._lists = lists
+        self.matched = 0  # queries so far that have a list
         self._map = None if query_ids is None else IdMap(_own_type(query_ids))
 
     def of(self, query_ids: pl.Series) -> Callable[[Tensor], Ragged]:
         """The lists of these queries, by their positions; an empty one for a query that is not named."""
         if self._map is None:
+            self.matched += len(query_ids)
             return self._lists.take
         rows = self._map.numbers(query_ids)
+        self.matched += int((rows >= 0).sum())
         rows = torch.where(rows < 0, len(self._lists), rows)
         # one list more, without an item, for the queries that are not named
         lists = Ragged(torch.cat([self._lists.offsets, self._lists.offsets[-1:]]), self._lists.values)
@@ -39,9 +48,19 @@ class OwnLists:
 
     def without(self, items: Tensor) -> OwnLists:
         """The same lists without these items."""
-        other = OwnLists(self._lists.filter(~torch.isin(self._lists.values, items)))
-        other._map = self._map
+        other = copy.copy(self)
+        other._lists = self._lists.filter(~torch.isin(self._lists.values, items))
         return other
+
+    def check_matched(self, what: str) -> None:
+        """DataError when these are lists of other queries than those that were asked for.
+
+        Raises:
+            DataError: not one query so far has a list.
+        """
+        if not self.matched and self._map is not None:
+            wanted, got = "query ids of the queries to retrieve for", ", ".join(self._map.examples())
+            raise DataError(f"the {what} are of other queries: not one query id is the same", wanted=wanted, got=got)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +77,54 @@ class ItemFilter:
 NO_FILTER = ItemFilter()
 
 
-def read_item_filter(path: Path | str) -> pl.Series | QueryFile:
-    """Item ids for everybody, or each query's own.
+def filter_of_file(path: Path, items: IdMap, what: str) -> ItemFilter:
+    """The items of a file, for everybody or each query's own; unknown ones are left out and named on stderr.
 
     Own lists are what a file of histories is: .jsonl, .adj, or a table with the columns query_id and item_id.
 
     Raises:
-        DataError: as read_query_file and read_item_ids.
+        DataError: as read_query_file; not one item of it is known; an own list does not say whose it is.
     """
-    path = Path(path)
-    suffix = checked_suffix(path)
-    if suffix in (".jsonl", ".ndjson", ".adj"):
-        return read_query_file(path)
-    if suffix != ".txt" and {QUERY_COLUMN, ITEM_COLUMN} <= set(_columns(path, suffix)):
-        return read_query_file(path)
-    return read_item_ids(path)
+    found = read_item_filter(path, items)
+    ids = found.query_ids if found.items is None else found.items
+    numbers = item_numbers(items, ids, f"{what} of {path}")
+    check_any_known(numbers, ids, "item", items, path)
+    if found.offsets is None:
+        return ItemFilter(numbers[numbers >= 0])
+    return ItemFilter(own=OwnLists(Ragged(found.offsets, numbers).filter(numbers >= 0), found.query_ids))
 
 
-def _columns(path: Path, suffix: str) -> list[str]:
-    if suffix == ".parquet":
-        return pl.scan_parquet(path).collect_schema().names()
-    separator = "\t" if suffix == ".tsv" else ","
-    return pl.scan_csv(path, separator=separator, infer_schema=False).collect_schema().names()
+def filter_given(given: Any, items: IdMap, asked: Tensor, what: str) -> ItemFilter:
+    """Items for everybody, or a list for each query that was asked for, in any container.
+
+    Args:
+        asked: bool, of each query: whether it is known; the lists of the others are left out.
+
+    Raises:
+        InputError: no container of ids; another number of lists than queries.
+    """
+    if given is None:
+        return NO_FILTER
+    if not is_nested(given):
+        numbers = item_numbers(items, as_id_series(given, what), what)
+        return ItemFilter(numbers[numbers >= 0])
+    if len(given) != len(asked):
+        wanted, got = f"{len(asked):,} lists", f"{len(given):,}"
+        raise InputError(f"one list of {what} is needed per query", wanted=wanted, got=got)
+    lists = histories_of(as_id_lists(given, what))
+    assert lists.offsets is not None and lists.items is not None
+    numbers = item_numbers(items, lists.items, what)
+    rows = asked.nonzero().squeeze(1)
+    return ItemFilter(own=OwnLists(Ragged(lists.offsets, numbers).filter(numbers >= 0).take(rows)))
+
+
+def item_numbers(items: IdMap, ids: pl.Series, what: str) -> Tensor:
+    """The number of each item, −1 for unknown ones, which are named on stderr."""
+    numbers = items.numbers(ids)
+    missing = unknown(ids, numbers)
+    if missing.count:
+        say(missing.message(what))
+    return numbers
 
 
 def _own_type(ids: pl.Series) -> pl.Series:

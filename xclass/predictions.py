@@ -16,17 +16,25 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.given_files import temporary_folder, unreadable
 from xclass.data.keys import KeyNumbers, first_of_each
-from xclass.data.prediction_files import RANK
+from xclass.data.lookup import none_known
+from xclass.data.prediction_files import ITEM, QUERY, RANK
 from xclass.data.truth import PairFiles, Truth, check_ids, read_truth
 from xclass.errors import DataError, InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.progress import Progress, say
+from xclass.topk_parts import check_lists
 from xclass.types import TopK
 
 ROWS_AT_ONCE = 1 << 20
 ROWS_PER_PASS = 1 << 25
+FEW = 0.1  # of the smaller side: that few ids in common are told
+DISJOINT = (
+    "check that these are the same ids; if the lists miss every positive, give the train pairs: they name all items"
+)
+Rows = Path | str | pl.DataFrame | pl.LazyFrame  # or a table of pandas or Arrow
 POLICIES = {
     "queries": "the queries of the truth; a list for another query is left out, and counted",
     "missing_lists": "a query of the truth without a list counts 0",
@@ -53,20 +61,22 @@ class _Rows(NamedTuple):
 
 
 def evaluate_predictions(
-    predictions: Path | str,
-    truth: Path | str,
-    k: Sequence[int] = (10, 20),
+    predictions: Rows,
+    truth: Rows,
+    k: Sequence[int] | int = (10, 20),
     metrics: Sequence[MetricName] | None = None,
     *,
-    train: Path | str | None = None,
+    train: Rows | None = None,
     num_items: int | None = None,
     by_popularity: bool = False,
     propensity: tuple[float, float] | None = None,
 ) -> Evaluation:
-    """Measure a file of predictions against a file of truth; :mod:`xclass.data.prediction_files` says what they hold.
+    """Measure predictions against truth: files, directories of files or tables, as
+    :mod:`xclass.data.prediction_files` says.
 
-    The truth is held in memory, the predictions are read in parts of about a million rows. Where a query's rows do not
-    stand together, they are sorted first, in several passes over the file, 32 million rows in memory at a time.
+    The truth is held in memory, the predictions are read in parts of about a million rows. Text files become Parquet
+    first, in the folder for temporary files, with about as many bytes as they have compressed. Where a query's rows do
+    not stand together, they are sorted first, in several passes over the file, 32 million rows in memory at a time.
 
     Args:
         predictions: rows of query_id, item_id and rank or score or both. With a rank, that is the order, else the
@@ -80,30 +90,33 @@ def evaluate_predictions(
         propensity: A and B of psp and psndcg; .55 and 1.5 when None.
 
     Raises:
-        DataError: a file or column that is missing or of the wrong type, a null id, a NaN score.
+        DataError: a file or column that is missing or of the wrong type, a null id, a NaN score; not one query id of
+            the predictions is in the truth, or not one item id in truth or train.
         InputError: ``num_items`` is less than the files hold; something needs ``train``.
     """
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k))
-    files = PairFiles.open(predictions, truth, train)
-    known = read_truth(files)
-    if by_popularity and known.item_counts is None:
-        raise InputError("popularity bands need train pairs", do="pass the file of train pairs")
-    frame, total = files.lists(), _count_rows(files)
-    try:
-        return _measure(_Reader(files, known, num_items), frame, total, wanted, by_popularity, propensity)
-    except _Apart:
-        say(f"{files.predictions.path}: the rows of a query do not stand together; sorting them")
-    passes = -(-total // ROWS_PER_PASS)
-    frames = _sorted(frame, passes)
-    return _measure(_Reader(files, known, num_items), frames, total, wanted, by_popularity, propensity)
+    wanted = list(metrics) if metrics is not None else metrics_at(k)
+    if isinstance(predictions, str | Path) and Path(predictions).is_dir():
+        check_lists(Path(predictions))
+    with temporary_folder() as folder:
+        files = PairFiles.open(predictions, truth, train, folder)
+        known = read_truth(files)
+        if by_popularity and known.item_counts is None:
+            raise InputError("popularity bands need train pairs", do="pass the file of train pairs")
+
+        def measured(frames: list[pl.LazyFrame]) -> Evaluation:
+            return _measure(_Reader(files, known, num_items), frames, total, wanted, by_popularity, propensity)
+
+        frame, total = files.lists(), _count_rows(files)
+        try:
+            return measured([frame])
+        except _Apart:
+            say(f"{files.predictions.path}: the rows of a query do not stand together; sorting them")
+        return measured(_sorted(frame, -(-total // ROWS_PER_PASS)))
 
 
 def _count_rows(files: PairFiles) -> int:
-    try:
+    with unreadable(files.predictions.path):
         return int(files.predictions.frame.select(pl.len()).collect(engine="streaming").item())
-    except pl.exceptions.PolarsError as error:
-        got = str(error).splitlines()[0]
-        raise DataError("this file can't be read", where=files.predictions.path, got=got) from None
 
 
 def _sorted(frame: pl.LazyFrame, passes: int) -> list[pl.LazyFrame]:
@@ -114,7 +127,7 @@ def _sorted(frame: pl.LazyFrame, passes: int) -> list[pl.LazyFrame]:
 
 def _measure(
     reader: _Reader,
-    frames: pl.LazyFrame | list[pl.LazyFrame],
+    frames: list[pl.LazyFrame],
     total: int,
     metrics: list[MetricName],
     by_popularity: bool,
@@ -125,7 +138,7 @@ def _measure(
     if truth.item_counts is not None and any(metric.name in ("psp", "psndcg") for metric in metrics):
         propensities = Propensities.of(truth.item_counts, truth.train_queries, *(constants or ()))
     result = evaluate(
-        reader.lists(frames if isinstance(frames, list) else [frames], total),
+        reader.lists(frames, total),
         truth.positives,
         metrics,
         item_counts=truth.item_counts,
@@ -142,10 +155,12 @@ class _Reader:
 
     def __init__(self, files: PairFiles, truth: Truth, num_items: int | None) -> None:
         self.path, self.truth, self._given = files.predictions.path, truth, num_items
+        self._files, self._num_known = files, len(truth.items)
+        self._met = np.zeros(self._num_known, dtype=np.bool_)
         self._by_rank = RANK in files.predictions.names
         self._came = np.zeros(len(truth.positives), dtype=np.bool_)
         self._unknown = KeyNumbers(np.empty(0, dtype=np.int64))
-        self._row = self._repeated = 0
+        self._row = self._repeated = self._gaps = 0
 
     def lists(self, frames: list[pl.LazyFrame], total: int) -> Iterator[tuple[Tensor, TopK]]:
         """(query numbers, lists), part by part."""
@@ -161,6 +176,12 @@ class _Reader:
                         held = []
                     held.append(rest)
                 yield self._lists(_joined(held))
+        self._check_matches()
+        if self._gaps:
+            say(
+                f"{self.path}: in {self._gaps:,} lists the ranks begin after 1 or leave some out, as in lists that were"
+                " filtered: their items are measured at the places 1, 2, … that they have in the file"
+            )
 
     def num_items(self) -> int:
         """Items of the catalogue, when all lists have been read."""
@@ -176,6 +197,7 @@ class _Reader:
         return {
             "num_unknown_queries": len(self._unknown),
             "num_repeated_predictions": self._repeated,
+            "num_lists_with_rank_gaps": self._gaps,
             "num_repeated_positives": self.truth.repeated,
             "num_items": self.num_items(),
             "items": "as given" if self._given is not None else "the different items of all files",
@@ -183,12 +205,26 @@ class _Reader:
             "policies": POLICIES,
         }
 
+    def _check_matches(self) -> None:
+        """DataError where the ids of predictions and truth are not of the same things; a note where few are."""
+        met, new_items = int(self._met.sum()), len(self.truth.items) - self._num_known
+        queries = int(self._came.sum()), len(self._unknown), len(self._came)
+        for name, (matched, others, known) in ((QUERY, queries), (ITEM, (met, new_items, self._num_known))):
+            what, places = name.removesuffix("_id"), "truth" + self._and_train(name)
+            if not matched and others:
+                given, there = (file.examples(name) for file in (self._files.predictions, self._files.truth))
+                raise none_known(what, given, there, self.path, f"in {places}", DISJOINT)
+            if matched < FEW * min(matched + others, known):
+                told = f"{matched:,} of {matched + others:,}, and there are {known:,} in {places}"
+                say(f"{self.path}: few {what} ids match: {told}. Are these the same ids?")
+
+    def _and_train(self, name: str) -> str:
+        return " and train pairs" if name == ITEM and self._files.train is not None else ""
+
     def _parts(self, frame: pl.LazyFrame) -> Iterator[_Rows]:
-        try:
+        with unreadable(self.path):
             for part in frame.collect_batches(chunk_size=ROWS_AT_ONCE):
                 yield self._rows(part)
-        except pl.exceptions.PolarsError as error:
-            raise DataError("this file can't be read", where=self.path, got=str(error).splitlines()[0]) from None
 
     def _rows(self, part: pl.DataFrame) -> _Rows:
         check_ids(self.path, part["query"], part["item"], self._row)
@@ -213,13 +249,25 @@ class _Reader:
             raise _Apart
         self._came[numbers] = True
         rows, offsets = _in_order(rows), np.append(0, np.cumsum(lengths))
+        if self._by_rank:
+            self._gaps += _with_gaps(rows.order, offsets)
         items = self.truth.items.of(rows.item, grow=True)
+        self._met[items[items < self._num_known]] = True
         ties, keep = rows.tie, first_of_each(offsets, items)
         if keep is not None:
             self._repeated += int((~keep).sum())
             offsets = np.append(0, np.cumsum(keep))[offsets]
             items, ties = items[keep], ties[keep]
         return torch.from_numpy(numbers), TopK(*map(torch.from_numpy, (offsets, items, ties)))
+
+
+def _with_gaps(ranks: np.ndarray, offsets: np.ndarray) -> int:
+    """How many lists have ranks, in rising order, that begin after 1 or leave some out."""
+    before = np.zeros_like(ranks)
+    before[1:] = ranks[:-1]
+    before[offsets[:-1][np.diff(offsets) > 0]] = 0.0
+    rows = np.flatnonzero(ranks - before > 1)
+    return len(np.unique(np.searchsorted(offsets, rows, side="right")))
 
 
 def _starts(query: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ import threading
 import time
 from types import TracebackType
 
+from xclass.streams import is_terminal, to_stderr
+
 PLAIN_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.2
 
@@ -36,7 +38,7 @@ class Progress:
         self.done = self._done_before = 0
         self.note = ""
         self._started = self._printed = time.monotonic()
-        self._tty = sys.stderr.isatty()
+        self._tty = is_terminal(sys.stderr)
 
     def __enter__(self) -> Progress:
         self._started = self._printed = time.monotonic()
@@ -46,8 +48,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._tty:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            to_stderr("\r\x1b[K")
 
     def resume_at(self, done: int) -> None:
         """So much was done before this process began; it does not count towards the rate."""
@@ -79,8 +80,7 @@ class Progress:
     def _print(self) -> None:
         if _silent.is_set():
             return
-        sys.stderr.write(f"\r\x1b[K{self.line()}" if self._tty else f"{self.line()}\n")
-        sys.stderr.flush()
+        to_stderr(f"\r\x1b[K{self.line()}" if self._tty else f"{self.line()}\n")
 
 
 def duration(seconds: float) -> str:
@@ -99,7 +99,5 @@ def duration(seconds: float) -> str:
 
 def say(message: str) -> None:
     """One line of log on stderr."""
-    if _silent.is_set():
-        return
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
+    if not _silent.is_set():
+        to_stderr(message + "\n")

@@ -2,58 +2,59 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.batches import inference_batches
 from xclass.data.document_blocks import TEXT
+from xclass.data.given import as_id_lists, as_id_series, as_texts, checked_path
 from xclass.data.lists import Some
-from xclass.data.lookup import IdMap, as_id_series, unknown
+from xclass.data.lookup import IdMap
 from xclass.data.queries import (
     Queries,
     dataset_queries,
+    empty_histories,
     histories_of,
     queries_by_id,
     queries_with_features,
     queries_with_histories,
 )
-from xclass.data.query_files import QueryFile, histories_given, texts_given
+from xclass.data.query_files import QueryFile
 from xclass.data.sparse import ragged_of
 from xclass.data.store import Dataset, open_dataset
 from xclass.data.vectoriser import Vectoriser
 from xclass.document_scorers import DocumentSearch, WithoutTowers
-from xclass.errors import ArtefactError, InputError
+from xclass.errors import InputError
 from xclass.evaluate import evaluate, metrics_at
 from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.growth import grow_run
 from xclass.heads import CnnHead, OwnSearch
-from xclass.index import Index, IndexConfig, IndexReport, build_index, find_index, laid_out, load_index, save_index
+from xclass.index import Index, IndexConfig, build_index, load_index
+from xclass.index.checks import checked_k
 from xclass.likelihood import with_likelihood
 from xclass.metrics import Evaluation, MetricName, Propensities
 from xclass.model import TwoTower
-from xclass.own_lists import NO_FILTER, ItemFilter, OwnLists, read_item_filter
+from xclass.once import once
+from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
 from xclass.progress import say
 from xclass.retrieve import Searched, restricted, retrieve
-from xclass.rng import torch_generator
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.run_config import RunConfig
 from xclass.scorers import Fusion
-from xclass.topk_files import topk_frame
+from xclass.topk_files import empty_frame, topk_frame
 from xclass.towers.characters import text_bytes
 from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
 from xclass.vectors import Vectors
 
-Items = Sequence[str] | Sequence[int]
+Ids = Sequence[str] | Sequence[int] | pl.Series | np.ndarray | Tensor
 INDEX_FOLDER = "index"
-TUNING_QUERIES = 4096
 PROPENSITY_METRICS = ("psp", "psndcg")
 
 
@@ -81,12 +82,12 @@ class Recommender:
         Raises:
             ArtefactError: not a finished run, cut or altered.
         """
-        return cls(RunDirectory(path), dataset)
+        return cls(RunDirectory(checked_path(path, "a run")), dataset)
 
     def __repr__(self) -> str:
         return f"Recommender({self.run.path}: {self.run.num_queries:,} queries, {self.run.num_items:,} items)"
 
-    @functools.cached_property
+    @once
     def dataset(self) -> Dataset:
         """The dataset that the run was trained on."""
         return self.run.dataset(self._dataset_path)
@@ -96,7 +97,7 @@ class Recommender:
         """Whether items of a query's history may come again: its queries are positions of a text."""
         return self.run.sequence is not None
 
-    @functools.cached_property
+    @once
     def item_vectors(self) -> Vectors:
         """(N, D), read block by block, as one matrix with ``.tensor()``; InputError for a head that has none."""
         vectors = self.model.item_vectors()
@@ -108,7 +109,7 @@ class Recommender:
             )
         return vectors
 
-    @functools.cached_property
+    @once
     def exact_index(self) -> Searched:
         """Search that misses nothing; by all scorers of a run that has more than the two towers."""
         documents = self.run.config.documents
@@ -121,7 +122,7 @@ class Recommender:
     def _own_search(self, exact: bool = False) -> OwnSearch | None:
         return self.model.own_search(exact) if isinstance(self.model, TwoTower) else None
 
-    @functools.cached_property
+    @once
     def index(self) -> Searched | None:
         """The same through the index of the run, None when ``xclass index`` has made none; a head's beam search."""
         own = self._own_search()
@@ -141,7 +142,7 @@ class Recommender:
         towers = None if index is None else (self.model, index)
         return DocumentSearch(fusion, weights, self._features_read, towers)
 
-    @functools.cached_property
+    @once
     def _scorers(self) -> tuple[Fusion, dict[str, float]]:
         return self.run.load_scorers()
 
@@ -152,16 +153,16 @@ class Recommender:
 
     def retrieve(
         self,
-        query_ids: Sequence[str] | Sequence[int] | None = None,
-        histories: Sequence[Sequence[str]] | Sequence[Sequence[int]] | None = None,
+        query_ids: Ids | None = None,
+        histories: Sequence[Ids] | None = None,
         k: int = 20,
         *,
         features: Mapping[str, Ragged] | None = None,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str] | pl.Series | None = None,
         exact: bool = False,
         include_seen: bool = False,
-        candidates: Items | Sequence[Items] | None = None,
-        exclude: Items | Sequence[Items] | None = None,
+        candidates: Ids | Sequence[Ids] | None = None,
+        exclude: Ids | Sequence[Ids] | None = None,
         short: str = "keep",
         probabilities: str | None = None,
         over: int | None = None,
@@ -171,9 +172,9 @@ class Recommender:
         Args:
             query_ids: queries of the dataset, by external id; unknown ones are left out and named on stderr.
             histories: instead: one list of external item ids per query; the answer calls them 0, 1, …
-            features: instead: sparse features by name, Ragged of feature numbers with weights, a list per query; the
-                answer calls them 0, 1, …
-            texts: instead: raw texts, a string per query, made into features as the dataset's texts were; named alike.
+            features: instead, or beside histories for a model that reads both: sparse features by name, Ragged of
+                feature numbers with weights, a list per query; the answer calls them 0, 1, …
+            texts: the same as features: raw texts, a string per query, made into features as the dataset's texts were.
             k: at most so many items; a query that has seen nearly everything gets fewer.
             exact: search exactly even if the run has an index.
             include_seen: keep the items of a query's history; of positions of a text they always stay.
@@ -183,36 +184,34 @@ class Recommender:
             probabilities: a column of them: "exact" over all items, or over those that were "retrieved".
             over: how many items to retrieve at least, and normalise over; k when None.
 
+        Ids, lists and texts come in any container: list, tuple, NumPy array, torch tensor, series of Polars or pandas.
+        Without a query the table has its columns and no row.
+
         Raises:
-            InputError: not exactly one of ``query_ids``, ``histories``, ``features`` and ``texts``; k < 1; a string
-                where a list is wanted; new queries for a model that knows them by id only; another number of lists than
-                queries.
+            InputError: nobody to retrieve for, or more than one way to say whom; k < 1; a string, a set or something
+                that is no id where a list of ids is wanted; new queries for a model that knows them by id only; another
+                number of lists than queries; features for a model that reads none.
             DataError: not one of the ids is known.
             ArtefactError: texts, and the dataset was not made from texts.
         """
-        if [query_ids, histories, features, texts].count(None) != 3:
-            raise InputError("say whom to retrieve for", wanted="one of query_ids, histories, features and texts")
+        _check_asked(query_ids=query_ids, histories=histories, features=features, texts=texts)
         if query_ids is not None:
-            ids = as_id_series(query_ids)
+            ids = as_id_series(query_ids, "query ids")
             queries = queries_by_id(self.dataset, ids, known=self.query_map)
-            rows = (self.query_map.numbers(ids) >= 0).nonzero().squeeze(1)
-        elif features is not None or texts is not None:
-            self.model.tower.check_new_queries()
-            given = self.text_features(texts_given(texts)) if features is None else features
-            queries = queries_with_features(given, sizes=self.run.feature_sizes("query"))
-            rows = torch.arange(len(queries))
+            known = self.query_map.numbers(ids) >= 0
         else:
-            assert histories is not None
-            queries = self.queries_of(histories_of(histories_given(histories)))
-            rows = torch.arange(len(queries))
+            queries = self._new_queries(histories, features, texts)
+            known = torch.ones(len(queries), dtype=torch.bool)
         for missing, what in ((queries.unknown_queries, "query ids"), (queries.unknown_items, "items of histories")):
             if missing.count:
                 say(missing.message(what))
+        if alike := self.without_history(queries):
+            say(empty_histories(alike))
         wanted = Wanted(
-            k,
+            checked_k(k),
             include_seen or self.may_repeat,
-            self._item_filter(candidates, rows, "candidates"),
-            self._item_filter(exclude, rows, "excluded items"),
+            filter_given(candidates, self.item_map, known, "candidates"),
+            filter_given(exclude, self.item_map, known, "excluded items"),
             short,
             probabilities,
             over,
@@ -220,13 +219,50 @@ class Recommender:
         index = self.exact_index if exact or self.index is None else self.index
         search = FilteredSearch(self.model, index, wanted, lambda: self.run.item_counts)
         found = search.lists(queries)
-        return pl.concat([topk_frame(at, lists, queries.ids, self.run.item_ids, given) for at, lists, given in found])
+        frames = [topk_frame(at, lists, queries.ids, self.run.item_ids, given) for at, lists, given in found]
+        return pl.concat([empty_frame(queries.ids, self.run.item_ids, probabilities is not None), *frames])
+
+    def _new_queries(self, histories: Any, features: Mapping[str, Ragged] | None, texts: Any) -> Queries:
+        """Queries by what is known of people never seen: histories, features, or both."""
+        if texts is not None:
+            features = self.text_features(as_texts(texts))
+        given = None if features is None else self._with_features(features)
+        if histories is None:
+            assert given is not None
+            return given
+        queries = self.queries_of(histories_of(as_id_lists(histories, "histories")))
+        if given is None:
+            return queries
+        if len(given) != len(queries):
+            got = f"{len(queries):,} histories, features of {len(given):,}"
+            raise InputError("histories and features must be of the same queries", got=got)
+        return replace(queries, features=given.features)
+
+    def _with_features(self, features: Mapping[str, Ragged], ids: pl.Series | None = None) -> Queries:
+        """Queries by their features; InputError where this model reads none."""
+        if not self._reads_features:
+            wanted, got = "a query tower that reads features", f'kind = "{self.run.config.model.query.kind}"'
+            do = "give histories or query ids"
+            raise InputError("this model reads no features", where=self.run.path, wanted=wanted, got=got, do=do)
+        return queries_with_features(features, ids, self.run.feature_sizes("query"))
+
+    @property
+    def _reads_features(self) -> bool:
+        return "features" in self.run.config.model.query.kind or bool(self.run.config.documents.sparse)
+
+    def without_history(self, queries: Queries) -> int:
+        """How many of these queries, if they are given by their histories, have nothing that this model goes by."""
+        kind = self.run.config.model.query.kind
+        if queries.known_items is None or self._reads_features or "history" not in kind:
+            return 0
+        empty = queries.histories.take(queries.rows).lengths() == 0
+        return int((empty & (queries.numbers < 0) if "id" in kind.split("+") else empty).sum())
 
     def evaluate(
         self, k: Sequence[int] = (10, 20), split: str = "test", max_queries: int | None = None
     ) -> pl.DataFrame:
         """The metrics of the run on a split as a table: exact, through the index if there is one, and popularity."""
-        return self.measure(metrics_at(list(k)), split, max_queries=max_queries).table()
+        return self.measure(metrics_at(k), split, max_queries=max_queries).table()
 
     def measure(
         self,
@@ -273,12 +309,12 @@ class Recommender:
             result = with_likelihood(result, self.model, queries, truth, counts)
         return self._by_query_number(result, queries, split)
 
-    @functools.cached_property
+    @once
     def query_map(self) -> IdMap:
         """External query ids → numbers."""
         return IdMap(self.run.query_ids)
 
-    @functools.cached_property
+    @once
     def item_map(self) -> IdMap:
         """External item ids → numbers."""
         return IdMap(self.run.item_ids)
@@ -286,8 +322,7 @@ class Recommender:
     def queries_of(self, file: QueryFile, none_known: bool = False) -> Queries:
         """The queries that a file names by id, or gives by history or text; with ``none_known`` it may know nobody."""
         if file.texts is not None:
-            self.model.tower.check_new_queries()
-            return queries_with_features(self.text_features(file.texts), file.query_ids)
+            return self._with_features(self.text_features(file.texts), file.query_ids)
         if file.offsets is None:
             return queries_by_id(self.dataset, file.query_ids, known=self.query_map, none_known=none_known)
         facts = self.run.sequence
@@ -297,7 +332,7 @@ class Recommender:
             self.model.tower.check_new_queries()
         return queries
 
-    @functools.cached_property
+    @once
     def vectoriser(self) -> Vectoriser:
         """What made the features of the dataset's texts; ArtefactError when it was not made from texts."""
         return self.dataset.vectoriser()
@@ -318,43 +353,16 @@ class Recommender:
         head = self.model.head if isinstance(self.model, TwoTower) else None
         if not isinstance(head, CnnHead):
             raise InputError("this run makes no vectors of texts", where=self.run.path, wanted='head.kind = "cnn"')
-        return head.text_vectors(text_bytes(texts_given(texts), self.run.config.head.text_bytes))
+        return head.text_vectors(text_bytes(as_texts(texts), self.run.config.head.text_bytes))
 
-    def item_numbers(self, ids: pl.Series, what: str) -> Tensor:
+    def item_numbers(self, ids: Ids, what: str = "items") -> Tensor:
         """int64 numbers of external item ids; unknown ones are left out and named on stderr."""
-        numbers = self._numbers(ids, what)
+        numbers = item_numbers(self.item_map, as_id_series(ids, what), what)
         return numbers[numbers >= 0]
 
     def read_filter(self, path: Path | str | None, what: str) -> ItemFilter:
         """The items of a file: for everybody, or each query's own; unknown ones are left out and named on stderr."""
-        if path is None:
-            return NO_FILTER
-        found = read_item_filter(path)
-        if isinstance(found, pl.Series):
-            return ItemFilter(self.item_numbers(found, f"{what} of {path}"))
-        assert found.offsets is not None and found.items is not None
-        numbers = self._numbers(found.items, f"{what} of {path}")
-        return ItemFilter(own=OwnLists(Ragged(found.offsets, numbers).filter(numbers >= 0), found.query_ids))
-
-    def _item_filter(self, given: Items | Sequence[Items] | None, rows: Tensor, what: str) -> ItemFilter:
-        """Items for everybody, or a list for each query, of which ``rows`` are left."""
-        if given is None:
-            return NO_FILTER
-        if isinstance(given, str) or not len(given) or not isinstance(given[0], list | tuple | pl.Series):
-            return ItemFilter(self.item_numbers(as_id_series(given), what))  # type: ignore[arg-type]
-        if len(rows) and len(given) <= int(rows.max()):
-            raise InputError(f"one list of {what} is needed per query", got=f"{len(given)} lists")
-        file = histories_of([list(part) for part in given])  # type: ignore[arg-type]
-        assert file.offsets is not None and file.items is not None
-        numbers = self._numbers(file.items, what)
-        return ItemFilter(own=OwnLists(Ragged(file.offsets, numbers).filter(numbers >= 0).take(rows)))
-
-    def _numbers(self, ids: pl.Series, what: str) -> Tensor:
-        numbers = self.item_map.numbers(ids)
-        missing = unknown(ids, numbers)
-        if missing.count:
-            say(missing.message(what))
-        return numbers
+        return NO_FILTER if path is None else filter_of_file(Path(path), self.item_map, what)
 
     def lists(
         self,
@@ -416,6 +424,14 @@ class Recommender:
         return Propensities.of(item_counts, self.dataset.num_train_queries, *(constants or self.dataset.propensity))
 
 
+def _check_asked(**given: Any) -> None:
+    """InputError unless whom to retrieve for is said in one way."""
+    ways = {name for name, value in given.items() if value is not None}
+    if len(ways) != 1 and ways not in ({"histories", "features"}, {"histories", "texts"}):
+        wanted = "one of query_ids, histories, features and texts; or histories with features or texts"
+        raise InputError("say whom to retrieve for", wanted=wanted, got=" and ".join(sorted(ways)) or "none of them")
+
+
 def train(
     dataset: Dataset | Path | str,
     config: RunConfig | dict[str, Any] | Path | str,
@@ -453,44 +469,3 @@ def train(
     if grow_vocab:
         return Recommender.load(grow_run(opened, settings, Path(out), device, on_validation, check_memory))
     return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))
-
-
-def index_run(
-    recommender: Recommender, config: IndexConfig, target_recall: float, k: int, replace: bool = False
-) -> IndexReport:
-    """Build an index over a run's item vectors, tune it on held-out queries, write it to ``run/index``.
-
-    It is tuned on up to 4096 queries drawn by the run's seed, with their histories left out of the search, as in use.
-    When the target can't be reached, exact search is written instead and the report says so.
-
-    Raises:
-        ArtefactError: there is an index already and ``replace`` is false.
-    """
-    folder = recommender.run.path / INDEX_FOLDER
-    if folder.exists() and not replace:
-        raise ArtefactError("this run has an index already", where=folder, do="pass --replace to build it anew")
-    stored = recommender.item_vectors
-    queries, seen = _tuning_queries(recommender)
-    vectors = laid_out(stored, recommender.run.path)
-    report = find_index(vectors, config, queries, k, target_recall, exclude=seen)
-    if report.fell_back:
-        say(report.fell_back)
-    save_index(report.index, folder, recommender.run.model_hash, report.to_dict(), replace)
-    return report
-
-
-def _tuning_queries(recommender: Recommender) -> tuple[Tensor, Ragged]:
-    """(B, D) vectors of a sample of the queries that have a history, and what each of them must not get."""
-    dataset = recommender.dataset
-    split = dataset.splits[-1]
-    history, seen = dataset.history(split), dataset.seen(split)
-    lists = dataset.split("train") if recommender.may_repeat else seen
-    known = lists.lengths().nonzero().squeeze(1)
-    order = torch.randperm(len(known), generator=torch_generator(recommender.run.config.train.seed, "index tuning"))
-    chosen = known[order[:TUNING_QUERIES]].sort().values
-    batches = inference_batches(history, chosen, TUNING_QUERIES, dataset.query_features)
-    vectors = [recommender.model.query_vectors(batch) for batch in batches]
-    return torch.cat(vectors), seen.take(chosen).long()
-
-
-__all__ = ["Recommender", "index_run", "train"]

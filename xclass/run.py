@@ -26,54 +26,49 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import safetensors
 import torch
-from torch import Tensor
 
 from xclass.build import build_model, choose_device
 from xclass.config import apply_overrides, build_config, flatten, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
 from xclass.data.candidates import read_candidates
-from xclass.data.store import SEQUENCE, Dataset, open_dataset, read_item_counts, sequence_facts
-from xclass.data.windows import SequenceFacts
-from xclass.document_scorers import files_of, load_scorers, train_scorers
+from xclass.data.store import (
+    SEQUENCE,
+    Dataset,
+)
+from xclass.document_scorers import train_scorers
 from xclass.engine import Engine, open_engine, restarts
-from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted, XclassError
-from xclass.launching import MANIFEST as MANIFEST
+from xclass.errors import RESUME, ArtefactError, ConfigError, Interrupted, XclassError
 from xclass.launching import check_launch, claim
 from xclass.manifest import (
     atomic_file,
-    read_json,
-    read_manifest,
     remove_leftovers,
     require_space,
-    verify_files,
     write_json,
     write_manifest,
 )
-from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
-from xclass.model import TwoTower
 from xclass.progress import say
 from xclass.run_config import RunConfig
-from xclass.scorers import Fusion
-from xclass.tensorfile import load_tensors, write_tensors
+from xclass.run_directory import FORMAT_VERSION as FORMAT_VERSION
+from xclass.run_directory import GROWING as GROWING
+from xclass.run_directory import KIND as KIND
+from xclass.run_directory import MANIFEST as MANIFEST
+from xclass.run_directory import MODEL, bound_files
+from xclass.run_directory import RunDirectory as RunDirectory
+from xclass.run_record import read_started
+from xclass.tensorfile import write_tensors
 from xclass.training import Position, Trainer
 from xclass.training.checkpoint import CheckpointStore, why
 from xclass.training.loop import OnValidation
 from xclass.training.mining import make_miner
-from xclass.training.state import ModelState
 from xclass.training.validate import make_validator
-from xclass.types import Ragged
 
-KIND = "run"
-TABLE = "table."
-FORMAT_VERSION = 1
 IDS = ("items.parquet", "queries.parquet")
-GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
-MODEL = "model.safetensors"
-TOWER_FILES = ("metrics.jsonl", MODEL)  # of a run with two towers
 TABLES = "tables"  # files of mapped tables, while a process trains
-FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]
+WITHOUT_VALID = (
+    "no valid split: nothing is measured while training, so on_validation is not called, training does not stop early, "
+    "and the last weights are kept, not the best; ingest with --valid-fraction to hold a part of train out"
+)
 
 
 def resolve_config(config: RunConfig | dict[str, Any] | Path | str, overrides: list[str] | None = None) -> RunConfig:
@@ -163,6 +158,8 @@ def _train_in(
     )
     mine = make_miner(config.sampler, train, features, dataset.windows, engine)
     validate = make_validator(dataset, config.train, engine)
+    if validate is None:
+        say(WITHOUT_VALID)
     trainer = Trainer(model, batches, config.train, out, validate, mine, on_validation, engine)
     if resume and not trainer.resume():
         say("no checkpoint yet: starting from the beginning")
@@ -188,9 +185,7 @@ def _train_scorers(out: Path, dataset: Dataset, config: RunConfig) -> dict[str, 
     try:
         found = train_scorers(out, dataset, config.documents, config.train.seed)
     except KeyboardInterrupt:
-        raise Interrupted(
-            "training was interrupted; scorers that were finished are kept", "run the same command with --resume"
-        ) from None
+        raise Interrupted("training was interrupted; scorers that were finished are kept", RESUME) from None
     return {**found, "train_s": round(time.perf_counter() - started, 3)}
 
 
@@ -206,17 +201,18 @@ def _start(out: Path, dataset: Dataset, config: RunConfig) -> None:
         raise ArtefactError(
             "a grown run is being put in the place of this one",
             where=out,
-            do="pass --resume --grow-vocab and the dataset that it has grown to",
+            do="give the dataset that it has grown to, with --resume --grow-vocab (in Python resume=True, "
+            "grow_vocab=True)",
         )
-    made_from = read_json(out / "started.json")
+    made_from = read_started(out)
     if made_from.get("fingerprint") != dataset.fingerprint:
         raise ArtefactError(
             "this run was started with another dataset",
             where=out,
             wanted=made_from.get("dataset"),
             got=dataset.path,
-            do="resume with the dataset it was started with, choose another --out, or, if this one has all of "
-            "its items and queries, pass --resume --grow-vocab",
+            do="resume with the dataset it was started with, choose another directory, or, if this one has all of its "
+            "items and queries, add --resume --grow-vocab (in Python resume=True, grow_vocab=True)",
         )
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     how = {"distributed": config.distributed}  # how a launch runs changes nothing of what is trained
@@ -259,7 +255,7 @@ def keep_ids(out: Path, dataset: Dataset) -> None:
     """The ids by number, kept from the start: a dataset that grows has others by the time the run ends."""
     for name in IDS:
         with atomic_file(out / name) as temporary:
-            shutil.copyfile(dataset.path / name, temporary)
+            shutil.copyfile(dataset.file(name), temporary)
     dataset.check_unchanged()
 
 
@@ -307,7 +303,7 @@ def _bind(
     out: Path, dataset: Dataset, config: RunConfig, fields: dict[str, Any], known: dict[str, Any] | None = None
 ) -> None:
     """Write the manifest: from now on it is a run."""
-    started = read_json(out / "started.json")
+    started = read_started(out)
     started.pop("vocabularies", None)
     grown = {"grown": started.pop("grown")} if "grown" in started else {}
     sizes = {
@@ -318,157 +314,8 @@ def _bind(
         "features": {"query": dataset.feature_sizes("query")},
         **({} if dataset.sequence is None else {SEQUENCE: dataset.sequence._asdict()}),
     }
-    of_towers = FILES if config.documents.towers else [name for name in FILES if name not in TOWER_FILES]
-    files = [*of_towers, *files_of(config.documents)]
-    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, {**sizes, **fields, **grown}, only=files, known=known)
-
-
-class RunDirectory:
-    """A finished run, opened for reading.
-
-    Raises:
-        ArtefactError: not finished, of another version, a file is missing, cut, altered or from another run.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        if (self.path / "started.json").exists() and not (self.path / MANIFEST).exists():
-            grow = " --grow-vocab" if (self.path / GROWING / MANIFEST).exists() else ""
-            raise ArtefactError(
-                "this run is not finished", where=self.path, do=f"finish it with: xclass train … --resume{grow}"
-            )
-        self.manifest = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
-        verify_files(self.path, self.manifest)
-        self.config = load_config(RunConfig, self.path / "config.toml")
-
-    @property
-    def model_hash(self) -> str:
-        """SHA-256 of the weights: what an index of this run names."""
-        if self.config.documents.sparse:
-            names = files_of(self.config.documents) + ([MODEL] if self.config.documents.towers else [])
-            hashes = [self.manifest["files"][name]["sha256"] for name in names]
-            return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-        digest: str = self.manifest["files"][MODEL]["sha256"]
-        return digest
-
-    @functools.cached_property
-    def item_ids(self) -> pl.Series:
-        """External id of every item number."""
-        return pl.read_parquet(self.path / "items.parquet", columns=["item_id"])["item_id"]
-
-    @functools.cached_property
-    def query_ids(self) -> pl.Series:
-        """External id of every query number."""
-        return pl.read_parquet(self.path / "queries.parquet", columns=["query_id"])["query_id"]
-
-    @property
-    def item_counts(self) -> Tensor:
-        """int32 (N,), train pairs of each item. Read anew at every access."""
-        return read_item_counts(self.path / "items.parquet")
-
-    @property
-    def num_train_queries(self) -> int:
-        """Of the dataset that the run was trained on; 0 in runs that did not note it."""
-        number: int = self.manifest.get("num_train_queries", 0)
-        return number
-
-    @property
-    def sequence(self) -> SequenceFacts | None:
-        """How positions of a text are read, where the run's queries are such."""
-        return sequence_facts(self.manifest)
-
-    @property
-    def propensity(self) -> tuple[float, float]:
-        """As a rule: a finished run weighs nothing."""
-        return DEFAULT_A, DEFAULT_B
-
-    @property
-    def query_features(self) -> dict[str, Ragged]:
-        """None: they are the dataset's."""
-        return {}
-
-    @property
-    def item_features(self) -> dict[str, Ragged]:
-        """None: the vectors of items are stored whole."""
-        return {}
-
-    @property
-    def item_texts(self) -> pl.Series:
-        """The ids: the vectors that were made of texts are stored whole."""
-        return self.item_ids.cast(pl.String)
-
-    def feature_sizes(self, side: str) -> dict[str, int]:
-        """Name → number of different features of the dataset that the run was trained on, of side "query"."""
-        sizes: dict[str, int] = self.manifest.get("features", {}).get(side, {})
-        return sizes
-
-    def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
-        """Zeros: what a model made of them is stored with it."""
-        return torch.zeros(self.feature_sizes(side)[name], dtype=torch.int64), 0
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        number: int = self.manifest["num_items"]
-        return number
-
-    @property
-    def num_queries(self) -> int:
-        """Queries with a number."""
-        number: int = self.manifest["num_queries"]
-        return number
-
-    def dataset(self, path: Path | str | None = None) -> Dataset:
-        """The dataset of the run: where it was, or at ``path`` if it was moved.
-
-        Raises:
-            ArtefactError: it is not there, or is not the dataset that the run was trained on.
-        """
-        recorded = Path(self.manifest["dataset"]["dataset"])
-        place = recorded if path is None else Path(path)
-        if path is None and not place.exists():
-            raise ArtefactError("the dataset of this run is not where it was", where=recorded, do="pass --dataset PATH")
-        dataset = open_dataset(place)
-        if dataset.fingerprint != self.manifest["dataset"]["fingerprint"]:
-            raise ArtefactError(
-                "this is not the dataset that the run was trained on",
-                where=place,
-                wanted=f"the dataset of {self.path}",
-                do="pass --dataset PATH of that dataset, or train again",
-            )
-        return dataset
-
-    def load_scorers(self) -> tuple[Fusion, dict[str, float]]:
-        """The scorers of sparse features and the weight of each scorer; InputError for a run of two towers alone."""
-        if not self.config.documents.sparse:
-            raise InputError("this run has no scorers of sparse features", got=self.path)
-        return load_scorers(self.path, self.config.documents, self.num_items)
-
-    def load_model(self) -> TwoTower:
-        """The trained model; it needs no dataset. Its rows stay in the file: they are read when they are touched."""
-        path = self.path / MODEL
-        rows = _mapped_rows(path)
-        try:
-            model = build_model(self.config, self, None, untrained=False, stored=rows)
-        except InputError as error:
-            raise ArtefactError(error.what, where=path, wanted=error.wanted, got=error.got) from None
-        if set(rows) != set(model.tables):
-            wanted, got = ", ".join(sorted(model.tables)), ", ".join(sorted(rows))
-            raise ArtefactError("this file holds another model's tables", where=path, wanted=wanted, got=got)
-        state = ModelState(model, self.config.train.dense_learning_rate)
-        dense = {name: tensor for name, tensor in state.model_tensors().items() if not name.startswith(TABLE)}
-        load_tensors(path, dense, but=TABLE)
-        return model.eval()
-
-
-def _mapped_rows(path: Path) -> dict[str, Tensor]:
-    """The rows of every table, memory-mapped: a page is read when it is touched, and can be given up again."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(TABLE)]  # noqa: SIM118
-            return {name.removeprefix(TABLE).removesuffix(".weight"): file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ArtefactError("this file can't be read: cut or altered", where=path, got=str(error)) from None
+    fields = {**sizes, **fields, **grown}
+    write_manifest(out, MANIFEST, KIND, FORMAT_VERSION, fields, only=bound_files(config), known=known)
 
 
 def _write_text(path: Path, text: str) -> None:

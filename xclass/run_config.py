@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config, describe_toml
+from xclass.config import Config, Dimension, PositiveNumber, describe_toml
 from xclass.engine import TIMEOUT_S
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
@@ -22,17 +22,18 @@ from xclass.training.config import TrainingConfig
 class ModelConfig(Config):
     """The two towers and what joins them."""
 
-    embedding_dim: int = pydantic.Field(64, ge=1)
+    embedding_dim: Dimension = 64
     """Dimensions of the vectors, D."""
     normalize: bool = True
-    """Vectors of unit length: the score is the cosine. false: the plain inner product."""
-    temperature: float = pydantic.Field(0.1, gt=0)
-    """Scores are divided by it in training."""
+    """true: vectors have unit length, and the score is the cosine. false: the score is the inner product."""
+    temperature: PositiveNumber = 0.1
+    """In training, scores are divided by this."""
     init: Literal["random", "spectral", "documents"] = "random"
-    """random: N(0, init_std²); spectral: the closed form of [model.spectral] as the start of a history tower or of one
-    of features; documents: features random, an item the mean of its train documents' bags, of unit length."""
-    init_std: float = pydantic.Field(0.1, gt=0)
-    """Standard deviation of random rows."""
+    """Initial values. random: N(0, init_std²). spectral: the closed form of [model.spectral], for a query tower of kind
+    history or features. documents: features are random, and an item is the mean of the bags of its train documents,
+    scaled to unit length."""
+    init_std: PositiveNumber = 0.1
+    """Standard deviation of random initial rows."""
     query: QueryTowerConfig = QueryTowerConfig()
     """The query tower."""
     item: ItemTowerConfig = ItemTowerConfig()
@@ -62,16 +63,18 @@ class DistributedConfig(Config):
     """What a launch of several processes (torchrun) goes by; one process reads none of it."""
 
     tables: Literal["exchange", "torchrec"] = "exchange"
-    """What holds the rows of each process: exchange: tables of every storage, type and optimiser, whose rows travel to
-    where they are needed; torchrec: TorchRec's sharding and exchanges with FBGEMM's fused row-wise AdaGrad."""
+    """What stores the rows of each process. exchange: the tables of this package, with every storage, type and
+    optimiser. torchrec: TorchRec's sharding and exchanges with FBGEMM's fused row-wise AdaGrad."""
     sharding: Literal["row-wise", "table-wise", "planner"] = "row-wise"
-    """Which processes hold a table: row-wise: all of them, in equal parts; table-wise: one, the largest tables first,
-    each where least lies; planner: as TorchRec's planner says of each table (with tables = "torchrec")."""
-    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0)
-    """No process waits longer for the others: then the run ends, and says who was missing."""
+    """Which processes hold a table. row-wise: all of them, in equal parts. table-wise: one process; the largest table
+    is placed first, each on the process that holds least so far. planner: as TorchRec's planner decides (needs tables =
+    "torchrec")."""
+    timeout_s: float = pydantic.Field(TIMEOUT_S, gt=0, le=1e9)
+    """Longest time, in seconds, that a process waits for the others. After that the run ends and says which process was
+    missing."""
     shared_memory: bool = True
-    """Processes that are all on one host (Linux, device = "cpu") exchange rows through memory that they share
-    instead of the network's loopback device."""
+    """true: processes on one host (Linux, device = "cpu") exchange rows through shared memory instead of the network's
+    loopback device."""
 
 
 class RunConfig(Config):
@@ -80,7 +83,7 @@ class RunConfig(Config):
     model: ModelConfig = ModelConfig()
     """The two towers."""
     head: HeadConfig = HeadConfig()
-    """The output layer: what turns a query's vector into a loss and into a ranking of items."""
+    """The output layer: from a query vector to a loss in training, and to a ranking of items afterwards."""
     sampler: SamplerConfig = SamplerConfig()
     """Where negatives come from."""
     loss: LossConfig = LossConfig()
@@ -88,13 +91,13 @@ class RunConfig(Config):
     optimizer: Literal["adagrad", "adam", "rmsprop", "sgd"] = "adagrad"
     """Row-wise optimiser of the tables."""
     tables: TableConfig = TableConfig()
-    """The tables of vectors."""
+    """How the rows of vectors are stored and updated."""
     product_dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 makes the large products of the loss faster and rounds scores to 8 bits."""
+    """Type of the large products of the loss. bfloat16 is faster and rounds scores to 8 significant bits."""
     train: TrainingConfig = TrainingConfig()
-    """The loop."""
+    """The training loop."""
     documents: DocumentsConfig = DocumentsConfig()
-    """Scorers of documents by their sparse features, beside the two towers or instead of them."""
+    """Scorers of documents by their sparse features, with the two towers or instead of them."""
     distributed: DistributedConfig = DistributedConfig()
     """Training in several processes."""
 

@@ -20,12 +20,11 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import pydantic
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Config, Count, Positive, Power
 from xclass.errors import InputError
 from xclass.progress import Progress
 from xclass.rng import torch_generator
@@ -35,16 +34,16 @@ from xclass.types import Ragged
 class SpectralConfig(Config):
     """The closed-form start, of histories or of features."""
 
-    iterations: int = pydantic.Field(4, ge=1)
-    """Rounds of subspace iteration."""
-    oversampling: int = pydantic.Field(32, ge=0)
-    """Extra columns, cut off in the end."""
-    degree_power: float = 0.5
+    iterations: Positive = 4
+    """Number of subspace iterations."""
+    oversampling: Count = 32
+    """Extra columns during the iterations; they are dropped at the end."""
+    degree_power: Power = 0.5
     """p: item rows are multiplied by count^p, history rows by count^-p."""
-    value_power: float = 0.5
-    """g: history or feature rows are multiplied by the singular values to this power."""
-    count_power: float = 0.5
-    """Of features, c: an item's column of the matrix is divided by count^c. (Of histories it is always 0.5.)"""
+    value_power: Power = 0.5
+    """g: history rows or feature rows are multiplied by the singular values to this power."""
+    count_power: Power = 0.5
+    """c, for features: the matrix column of an item is divided by count^c. For histories it is always 0.5."""
 
 
 class SpectralFactors(NamedTuple):

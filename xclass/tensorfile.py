@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
 import torch
 from torch import Tensor
 
@@ -255,6 +256,19 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
                 file.seek(first + entry.start)
                 _read_tensor(file, made[name], None)
     return made
+
+
+def mapped_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The stored tensors whose names begin so, memory-mapped: a page is read when it is touched, and can be given up.
+
+    Raises:
+        ArtefactError: no such file, or a damaged one.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _check_same(path: Path, stored: Mapping[str, Entry], wanted: Mapping[str, Tensor]) -> None:

@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from xclass.errors import InputError, lookup
+from xclass.frames import scan_parquet
 from xclass.types import TopK
 
 PART_ROWS = 1 << 20
@@ -91,7 +92,7 @@ def _join_parquet(parts: Sequence[Path], path: Path) -> None:
     if len(parts) == 1:
         shutil.copyfile(parts[0], path)
     else:
-        pl.scan_parquet(list(parts)).sink_parquet(path, row_group_size=PART_ROWS)
+        scan_parquet(list(parts)).sink_parquet(path, row_group_size=PART_ROWS)
 
 
 def _write_json_lines(frame: pl.DataFrame, path: Path) -> None:

@@ -2,9 +2,11 @@
 
 .NAME.parts/job.json              what the job is: a resumed one must be the same
 .NAME.parts/part-000000.parquet   lists of some queries
-.NAME.parts/part-000000.json      their counts, written last: with it the part is finished
+.NAME.parts/part-000000.json      their counts, size and SHA-256, written last: with it the part is finished
+.NAME.parts/.lock                 locked by the process that owns the job, as long as it lives
 
-Any process may write any part; when all are there, one process makes them the result.
+Any process of a launch may write any part; when all are there, one process makes them the result. Who goes on with a
+job reads its finished parts once (at about 2 GB/s): a part that is not what was written is made again.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from xclass.errors import ArtefactError, DataError, InputError, Interrupted
-from xclass.manifest import atomic_directory, atomic_file, read_json, write_json, write_manifest
+from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
+from xclass.files import atomic_directory, atomic_file, locked, remove_leftovers
+from xclass.manifest import FileEntry, file_entry, read_manifest, write_json, write_manifest
+from xclass.progress import say
+from xclass.records import Record, read_json, read_record
 from xclass.topk_files import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
 from xclass.types import TopK
 
 JOB = "job.json"
-MANIFEST = "topk.json"
+MANIFEST = "_topk.json"  # pandas, Arrow and Spark pass over names that begin with "_"
+MANIFESTS = (MANIFEST, "topk.json")  # as it was called before
 KIND = "lists"
 FORMAT_VERSION = 1
 NAMED = 5
@@ -40,6 +46,8 @@ class Counts:
     """What has been written. A short list has fewer than k items, an empty one (also short) none.
 
     filled_lists: short ones that were filled up with popular items.
+    known_items: of all histories that were given.
+    empty_histories: queries with nothing that the model goes by, among those given by histories.
     """
 
     queries: int = 0
@@ -49,6 +57,8 @@ class Counts:
     filled_lists: int = 0
     unknown_queries: int = 0
     unknown_items: int = 0
+    known_items: int = 0
+    empty_histories: int = 0
     unknown_names: list[str] = field(default_factory=list)
 
     def add(self, other: Counts) -> None:
@@ -79,27 +89,48 @@ class Written:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         rate = self.queries_here / max(self.seconds, 1e-9)
-        counts = {name: value for name, value in asdict(self.counts).items() if name != "unknown_names"}
+        counts = {
+            name: value for name, value in asdict(self.counts).items() if name not in ("unknown_names", "known_items")
+        }
         likely = {} if self.probabilities is None else {"probabilities": self.probabilities}
         return {"queries": counts.pop("queries"), "queries_per_s": rate, **counts, **likely}
 
 
+class PartRecord(Record, strict=False):
+    """What ``part-….json`` holds."""
+
+    counts: Counts
+    file: FileEntry
+
+
 class Parts:
-    """The parts of a job in their folder, and what has been counted in them.
+    """The parts of a job in their folder, and what has been counted in them. To be closed.
+
+    Args:
+        owner: this process begins the job or goes on with it; of the processes of a launch, one.
 
     Raises:
-        ArtefactError: parts of an unfinished job are there and ``resume`` is false; the job to resume is another one.
+        ArtefactError: another process is at this job; parts of a stopped one are there and ``resume`` is false; the job
+            to resume is another one.
     """
 
-    def __init__(self, out: Path, format_name: str, job: dict[str, Any], resume: bool = False) -> None:
+    def __init__(
+        self, out: Path, format_name: str, job: dict[str, Any], resume: bool = False, owner: bool = True
+    ) -> None:
         self.out, self.format = Path(out), TOPK_FORMATS[format_name]
         self.folder = self.out.absolute().parent / f".{self.out.name}.parts"
         self.counts, self._files = Counts(), dict[int, Path]()
-        if self.folder.exists():
-            self._take_up(job, resume)
-        else:
-            self.folder.mkdir(parents=True)
-            write_json(self.folder / JOB, job)
+        self._lock = contextlib.ExitStack()
+        if not owner:
+            self.read()
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock.enter_context(locked(self.folder, "another process is writing these lists"))
+        try:
+            self._begin(job, resume)
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """How many are finished."""
@@ -115,8 +146,9 @@ class Parts:
         name = f"part-{number:06d}"
         with atomic_file(self.folder / (name + self.format.suffix)) as temporary:
             self.format.write(pl.concat(frames), temporary)
-        write_json(self.folder / f"{name}.json", asdict(counts))
-        self._finished(number, self.folder / (name + self.format.suffix), counts)
+        file = self.folder / (name + self.format.suffix)
+        write_json(self.folder / f"{name}.json", {"counts": asdict(counts), "file": file_entry(file)})
+        self._finished(number, file, counts)
 
     def finish(self, directory: bool = False, fields: dict[str, Any] | None = None) -> None:
         """Make the parts one file, or the directory that holds them with a manifest; then they are gone."""
@@ -135,30 +167,51 @@ class Parts:
         """The folder of parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def close(self) -> None:
+        """Give the job up: another process may go on with it."""
+        self._lock.close()
+
     def read(self) -> None:
         """What is finished by now, by whatever process."""
         self.counts, self._files = Counts(), {}
-        for counts in sorted(self.folder.glob("part-*.json")):
-            file = counts.with_suffix(self.format.suffix)
-            if not file.exists():
-                raise ArtefactError("a part is missing", where=file, do=f"remove {self.folder} and start anew")
-            self._finished(int(counts.stem.removeprefix("part-")), file, Counts(**read_json(counts)))
+        for place in sorted(self.folder.glob("part-*.json")):
+            record = read_record(place, PartRecord)
+            self._finished(int(place.stem.removeprefix("part-")), place.with_suffix(self.format.suffix), record.counts)
 
     def _finished(self, number: int, file: Path, counts: Counts) -> None:
         self._files[number] = file
         self.counts.add(counts)
 
-    def _take_up(self, job: dict[str, Any], resume: bool) -> None:
+    def _begin(self, job: dict[str, Any], resume: bool) -> None:
+        if not (self.folder / JOB).exists():
+            write_json(self.folder / JOB, job)
+            return
         if not resume:
-            do = f"pass --resume to go on with it, or remove {self.folder}"
+            do = f"pass --resume (in Python resume=True) to go on with it, or remove {self.folder}"
             raise ArtefactError("a job that was stopped has left its parts here", where=self.folder, do=do)
         before = read_json(self.folder / JOB)
+        if not isinstance(before, dict):
+            raise ArtefactError("this is not a job", where=self.folder / JOB, do=f"remove {self.folder}")
         for name in sorted(before.keys() | job.keys()):
             if before.get(name) != job.get(name):
                 do = f"resume with what it was started with, or remove {self.folder}"
                 what = f"the job to resume was started with another {name}"
                 raise ArtefactError(what, where=self.folder, wanted=before.get(name), got=job.get(name), do=do)
+        self._verify()
         self.read()
+
+    def _verify(self) -> None:
+        """Forget the finished parts that are not what was written; they are made again."""
+        remove_leftovers(self.folder)
+        for place in sorted(self.folder.glob("part-*.json")):
+            file = place.with_suffix(self.format.suffix)
+            try:
+                whole = file_entry(file) == read_record(place, PartRecord).file.model_dump()
+            except (ArtefactError, OSError):
+                whole = False
+            if not whole:
+                say(f"{file}: not what was written there; it is made again")
+                place.unlink()
 
 
 @contextlib.contextmanager
@@ -171,8 +224,15 @@ def kept_for_resume(parts: Parts) -> Iterator[None]:
             parts.remove()
         elif isinstance(error, KeyboardInterrupt):
             what = f"interrupted; {len(parts):,} finished parts are kept"
-            raise Interrupted(what, "run the same command with --resume") from None
+            raise Interrupted(what, RESUME) from None
         raise
+
+
+def check_lists(directory: Path) -> None:
+    """ArtefactError when files of a directory of lists with a manifest of ours are missing or cut."""
+    name = next((name for name in MANIFESTS if (directory / name).exists()), None)
+    if name is not None:
+        read_manifest(directory, name, KIND, FORMAT_VERSION)
 
 
 def write_topk(
@@ -202,6 +262,7 @@ def write_topk(
             parts.finish()
     finally:
         parts.remove()
+        parts.close()
     return Written(parts.counts, parts.counts.queries, time.perf_counter() - started)
 
 

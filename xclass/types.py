@@ -38,24 +38,23 @@ class Ragged:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.offsets.dtype != torch.int64 or self.offsets.dim() != 1 or len(self.offsets) == 0:
-            raise InputError(
-                what="Ragged offsets are of the wrong kind",
-                wanted="an int64 vector of B+1 entries",
-                got=f"{self.offsets.dtype} of shape {tuple(self.offsets.shape)}",
-            )
-        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != len(self.values):
-            raise InputError(
-                what="Ragged offsets do not span the values",
-                wanted=f"offsets from 0 to {len(self.values)}",
-                got=f"offsets from {int(self.offsets[0])} to {int(self.offsets[-1])}",
-            )
+        if self.values.dim() != 1:
+            raise InputError("Ragged values are no vector", wanted="(M,)", got=f"shape {tuple(self.values.shape)}")
+        check_offsets(self.offsets, len(self.values), "Ragged")
         if self.weights is not None and self.weights.shape != self.values.shape:
             raise InputError(
                 what="Ragged weights and values differ in shape",
                 wanted=f"{tuple(self.values.shape)}",
                 got=f"{tuple(self.weights.shape)}",
             )
+
+    @classmethod
+    def checked(cls, offsets: Tensor, values: Tensor, weights: Tensor | None = None) -> Ragged:
+        """From tensors that have been checked, as when they were read from a dataset: nothing is looked at here."""
+        made = object.__new__(cls)
+        for name, tensor in (("offsets", offsets), ("values", values), ("weights", weights)):
+            object.__setattr__(made, name, tensor)
+        return made
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]], weights: Sequence[Sequence[float]] | None = None) -> Ragged:
@@ -85,19 +84,21 @@ class Ragged:
 
     def take(self, rows: Tensor) -> Ragged:
         """The lists ``rows`` (int64, any order, repeats allowed) as a new Ragged. O(values taken)."""
+        if len(rows) and int(rows.min()) < 0:
+            raise InputError("there is no list of this number", wanted=f"0 … {len(self) - 1}", got=int(rows.min()))
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = offsets_of(lengths)
         positions = torch.arange(int(offsets[-1]), device=offsets.device)
         positions += torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=len(positions))
         weights = None if self.weights is None else self.weights[positions]
-        return Ragged(offsets, self.values[positions], weights)
+        return Ragged.checked(offsets, self.values[positions], weights)
 
     def slice(self, start: int, stop: int) -> Ragged:
         """The lists ``start … stop-1``; values are a view."""
         offsets = self.offsets[start : stop + 1]
         low, high = int(offsets[0]), int(offsets[-1])
         weights = None if self.weights is None else self.weights[low:high]
-        return Ragged(offsets - low, self.values[low:high], weights)
+        return Ragged.checked(offsets - low, self.values[low:high], weights)
 
     def filter(self, keep: Tensor) -> Ragged:
         """Only the values where ``keep`` (bool (M,)) is true; every list stays, maybe shorter."""
@@ -107,12 +108,19 @@ class Ragged:
 
     def long(self) -> Ragged:
         """The same lists with int64 values (on disk they may be int32)."""
-        return self if self.values.dtype == torch.int64 else Ragged(self.offsets, self.values.long(), self.weights)
+        return self if self.values.dtype == torch.int64 else self.with_values(self.values.long(), self.weights)
 
     def to(self, device: torch.device | str) -> Ragged:
         """The same lists on another device."""
         weights = None if self.weights is None else self.weights.to(device)
-        return Ragged(self.offsets.to(device), self.values.to(device), weights)
+        return Ragged.checked(self.offsets.to(device), self.values.to(device), weights)
+
+    def with_values(self, values: Tensor, weights: Tensor | None = None) -> Ragged:
+        """Lists of the same lengths with other values, one for each of these; nothing is copied."""
+        if values.shape != self.values.shape or (weights is not None and weights.shape != values.shape):
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (values, weights) if tensor is not None)
+            raise InputError("these lists have another number of values", wanted=tuple(self.values.shape), got=shapes)
+        return Ragged.checked(self.offsets, values, weights)
 
     def to_lists(self) -> list[list[int]]:
         """As Python lists, without the weights."""
@@ -158,6 +166,28 @@ def offsets_of(lengths: Tensor) -> Tensor:
     offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
     torch.cumsum(lengths, 0, out=offsets[1:])
     return offsets
+
+
+def check_offsets(offsets: Tensor, size: int, what: str) -> None:
+    """InputError unless ``offsets`` are int64 (B+1,), start at 0, never fall and end at ``size``. O(B).
+
+    Compiled loops and ``repeat_interleave(output_size=…)`` write where offsets say, without looking.
+    """
+    if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) == 0:
+        raise InputError(
+            what=f"{what} offsets are of the wrong kind",
+            wanted="an int64 vector of B+1 entries",
+            got=f"{offsets.dtype} of shape {tuple(offsets.shape)}",
+        )
+    numbers = offsets.cpu().numpy()
+    if numbers[0] != 0 or numbers[-1] != size:
+        raise InputError(
+            what=f"{what} offsets do not span the values",
+            wanted=f"offsets from 0 to {size}",
+            got=f"offsets from {numbers[0]} to {numbers[-1]}",
+        )
+    if (numbers[1:] < numbers[:-1]).any():
+        raise InputError(what=f"{what} offsets fall", wanted="offsets that never fall")
 
 
 def concat_ragged(first: Ragged, second: Ragged) -> Ragged:
@@ -213,6 +243,12 @@ class TopK:
     offsets: Tensor
     ids: Tensor
     scores: Tensor
+
+    def __post_init__(self) -> None:
+        check_offsets(self.offsets, len(self.ids), "TopK")
+        if self.ids.dim() != 1 or self.ids.shape != self.scores.shape:
+            shapes = f"ids {tuple(self.ids.shape)}, scores {tuple(self.scores.shape)}"
+            raise InputError("TopK ids and scores differ in shape", wanted="(M,) each", got=shapes)
 
     @classmethod
     def from_padded(cls, ids_BK: Tensor, scores_BK: Tensor, keep_BK: Tensor | None = None) -> TopK:

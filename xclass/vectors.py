@@ -9,8 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from xclass.errors import InputError
 
 BLOCK_ROWS = 1 << 16
 
@@ -20,6 +23,9 @@ class Vectors(ABC):
 
     A source of your own gives ``__len__``, ``dim``, ``read`` and ``take``; reads may come from several threads at once.
     """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} × {self.dim}, float32; all of them with .tensor())"
 
     @abstractmethod
     def __len__(self) -> int:
@@ -147,6 +153,25 @@ class RangeOfVectors(Vectors):
         return self.whole.nbytes * len(self) // max(len(self.whole), 1)
 
 
-def as_vectors(vectors: Tensor | Vectors) -> Vectors:
-    """A matrix as a source; a source as it is."""
-    return TensorVectors(vectors) if isinstance(vectors, Tensor) else vectors
+def as_vectors(vectors: Tensor | np.ndarray | Vectors) -> Vectors:
+    """A matrix as a source, copied only if its rows do not lie one after the other; a source as it is.
+
+    Raises:
+        InputError: neither, or no floating-point matrix.
+    """
+    if isinstance(vectors, np.ndarray):
+        if vectors.dtype.kind != "f":
+            raise wrong_shape(f"{vectors.dtype} of shape {vectors.shape}")
+        vectors = torch.as_tensor(vectors)
+    if isinstance(vectors, Tensor):
+        if vectors.dim() != 2 or not vectors.is_floating_point():
+            raise wrong_shape(f"{vectors.dtype} of shape {tuple(vectors.shape)}")
+        return TensorVectors(vectors.contiguous())
+    if not isinstance(vectors, Vectors):
+        raise wrong_shape(type(vectors).__name__)
+    return vectors
+
+
+def wrong_shape(got: str) -> InputError:
+    """The error about what can't be item vectors."""
+    return InputError("item vectors are of the wrong shape", wanted="floating (N,D), N and D of 1 or more", got=got)

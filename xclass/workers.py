@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,6 +15,8 @@ from torch import Tensor
 Result = TypeVar("Result")
 PARTS_PER_THREAD = 2  # who is done early takes another: the cores are shared with the work ahead
 _setting_threads = threading.Lock()
+_making_pools = threading.Lock()
+_pools: dict[int, ThreadPoolExecutor] = {}
 _kept = threading.local()
 
 
@@ -53,7 +54,8 @@ def in_parts(
                 results[part] = work(*cut)
 
     here = 1 if torch.get_num_threads() == 1 else 0  # this thread takes parts too when its operations keep to it
-    others = [_pool(num_threads()).submit(run) for _ in range(count - here)]
+    pool = _pool(num_threads())
+    others = [pool.submit(run) for _ in range(count - here)]
     try:
         if here:
             run()
@@ -75,7 +77,8 @@ def short_operations() -> Iterator[None]:
 
     Waking a team of threads costs more than a short operation does: 0.5 ms instead of 0.02 for a sum over 8,192 rows.
     """
-    threads = torch.get_num_threads()
+    with _setting_threads:  # a thread's first question is answered while no other thread has all at 1
+        threads = torch.get_num_threads()
     if threads == 1:
         yield
         return
@@ -107,13 +110,25 @@ def scratch(size: int, like: Tensor) -> Tensor:
     return kept[:size]
 
 
-@functools.cache
 def _pool(count: int) -> ThreadPoolExecutor:
+    """The threads of all calls for this number, made once."""
+    with _making_pools:
+        if count not in _pools:
+            _pools[count] = _make_pool(count)
+        return _pools[count]
+
+
+def _make_pool(count: int) -> ThreadPoolExecutor:
     """All threads are there when it returns: one that is being made later would change torch's numbers meanwhile."""
     pool = ThreadPoolExecutor(count, "xclass-loss", initializer=_one_thread, initargs=(num_threads(),))
     together = threading.Barrier(count)
-    for waiting in [pool.submit(together.wait) for _ in range(count)]:
-        waiting.result()
+    try:
+        waiting = [pool.submit(together.wait) for _ in range(count)]
+        wait(waiting, return_when=FIRST_EXCEPTION)  # a thread that can't be made leaves the others waiting
+    finally:
+        together.abort()
+    for each in waiting:
+        each.result()
     return pool
 
 

@@ -118,7 +118,7 @@ def test_compare_refuses(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["compare", str(place / "a"), str(place / "b"), "--train", "x"]) == 2
     assert main(["compare", "x", "y", "--truth", "t", "--max-queries", "3"]) == 2
     assert main(["compare", "x", "y", "--truth", "t", "--split", "valid"]) == 2
-    with pytest.raises(InputError, match="list of paths"):
+    with pytest.raises(InputError, match="list of paths or tables"):
         xclass.compare_runs(str(place / "a"))
     with pytest.raises(ArtefactError):
         xclass.compare_runs([place / "a", place / "nothing"])

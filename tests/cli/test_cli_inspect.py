@@ -29,6 +29,8 @@ REPORT = {
     "queries_without_pairs": 0,
 }
 
+STARTED = {"dataset": "/somewhere", "fingerprint": "f00"}
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
@@ -42,7 +44,7 @@ def dataset(tmp_path: Path) -> Path:
     fields = {
         "num_queries": 3,
         "num_items": 4,
-        "splits": {"train": {"pairs": 3}, "test": {"pairs": 3}},
+        "splits": {"train": {"pairs": 3, "queries": 2}, "test": {"pairs": 3, "queries": 1}},
         "report": REPORT,
     }
     write_manifest(path, "dataset.json", "dataset", 1, fields)
@@ -121,13 +123,17 @@ def test_what_lies_below_is_listed(tmp_path: Path, dataset: Path, capsys: pytest
     run = make_run(tmp_path)
     (run / "metrics.json").write_text("{half")
     (run / "index").mkdir()
-    write_manifest(run / "index", "index.json", "index", 2, {"factory": "Flat"})
-    write_manifest(run, "run.json", "run", 1, {"steps": 12})
+    (run / "index" / "vectors.npy").touch()
+    described = {"kind": "exact", "factory": None, "metric": "inner_product", "search_parameters": {}}
+    fields = {"index": described, "num_items": 4, "dim": 2, "binding": None, "vectors_sha256": "0f"}
+    write_manifest(run / "index", "index.json", "index", 2, fields)
+    counts = {"num_items": 4, "num_queries": 3, "result": {"steps": 12, "train_s": 1.5}}
+    write_manifest(run, "run.json", "run", 1, {"dataset": STARTED, **counts})
     found = inspected(capsys, run)
-    assert (found["kind"], found["steps"]) == ("run", 12)
+    assert (found["kind"], found["result"]["steps"]) == ("run", 12)
     assert found["contains"] == {"index": "index", "checkpoints/step-000000000007": "checkpoint"}
     assert found["config"] == {"train": {"epochs": 2}}
-    assert inspected(capsys, run / "index")["factory"] == "Flat"
+    assert inspected(capsys, run / "index")["index"] == described
     assert main(["inspect", str(tmp_path)]) == 1
     assert "do: it holds data, run, run/index: inspect one of them" in capsys.readouterr().err
 
@@ -137,8 +143,9 @@ def make_run(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     checkpoint = run / "checkpoints" / "step-000000000007"
     checkpoint.mkdir(parents=True)
+    (checkpoint / "tensors.safetensors").touch()
     write_manifest(checkpoint, "checkpoint.json", "checkpoint", 1, {"state": {"step": 7}})
-    write_json(run / "started.json", {"dataset": "/somewhere", "fingerprint": "f00"})
+    write_json(run / "started.json", STARTED)
     (run / "config.toml").write_text("[train]\nepochs = 2\n")
     return run
 

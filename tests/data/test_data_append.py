@@ -15,10 +15,12 @@ import pytest
 from reference.datasets import ingest_text, lists, pairs, write
 from reference.slow_ingest import slow_item_order, slow_merge
 
+from xclass import files as files_module
 from xclass import manifest as manifest_module
 from xclass.cli import main
 from xclass.data import append as append_module
 from xclass.data import pairs as pairs_module
+from xclass.data import writing as writing_module
 from xclass.data.append import append
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
@@ -295,12 +297,8 @@ def test_a_failure_leaves_the_old_dataset(
     old = ingest_text(tmp_path, "a.csv", as_csv(OLD))
     source = write(tmp_path / "b.csv", as_csv(NEW))
     with monkeypatch.context() as patch:
-        patch.setattr(manifest_module, "_exchange", manifest_module._exchange if exchange else lambda *_: False)
-        module, name = (
-            (manifest_module, "_swap_in")
-            if when == "swap"
-            else (append_module.write_table.__globals__["writing"], when)
-        )
+        patch.setattr(files_module, "_exchange", files_module._exchange if exchange else lambda *_: False)
+        module, name = (files_module, "_swap_in") if when == "swap" else (writing_module, when)
         patch.setattr(module, name, _fail)
         with pytest.raises((RuntimeError, ArtefactError)):
             append(source, old.path)
@@ -308,7 +306,7 @@ def test_a_failure_leaves_the_old_dataset(
         open_dataset(old.path).verify()
         assert not list(tmp_path.glob(".*"))
         patch.undo()
-        patch.setattr(manifest_module, "_exchange", manifest_module._exchange if exchange else lambda *_: False)
+        patch.setattr(files_module, "_exchange", files_module._exchange if exchange else lambda *_: False)
         grown = append(source, old.path)
     grown.verify()
     assert not list(tmp_path.glob(".*"))

@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, str | bytes, dict[str, Any], list[str]]] = {
     "ragged ::": ("a.dat", "1::2::3\n1::2\n", {}, ["a.dat, line 2", "wanted: 3 fields"]),
     "open quote": ("a.csv", 'user,item\n1,2\n"3,4\n5,6\n', {}, ["line 3", "quote"]),
     "not UTF-8": ("a.csv", b"user,item\n1,2\n3,na\xefve\n", {}, ["not UTF-8", "line 3", "byte 5", "0xef", "iconv"]),
-    "UTF-16": ("a.csv", "user,item\n1,2\n".encode("utf-16"), {}, ["not UTF-8", "line 1"]),
+    "UTF-16": ("a.csv", "user,item\n1,2\n".encode("utf-16"), {}, ["UTF-16", "iconv -f utf-16"]),
     "not UTF-8, adjacency": ("a.txt", b"1 2\n2 \xff 3\n", {"format": "adjacency"}, ["not UTF-8", "line 2"]),
     "empty file": ("a.csv", "", {}, ["a.csv", "empty"]),
     "blank file": ("a.txt", "\n \n", {"format": "adjacency"}, ["empty"]),

@@ -82,14 +82,14 @@ def test_a_list_may_be_empty(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("lists.csv", "query_id\n0\n", "no candidates"),
-        ("lists.txt", "0\n1\n", "no candidates"),
+        ("lists.csv", "query_id\n0\n", "has no items"),
+        ("lists.txt", "0\n1\n", "has no items"),
         ("lists.csv", "query_id,item_id\nnobody,nothing\n", "no candidate of this file is in the dataset"),
         ("lists.jsonl", '{"query_id": "0", "history": [1.5]}\n', "neither text nor an integer"),
         ("lists.jsonl", '{"query_id": "0"}\n', "no list of items"),
         ("lists.jsonl", '{"query_id": "0", "history": ["1"]}\n{"history": ["1"]}\n', "lists.jsonl:2"),
         ("lists.csv", "item_id,other\n0,1\n", "column is missing"),
-        ("lists.csv", "", "can't be read"),
+        ("lists.csv", "", "is empty"),
         ("lists.xml", "<a/>", "ending is not known"),
     ],
 )

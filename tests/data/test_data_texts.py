@@ -21,7 +21,7 @@ from xclass.data.options import IngestOptions
 from xclass.data.query_blocks import read_query_blocks
 from xclass.data.query_files import read_query_file
 from xclass.data.store import Dataset
-from xclass.data.vectoriser import TextOptions, Vectoriser
+from xclass.data.vectoriser import FILE, TextOptions, Vectoriser
 from xclass.errors import ArtefactError, ConfigError, DataError
 from xclass.inspection import describe
 from xclass.types import Ragged
@@ -105,7 +105,10 @@ def test_a_stored_vectoriser_gives_the_same_bits(tmp_path: Path) -> None:
         fitted = Vectoriser.fit([pl.Series(TEXTS)], options)
         fitted.save(tmp_path)
         fitted.vocabulary().write_parquet(tmp_path / "vocabulary.parquet")
-        before, after = fitted.transform(pl.Series(TEXTS)), Vectoriser.load(tmp_path).transform(pl.Series(TEXTS))
+        before, after = (
+            fitted.transform(pl.Series(TEXTS)),
+            Vectoriser.load(tmp_path / FILE, fitted.vocabulary()).transform(pl.Series(TEXTS)),
+        )
         assert before.values.tolist() == after.values.tolist() and before.weights.tolist() == after.weights.tolist()
 
 

@@ -13,9 +13,9 @@ from xclass.cli import main
 from xclass.config import apply_overrides, build_config
 from xclass.data.planted import PlantedModel
 from xclass.errors import XclassError
-from xclass.estimate import machine, report
+from xclass.estimate import layout, machine, own_sizes, report
 from xclass.estimate.machine import Available, available
-from xclass.estimate.memory import Job, parts_of
+from xclass.estimate.memory import CANDIDATES, Job, parts_of
 from xclass.estimate.parts import PLACES, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE, changes, judge, verdict
 from xclass.memory import UNLIMITED
@@ -212,3 +212,33 @@ def test_the_command_says_what_would_help(dataset, tmp_path, capsys, monkeypatch
     assert main(["estimate", str(dataset.path), "--config", str(tmp_path / "config.toml"), "--no-calibrate"]) == 0
     printed = capsys.readouterr().out
     assert "It does not fit." in printed and 'optimizer = "adagrad"' in printed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.query.hidden": "[65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536]"},
+        {"sampler.kind": '"in-batch"', "sampler.frequency": '"streaming"', "sampler.frequency_buckets": "2147483647"},
+        {"head.kind": '"cnn"', "head.filters": "[65536, 65536]"},
+        {"sampler.num_sampled": "2147483647"},
+    ],
+)
+def test_what_no_dataset_makes_smaller_is_refused_without_being_built(
+    changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate builds small models, in which these parts would be as large as in the run."""
+    config = build_config(RunConfig, apply_overrides({}, [f"{key}={value}" for key, value in changes.items()]))
+    monkeypatch.setattr(own_sizes, "left_memory", lambda: (20 << 30, 20 << 30))
+    monkeypatch.setattr(layout, "_built", lambda *given: pytest.fail("something was built"))
+    with pytest.raises(XclassError, match="does not fit into memory"):
+        layout.layout_of(config)
+    monkeypatch.setattr(own_sizes, "left_memory", lambda: (1 << 50, 1 << 50))
+    own_sizes.check_own_sizes(config)
+
+
+def test_candidates_of_each_query_are_certain() -> None:
+    keys = ["train.batch.by=query", "sampler.per_query=true", "sampler.num_sampled=1000000"]
+    config = build_config(RunConfig, apply_overrides({}, keys))
+    parts = parts_of(config, Job(50_000, 1000, 500_000, 0, {}), torch.device("cpu"), 0)
+    sure = next(part for part in parts if part.component == CANDIDATES)
+    assert sure.certain and sure.bytes == 2048 * 1_000_000 * 12

@@ -84,6 +84,6 @@ def test_a_sampled_dot_head_conforms_but_for_its_loss() -> None:
 
 @pytest.mark.parametrize("settings", [TREES[0], TREES[3]], ids=["balanced", "huffman-5"])
 def test_heads_conform_without_a_compiler(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("trees", "path_loss", "beam"):
-        monkeypatch.setattr(importlib.import_module(f"xclass.heads.{name}"), "compiles", lambda: False)
+    for name in ("xclass.heads.trees", "xclass.heads.path_loss", "xclass.heads.beam"):
+        monkeypatch.setattr(importlib.import_module(name), "compiles", lambda: False)
     check_head(lambda: own(settings), table_shapes(HeadConfig.model_validate(settings), N, D), N, D)

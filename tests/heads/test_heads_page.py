@@ -23,7 +23,3 @@ def test_the_examples_are_configurations() -> None:
     assert len(blocks) == len(HEADS) - 1
     for block in blocks:
         resolve_config(tomllib.loads(block))
-
-
-def test_the_readme_points_here() -> None:
-    assert "docs/output-layers.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from xclass.index import INDEX_KINDS, ExactIndex, FaissIndex, Index, IndexConfig
 from xclass.index import rows as rows_module
 from xclass.index.filtering import Allowed, Hidden
 from xclass.index.rows import exact_among, search_lists
-from xclass.index.selecting import parameters_among
+from xclass.index.selecting import search_parameters
 from xclass.retrieve import restricted
 from xclass.testing.index import check_contract
 from xclass.types import Ragged, TopK
@@ -136,14 +136,14 @@ def test_faiss_itself_looks_at_allowed_items_alone(factory: str) -> None:
     index = FaissIndex("factory", factory)
     index.build(problem()[0])
     allowed = Allowed(torch.arange(0, NUM_ITEMS, 3), NUM_ITEMS)
-    _, ids = index.faiss.search(problem()[1].numpy(), 10, params=parameters_among(index.faiss, allowed.bits))
+    _, ids = index.faiss.search(problem()[1].numpy(), 10, params=search_parameters(index.faiss, 64, allowed.bits))
     assert (ids >= 0).all() and (ids % 3 == 0).all()
 
 
 def test_what_can_not_filter_inside_says_so() -> None:
     index = FaissIndex("factory", "PQ4x4")
     index.build(problem()[0])
-    assert parameters_among(index.faiss, Allowed(torch.arange(3), NUM_ITEMS).bits) is None
+    assert search_parameters(index.faiss, 0, Allowed(torch.arange(3), NUM_ITEMS).bits) is None
 
 
 def test_a_narrow_list_in_front_of_an_approximate_kind_is_searched_completely() -> None:

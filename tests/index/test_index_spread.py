@@ -150,7 +150,7 @@ def test_other_lists_are_refused(tmp_path: Path) -> None:
             load_index(path)
     del manifest["files"][LISTS_FILE]
     (path / "index.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtefactError, match="does not name a file"):
+    with pytest.raises(ArtefactError, match=r"files must have lists\.npy"):
         load_index(path)
 
 

@@ -36,7 +36,11 @@ def _of_answer(folder: Path, said: Said) -> Any:
 
 def _without(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without(v) for k, v in value.items() if not (k.endswith("_s") or "bytes" in k or k in ("dataset", "path", "took"))}
+        return {
+            k: _without(v)
+            for k, v in value.items()
+            if not (k.endswith("_s") or "bytes" in k or k in ("dataset", "path", "took"))
+        }
     return [_without(each) for each in value] if isinstance(value, list) else value
 
 
@@ -53,7 +57,10 @@ USES: dict[str, tuple[tuple[str, Signature], ...]] = {
     "ds": (
         ("inspect ds --json", _of_answer),
         ("train ds --config c.toml --out r --set train.epochs=1", _of_file("r/model.safetensors")),
-        ("train ds --config c.toml --out r --set train.epochs=1 --set model.query.kind=\"id\"", _of_file("r/model.safetensors")),
+        (
+            'train ds --config c.toml --out r --set train.epochs=1 --set model.query.kind="id"',
+            _of_file("r/model.safetensors"),
+        ),
         ("retrieve run --dataset ds --out o.jsonl -k 5 --exact", _of_file("o.jsonl")),
         ("evaluate run --dataset ds -k 5 --json", _of_answer),
         ("estimate ds --config c.toml --no-calibrate --json", _nothing),
@@ -61,7 +68,10 @@ USES: dict[str, tuple[tuple[str, Signature], ...]] = {
     ),
     "doc": (
         ("inspect doc --json", _of_answer),
-        ("train doc --config c.toml --out r --set train.epochs=1 --set model.query.kind=\"features\"", _of_file("r/model.safetensors")),
+        (
+            'train doc --config c.toml --out r --set train.epochs=1 --set model.query.kind="features"',
+            _of_file("r/model.safetensors"),
+        ),
         ("evaluate run_doc --dataset doc -k 5 --json", _of_answer),
         ("export doc --format svmlight --out e", _nothing),
     ),
@@ -79,7 +89,10 @@ USES: dict[str, tuple[tuple[str, Signature], ...]] = {
         ("retrieve run_doc --out o.jsonl -k 5 --exact", _of_file("o.jsonl")),
         ("evaluate run_doc -k 5 --json", _of_answer),
     ),
-    "run_tree": (("retrieve run_tree --out o.jsonl -k 5", _of_file("o.jsonl")), ("evaluate run_tree -k 5 --json", _of_answer)),
+    "run_tree": (
+        ("retrieve run_tree --out o.jsonl -k 5", _of_file("o.jsonl")),
+        ("evaluate run_tree -k 5 --json", _of_answer),
+    ),
     "run_hnsw": (
         ("inspect run_hnsw --json", _of_answer),
         ("retrieve run_hnsw --out o.jsonl -k 5", _of_file("o.jsonl")),
@@ -90,7 +103,10 @@ USES: dict[str, tuple[tuple[str, Signature], ...]] = {
         ("train ds --config c.toml --out run_open --resume", _of_file("run_open/model.safetensors")),
         ("inspect run_open --json", _nothing),
     ),
-    "lists": (("inspect lists --json", _of_answer), ("evaluate --predictions lists --truth pairs.csv -k 3 --json", _of_answer)),
+    "lists": (
+        ("inspect lists --json", _of_answer),
+        ("evaluate --predictions lists --truth pairs.csv -k 3 --json", _of_answer),
+    ),
     "lists.parquet": (
         ("inspect lists.parquet --json", _of_answer),
         ("evaluate --predictions lists.parquet --truth truth.csv -k 3 --json", _of_answer),
@@ -113,7 +129,11 @@ def case(chance: Random, folder: Path) -> Case:
         how, stranger = _alter(Random(seed), folder, name)
         said = tools.run(*command.split())
         verdict = _judged(said, folder, signature, wanted, how, stranger)
-        return verdict if not verdict.why else Verdict(verdict.outcome, f"{how}{', hashed anew' if stranger else ''}\n{verdict.why}")
+        return (
+            verdict
+            if not verdict.why
+            else Verdict(verdict.outcome, f"{how}{', hashed anew' if stranger else ''}\n{verdict.why}")
+        )
 
     return Case(f"{name}: {command}", check)
 
@@ -154,7 +174,11 @@ def _judged(said: Said, folder: Path, signature: Signature, wanted: Any, how: st
     if stranger:  # another artefact, whole in itself
         return Verdict(RIGHT)
     got = signature(folder, said)
-    return Verdict(RIGHT) if got == wanted else Verdict(WRONG, f"another answer than to the unaltered one: {last_lines(said)}")
+    return (
+        Verdict(RIGHT)
+        if got == wanted
+        else Verdict(WRONG, f"another answer than to the unaltered one: {last_lines(said)}")
+    )
 
 
 def _alter(chance: Random, folder: Path, name: str) -> tuple[str, bool]:
@@ -204,7 +228,13 @@ def _replace(chance: Random, path: Path, folder: Path) -> str:
 def _altered(chance: Random, path: Path) -> tuple[bytes, str]:
     """Its bytes altered: by what the file is, or as bytes."""
     data = path.read_bytes()
-    known = {".json": json_text, ".npy": _array, ".parquet": _parquet, ".safetensors": _tensors, ".jsonl": _json_line}.get(path.suffix)
+    known = {
+        ".json": json_text,
+        ".npy": _array,
+        ".parquet": _parquet,
+        ".safetensors": _tensors,
+        ".jsonl": _json_line,
+    }.get(path.suffix)
     if path.suffix in (".toml", ".txt"):
         altered, names = mutated(data, chance, TEXT, most=2)
         return altered, ", ".join(names)
@@ -224,14 +254,20 @@ def _array(data: bytes, chance: Random) -> bytes:
     elif action == 3:
         array = array.astype(chance.choice(["<f8", "<i2", "?", "<u8", ">i4", "<c8", "U5", "O", "M8[s]"]))
     elif action == 4:
-        array = chance.choice([array[:-1], array[:0], np.append(array, array[-1:]), np.append(array, array), array[::-1].copy()])
+        array = chance.choice(
+            [array[:-1], array[:0], np.append(array, array[-1:]), np.append(array, array), array[::-1].copy()]
+        )
     elif action == 5:
-        array = chance.choice([array.reshape(1, -1), array.reshape(-1, 1), np.asfortranarray(np.stack([array, array])), np.array(7)])
+        array = chance.choice(
+            [array.reshape(1, -1), array.reshape(-1, 1), np.asfortranarray(np.stack([array, array])), np.array(7)]
+        )
     elif action == 6 and array.size > 1:
         first, second = chance.randrange(len(array)), chance.randrange(len(array))
         array[[first, second]] = array[[second, first]]
     else:
-        return data.replace(b"'fortran_order': False", chance.choice([b"'fortran_order': True ", b"'fortran_order': 10**99"]), 1)
+        return data.replace(
+            b"'fortran_order': False", chance.choice([b"'fortran_order': True ", b"'fortran_order': 10**99"]), 1
+        )
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=True)
     return stream.getvalue()
@@ -253,7 +289,15 @@ def _parquet(data: bytes, chance: Random) -> bytes:
     elif action == 3:
         frame = frame.with_columns(pl.col(name).shift(1))
     elif action == 4:
-        frame = chance.choice([frame.reverse(), frame.head(0), frame.head(3), pl.concat([frame, frame]), pl.concat([frame, frame.head(1)])])
+        frame = chance.choice(
+            [
+                frame.reverse(),
+                frame.head(0),
+                frame.head(3),
+                pl.concat([frame, frame]),
+                pl.concat([frame, frame.head(1)]),
+            ]
+        )
     elif action == 5:
         frame = frame.with_columns(pl.lit(frame[name][0] if len(frame) else None).alias(name))
     elif action == 6:
@@ -280,13 +324,22 @@ def _json_line(data: bytes, chance: Random) -> bytes:
     """One line of JSON lines altered."""
     lines = data.split(b"\n")
     place = chance.randrange(max(len(lines) - 1, 1))
-    lines[place] = chance.choice([lambda: json_text(lines[place], chance).replace(b"\n", b" "), lambda: b"\xff", lambda: lines[place][:9], lambda: b""])()
+    lines[place] = chance.choice(
+        [
+            lambda: json_text(lines[place], chance).replace(b"\n", b" "),
+            lambda: b"\xff",
+            lambda: lines[place][:9],
+            lambda: b"",
+        ]
+    )()
     return b"\n".join(lines)
 
 
 def rehash(artefact: Path) -> None:
     """Make every manifest below agree with the files that are there, the innermost first."""
-    found = sorted((path for path in artefact.rglob("*.json") if path.name in MANIFESTS), key=lambda path: -len(path.parts))
+    found = sorted(
+        (path for path in artefact.rglob("*.json") if path.name in MANIFESTS), key=lambda path: -len(path.parts)
+    )
     for path in found:
         manifest = json.loads(path.read_bytes())
         for name, entry in manifest.get("files", {}).items():

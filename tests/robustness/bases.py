@@ -27,7 +27,7 @@ COMMANDS = (
     "ingest planted-documents:documents=80,features=40,labels=20 --out doc",
     "ingest more.csv --append --base ds --out grown",
     "train ds --config c.toml --out run",
-    "train doc --config c.toml --out run_doc --set model.query.kind=\"features\"",
+    'train doc --config c.toml --out run_doc --set model.query.kind="features"',
     "train ds --config tree.toml --out run_tree",
     "index run_hnsw --kind hnsw -k 5 --target-recall 0.3 --deterministic",
     "index run_lsh --kind lsh -k 5 --target-recall 0.3",
@@ -63,7 +63,9 @@ def write_inputs(folder: Path) -> None:
     """Pairs, and the configuration."""
     chance = random.Random(7)
     rows = [(f"u{q:02d}", f"i{i:02d}") for q in range(QUERIES) for i in chance.sample(range(ITEMS), 9)]
-    more = [(f"u{q:02d}", f"i{i:02d}") for q in range(QUERIES - 5, QUERIES + 5) for i in chance.sample(range(ITEMS + 4), 5)]
+    more = [
+        (f"u{q:02d}", f"i{i:02d}") for q in range(QUERIES - 5, QUERIES + 5) for i in chance.sample(range(ITEMS + 4), 5)
+    ]
     for name, pairs in (("pairs.csv", rows), ("more.csv", more)):
         (folder / name).write_text("user_id,item_id\n" + "".join(",".join(pair) + "\n" for pair in pairs))
     (folder / "c.toml").write_text(PLAIN)

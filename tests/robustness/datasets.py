@@ -15,12 +15,16 @@ from tests.robustness.plain_readers import Reading
 
 def stored(folder: Path, split: str = "train") -> Reading:
     """The pairs of one split, and all queries."""
-    queries, items = (ids(folder / f"{name}.parquet", column) for name, column in (("queries", "query_id"), ("items", "item_id")))
+    queries, items = (
+        ids(folder / f"{name}.parquet", column) for name, column in (("queries", "query_id"), ("items", "item_id"))
+    )
     found = Reading(queries=set(queries))
     if not (folder / split).exists():
         return found
     offsets, values = np.load(folder / split / "offsets.npy"), np.load(folder / split / "values.npy")
-    weights, times = (np.load(path) if (path := folder / split / f"{name}.npy").exists() else None for name in ("weights", "times"))
+    weights, times = (
+        np.load(path) if (path := folder / split / f"{name}.npy").exists() else None for name in ("weights", "times")
+    )
     assert len(offsets) == len(queries) + 1
     for query, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
         for place in range(start, stop):
@@ -37,7 +41,7 @@ def stored_documents(folder: Path) -> Documents:
     """The labels and the features of all documents, in their order."""
     count = len(pl.read_parquet(folder / "queries.parquet", glob=False))
     found = Documents(labels=[set() for _ in range(count)])
-    for (query, item) in stored(folder).pairs:
+    for query, item in stored(folder).pairs:
         found.labels[int(query) - 1].add(item)
     part = folder / "query_features" / "features"
     found.features = None

@@ -72,7 +72,10 @@ def shown(stream, total: int):
 def print_case(result: Result) -> None:
     """One case, for whoever looks into it."""
     why = result.verdict.why.replace("\n", "\n    ")
-    print(f"case {result.number} ({result.kind}, {result.seconds:.1f} s): {result.verdict.outcome}\n    {result.made}\n    {why}", flush=True)
+    print(
+        f"case {result.number} ({result.kind}, {result.seconds:.1f} s): {result.verdict.outcome}\n    {result.made}\n    {why}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ def encoding(data: bytes, chance: Random) -> bytes:
         return _fields(data, chance, lambda old: "naïve".encode("latin-1"))
     if action == 3:
         return _fields(data, chance, lambda old: b"\xef\xbb\xbf" + old)
-    return _at(data, chance, lambda old: chance.choice([b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\x00"]))
+    return _at(
+        data, chance, lambda old: chance.choice([b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\x00"])
+    )
 
 
 def packing(data: bytes, chance: Random) -> bytes:

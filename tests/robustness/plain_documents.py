@@ -101,7 +101,7 @@ def texts(data: bytes) -> Documents:
         found.labels.append({str(label) for label in given})
     if len(kinds) > 1:
         raise Refusal("strings and integers")
-    json.dumps([entry for entry in entries], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    json.dumps(list(entries), ensure_ascii=False).encode("utf-8", "surrogatepass")
     return found
 
 
@@ -128,8 +128,19 @@ def matrix(data: bytes) -> tuple[tuple[int, int], list[list[tuple[int, float]]]]
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if archive.testzip() is not None:
                 raise Refusal("a part that is not whole")
-            parts = {name: _array(archive.read(f"{name}.npy")) for name in ("indices", "indptr", "format", "shape", "data")}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
+            parts = {
+                name: _array(archive.read(f"{name}.npy")) for name in ("indices", "indptr", "format", "shape", "data")
+            }
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        zlib.error,
+    ) as error:
         raise Refusal(f"not an archive: {error}") from None
     if bytes(np.atleast_1d(parts["format"])[0:1].tobytes()).replace(b"\0", b"") != b"csr":
         raise Refusal("not in rows")
@@ -137,7 +148,12 @@ def matrix(data: bytes) -> tuple[tuple[int, int], list[list[tuple[int, float]]]]
         raise Refusal("not numbers")
     shape, offsets = np.atleast_1d(parts["shape"]).tolist(), np.atleast_1d(parts["indptr"]).tolist()
     columns, values = np.atleast_1d(parts["indices"]).tolist(), np.atleast_1d(parts["data"]).astype(np.float32).tolist()
-    good = len(shape) == 2 and len(offsets) == shape[0] + 1 and offsets[0] == 0 and offsets[-1] == len(columns) == len(values)
+    good = (
+        len(shape) == 2
+        and len(offsets) == shape[0] + 1
+        and offsets[0] == 0
+        and offsets[-1] == len(columns) == len(values)
+    )
     if not good or shape[0] < 1 or any(a > b for a, b in zip(offsets, offsets[1:], strict=False)):
         raise Refusal("rows that do not fit")
     if any(not 0 <= column < shape[1] for column in columns) or not all(map(math.isfinite, values)):

@@ -25,7 +25,9 @@ else:
     from backports import zstd
 
 NUMBER = re.compile(r"[ \t\n\r\x0b\x0c]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t\n\r\x0b\x0c]*")
-DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?")
+DATE = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?"
+)
 LARGEST = 3.4028234663852886e38  # of float32
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES = {
@@ -136,7 +138,9 @@ def roles_of(names: list[str], header: bool) -> dict[str, int]:
     return {role: places[0] for role, places in found.items() if places}
 
 
-def delimited(data: bytes, separator: str, header: bool | None = None, quoted: bool = True, typed: bool = False) -> Reading:
+def delimited(
+    data: bytes, separator: str, header: bool | None = None, quoted: bool = True, typed: bool = False
+) -> Reading:
     """A table of text. header None: known by its names. typed: the header has types, as RecBole's."""
     rows = records(text_of(data), separator, quoted)
     if not rows:

@@ -15,5 +15,7 @@ def markdown(found: list[Result], options: argparse.Namespace, seconds: float) -
     for kind in [*sorted({result.kind for result in found}), None]:
         chosen = [result for result in found if kind in (None, result.kind)]
         counts = Counter(result.verdict.outcome for result in chosen)
-        lines.append(f"| {kind or 'all'} | {len(chosen):,} | " + " | ".join(f"{counts[name]:,}" for name in columns) + " |")
+        lines.append(
+            f"| {kind or 'all'} | {len(chosen):,} | " + " | ".join(f"{counts[name]:,}" for name in columns) + " |"
+        )
     return "\n".join(lines) + f"\n\n{seconds:.0f} s\n"

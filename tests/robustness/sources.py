@@ -41,7 +41,9 @@ def case(chance: Random, folder: Path) -> Case:
 
 def delimited(chance: Random, folder: Path) -> Case:
     """CSV, TSV, ``::``, other separators; header or none."""
-    ending, separator = chance.choice([(".csv", ","), (".csv", ";"), (".csv", "|"), (".tsv", "\t"), (".dat", "::"), (".csv", "\t")])
+    ending, separator = chance.choice(
+        [(".csv", ","), (".csv", ";"), (".csv", "|"), (".tsv", "\t"), (".dat", "::"), (".csv", "\t")]
+    )
     names = chance.choice([["user_id", "item_id"], ["user_id", "item_id", "rating"], ["user_id", "item_id", "rating", "timestamp"],
                            ["title", "user_id", "item_id", "timestamp"], ["userId", "itemId", "note"]])  # fmt: skip
     rows = [[_cell(name, chance) for name in names] for _ in range(chance.randint(1, 12))]
@@ -86,13 +88,17 @@ def json_lines(chance: Random, folder: Path) -> Case:
         if whole:
             entry.update(user_id=chance.randint(0, 9), item_id=chance.randint(0, 9))
         if lists:
-            entry["item_id"] = [entry["item_id"], _entry(chance)["item_id"] if not whole else chance.randint(10, 19)][: chance.randint(0, 2)]
+            entry["item_id"] = [entry["item_id"], _entry(chance)["item_id"] if not whole else chance.randint(10, 19)][
+                : chance.randint(0, 2)
+            ]
     lines = [json.dumps(entry, ensure_ascii=chance.random() < 0.5).encode() for entry in entries]
     if chance.random() < 0.5:
         place = chance.randrange(len(lines))
         lines[place] = json_text(lines[place], chance).replace(b"\n", b" ")
     data = b"\n".join(lines) + b"\n"
-    return _one_file(chance, folder, data, chance.choice([".jsonl", ".ndjson", ".json"]), [], plain_readers.json_lines, altered=True)
+    return _one_file(
+        chance, folder, data, chance.choice([".jsonl", ".ndjson", ".json"]), [], plain_readers.json_lines, altered=True
+    )
 
 
 def lists(chance: Random, folder: Path) -> Case:
@@ -112,10 +118,20 @@ def guessed(chance: Random, folder: Path) -> Case:
     """A file whose ending says nothing: read as what it is, or asked about."""
     kind = chance.choice(["adjacency", "sequences", "csv"])
     if kind == "csv":
-        rows = [[f"u{chance.randrange(5)}", f"i{chance.randrange(9)}", _cell("title", chance)] for _ in range(chance.randint(2, 8))]
+        rows = [
+            [f"u{chance.randrange(5)}", f"i{chance.randrange(9)}", _cell("title", chance)]
+            for _ in range(chance.randint(2, 8))
+        ]
         mark = chance.choice(["\t", ",", "|", "::"])
         data = "".join(mark.join(row) + "\n" for row in [["user_id", "item_id", "note"], *rows]).encode()
-        return _one_file(chance, folder, data, chance.choice([".txt", ".log", ""]), [], lambda raw: plain_readers.delimited(raw, mark))
+        return _one_file(
+            chance,
+            folder,
+            data,
+            chance.choice([".txt", ".log", ""]),
+            [],
+            lambda raw: plain_readers.delimited(raw, mark),
+        )
     rows = [[f"i{chance.randrange(30)}" for _ in range(chance.randint(1, 8))] for _ in range(chance.randint(3, 9))]
     if kind == "adjacency":
         rows = [[f"u{number}", *row] for number, row in enumerate(rows)]
@@ -141,13 +157,19 @@ def parquet_types(chance: Random, folder: Path) -> Case:
             raise Refusal("ids are floating-point numbers")
         return plain_readers.table(values)
 
-    return _written(folder, stream.getvalue(), "a.parquet", [], read, f"columns {dict(frame.schema)}", chance, sure=False)
+    return _written(
+        folder, stream.getvalue(), "a.parquet", [], read, f"columns {dict(frame.schema)}", chance, sure=False
+    )
 
 
 def parquet_bytes(chance: Random, folder: Path) -> Case:
     """A Parquet file with altered bytes; another way of reading it with the same library is the reference."""
     frame = pl.DataFrame(
-        {"user_id": [f"u{n % 7}" for n in range(40)], "item_id": [n % 11 for n in range(40)], "rating": [1.0 + n % 3 for n in range(40)]}
+        {
+            "user_id": [f"u{n % 7}" for n in range(40)],
+            "item_id": [n % 11 for n in range(40)],
+            "rating": [1.0 + n % 3 for n in range(40)],
+        }
     )
     stream = io.BytesIO()
     frame.write_parquet(stream, compression=chance.choice(["zstd", "snappy", "uncompressed", "gzip"]))
@@ -217,7 +239,9 @@ def directory(chance: Random, folder: Path) -> Case:
     mark = "\t" if ending == ".tsv" else ","
     raw, how = {}, []
     for number, part in enumerate(("train", "test")):
-        pairs = [(f"u{n % 4}", f"i{n + 9 * number if chance.random() < 0.95 else 1}") for n in range(chance.randint(2, 8))]
+        pairs = [
+            (f"u{n % 4}", f"i{n + 9 * number if chance.random() < 0.95 else 1}") for n in range(chance.randint(2, 8))
+        ]
         lines = [json.dumps({"user_id": a, "item_id": b}) for a, b in pairs]
         if ending in (".csv", ".tsv"):
             lines = [mark.join(row) for row in [("user_id", "item_id"), *pairs]]
@@ -253,7 +277,14 @@ def _both_parts(reader: Callable[[bytes], Reading], raw: dict[str, bytes]) -> di
 
 
 def _one_file(
-    chance: Random, folder: Path, data: bytes, ending: str, options: list[str], read: Reader, altered: bool = False, sure: bool = True
+    chance: Random,
+    folder: Path,
+    data: bytes,
+    ending: str,
+    options: list[str],
+    read: Reader,
+    altered: bool = False,
+    sure: bool = True,
 ) -> Case:
     """A text, mutated more often than not, perhaps compressed."""
     how = ["values"] if altered else []
@@ -267,7 +298,16 @@ def _one_file(
             data, more = mutated(data, chance, BYTES)
             how += [packed, *more]
     name = f"a{ending}{packed}"
-    return _written(folder, data, name, options, lambda raw: read(unpacked(raw, name)), f"{name}, {how}", chance, sure=sure and not how)
+    return _written(
+        folder,
+        data,
+        name,
+        options,
+        lambda raw: read(unpacked(raw, name)),
+        f"{name}, {how}",
+        chance,
+        sure=sure and not how,
+    )
 
 
 def _written(
@@ -328,7 +368,9 @@ def _cell(name: str, chance: Random) -> str:
 
 
 def _date(chance: Random) -> str:
-    return f"20{chance.randint(10, 24)}-{chance.randint(1, 12):02}-{chance.randint(1, 28):02}" + chance.choice(["", "T10:30:00", " 23:59:59", "T01:00:00Z"])
+    return f"20{chance.randint(10, 24)}-{chance.randint(1, 12):02}-{chance.randint(1, 28):02}" + chance.choice(
+        ["", "T10:30:00", " 23:59:59", "T01:00:00Z"]
+    )
 
 
 def _entry(chance: Random) -> dict[str, Any]:
@@ -338,7 +380,13 @@ def _entry(chance: Random) -> dict[str, Any]:
 def _series(chance: Random, size: int, kind: str) -> pl.Series:
     """A column; of the type that fits more often than of another."""
     usual: dict[str, list[tuple[list[Any], Any]]] = {
-        "id": [(["a", "b", "c"], pl.String), ([1, 2, 3], pl.Int64), ([1, 2, 3], pl.UInt8), (["a", "b"], pl.Categorical), ([[1], [2, 3], []], pl.List(pl.Int64))],
+        "id": [
+            (["a", "b", "c"], pl.String),
+            ([1, 2, 3], pl.Int64),
+            ([1, 2, 3], pl.UInt8),
+            (["a", "b"], pl.Categorical),
+            ([[1], [2, 3], []], pl.List(pl.Int64)),
+        ],
         "number": [([1.0, 0.5], pl.Float64), ([1, 2], pl.Int32), ([1.5], pl.Float32)],
         "time": [([10, 20, 30], pl.Int64), ([1.5, 2.0], pl.Float64), ([_moment(1), _moment(2)], pl.Datetime("us"))],
     }

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xclass import manifest, run, tensorfile
+from xclass import files, run, tensorfile
 from xclass.data.planted import PlantedModel
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError, Interrupted
 from xclass.run import RunDirectory, resolve_config, train_run
 from xclass.training import checkpoint
 from xclass.training.checkpoint import MANIFEST, CheckpointStore, Content, checkpoint_name, read_state
-from xclass.training.log import MetricsLog
+from xclass.training.log import MetricsLog, cut_after
 from xclass.training.loop import Trainer
 
 ROWS = {"item": ["table.item.weight"]}
@@ -162,7 +162,7 @@ def test_damaged_ones_are_passed_over_named_and_removed(tmp_path: Path, capsys: 
     assert loaded(store) == 1.0
     said = capsys.readouterr().err
     assert checkpoint_name(3) in said and "altered" in said and checkpoint_name(2) in said
-    assert checkpoint_name(4) in said and "holds no tensors" in said
+    assert checkpoint_name(4) in said and "files must have tensors.safetensors" in said
     assert names(store) == [checkpoint_name(1)], "the next one written must not drop the last whole one for these"
     damage(tmp_path / checkpoint_name(1))
     with pytest.raises(ArtefactError, match="altered"):
@@ -209,7 +209,7 @@ def test_of_a_finished_run_the_one_with_its_weights_stays(
 
 def test_leftovers_go_and_a_replacement_in_two_steps_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two paths can't change places, a kill between the renames leaves nothing by the name."""
-    monkeypatch.setattr(manifest, "_exchange", lambda *_: False)
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     store, rename = CheckpointStore(tmp_path), os.rename
     fill(store, [1], best=1)
 
@@ -226,7 +226,7 @@ def test_leftovers_go_and_a_replacement_in_two_steps_is_undone(tmp_path: Path, m
     assert os.waitpid(pid, 0)[1] == 0
     assert not (tmp_path / "best").exists() and len(names(store)) == 3
     (tmp_path / ".hidden").touch()
-    manifest.remove_leftovers(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert names(store) == [".hidden", "best", checkpoint_name(1)]
     state = store.best()
     assert state is not None and state["position"]["step"] == 1
@@ -387,7 +387,7 @@ def test_a_signal_on_a_full_disk_still_interrupts(
 PLACES: list[tuple[Any, str, int]] = [
     *((checkpoint, "write_tensors", calls) for calls in (0, 3)),
     *((checkpoint, "write_manifest", calls) for calls in (1, 4)),
-    *((manifest, "_swap_in", calls) for calls in (0, 1, 2, 4)),
+    *((files, "_swap_in", calls) for calls in (0, 1, 2, 4)),
     *((checkpoint, "remove_directory", calls) for calls in (0, 3)),
     *((checkpoint, "_link", calls) for calls in (0, 1)),
     (Trainer, "_validate", 2),
@@ -449,3 +449,25 @@ def test_records_wait_while_the_disk_is_full(tmp_path: Path, capsys: pytest.Capt
         log.write({"step": 3})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     assert capsys.readouterr().err.count("No space left") == 1
+
+
+def test_damaged_records_are_dropped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = [b'{"step": 1, "train_s": 0.5, "loss": NaN}', b'{"step": 2, "valid": {"recall@20": 0.25}}']
+    bad = [
+        b"\xff",
+        b"null",
+        b"[1]",
+        b'{"step": "1"}',
+        b'{"step": 1e400}',
+        b'{"loss": 1}',
+        b"[" * 100_000,
+        b'{"step": 3',
+        b'{"step": -1}',
+    ]
+    path.write_bytes(b"\n".join([good[0], *bad, good[1], b'{"step": 9}']) + b"\n")
+    kept = cut_after(path, 5)
+    assert [record["step"] for record in kept] == [1, 2]
+    assert path.read_bytes().splitlines() == good
+    assert f"{len(bad)} cut or damaged lines are dropped" in capsys.readouterr().err
+    assert cut_after(path, 5)[1] == kept[1] and capsys.readouterr().err == ""

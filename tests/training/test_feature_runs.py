@@ -212,6 +212,25 @@ def test_texts_of_documents_and_labels_share_their_rows(text_run, texts):
     assert float((expected - own).abs().max()) > 0.01
 
 
+def test_new_people_by_history_and_features(dataset, tmp_path):
+    """With both, with the history alone and with the features alone the vector is the sum of what is known."""
+    changes = ('model.query.kind="history+features"', "train.epochs=1", "model.query.hidden=[]")
+    recommender = Recommender.load(train_run(dataset, config(*changes), tmp_path / "run"))
+    items, features = recommender.run.item_ids, Ragged.from_lists([[1, 7], [2]])
+    histories = [[items[3], items[5]], [items[8]]]
+    kwargs = {"k": LABELS, "include_seen": True}
+    both = recommender.retrieve(histories=histories, features={"features": features}, **kwargs)
+    nothing = Ragged.from_lists([[], []])
+    by_history = recommender.retrieve(histories=histories, features={"features": nothing}, **kwargs)
+    by_features = recommender.retrieve(histories=[[], []], features={"features": features}, **kwargs)
+    key = ["query_id", "item_id"]
+    joined = both.join(by_history, on=key, suffix="_h").join(by_features, on=key, suffix="_f")
+    assert len(joined) == 2 * LABELS and joined["score"].abs().max() > 0.01
+    assert joined["score"].to_list() == pytest.approx((joined["score_h"] + joined["score_f"]).to_list(), abs=1e-5)
+    with pytest.raises(InputError, match="of the same queries"):
+        recommender.retrieve(histories=histories[:1], features={"features": features})
+
+
 def test_raw_text_in_labels_out(text_run, tmp_path):
     recommender = Recommender.load(text_run)
     found = recommender.retrieve(texts=["w3 w9 w15 w21", "w4 w10 w16 w22 w28"], k=2)

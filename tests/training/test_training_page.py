@@ -128,13 +128,3 @@ def test_what_it_says_of_checkpoints():
     text = section("Checkpoints and resume")
     assert checkpoint.KEEP == 2 and "the last two checkpoints (`train.keep_checkpoints`)" in text
     assert f"{snapshot.SPARE_BYTES >> 20} MiB of memory at most" in " ".join(text.split())
-
-
-@pytest.mark.parametrize("path", [PAGE])
-def test_links_lead_somewhere(path):
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", TEXT, re.M)
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert target[1:] in headings if target.startswith("#") else (path.parent / target).exists(), target
-    assert "docs/training.md" in (ROOT / "README.md").read_text(encoding="utf-8")

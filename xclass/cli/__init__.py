@@ -7,13 +7,15 @@ message, no traceback), 2 usage, 3 interrupted and resumable.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from xclass.cli.failures import INTERRUPTED, report
+from xclass.cli.failures import INTERRUPTED, check_text, report
+from xclass.cli.limits import check_limits
+from xclass.cli.output import Undelivered, flush
+from xclass.streams import open_missing
 
 __all__ = ["main"]
 
@@ -23,12 +25,18 @@ SHELL_INTERRUPT = 130  # what Typer makes of a KeyboardInterrupt of its own
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``arguments`` default to the process's own."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    open_missing()
     try:
         with _sigterm_as_interrupt():
+            check_text(given)
+            check_limits()
             code = _run(given)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  report() says which are ours
+            flush()
+    except BaseException as error:  # noqa: BLE001  Polars' panics are no Exceptions; report() says which are ours
         code = report(error, given)
-    return code or _flush_stdout()
+        with contextlib.suppress(Undelivered):
+            flush()
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -58,13 +66,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _flush_stdout() -> int:
-    """Flush what was printed; a reader that has gone (``xclass … | head``) is no error of ours."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0

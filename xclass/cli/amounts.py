@@ -13,6 +13,7 @@ BYTES = {"": 1.0, "B": 1.0} | {
 }
 BITS = {f"{prefix}bit": 1000.0**power / 8 for power, prefix in enumerate(("", "K", "M", "G", "T"))}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "": 1.0}
+LARGEST = 1e30
 COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 
 
@@ -49,6 +50,9 @@ def _amount(option: str, text: str, units: dict[str, float], example: str) -> fl
     try:
         if found is None or found[2].lower() not in named:
             raise ValueError
-        return round(float(found[1]) * named[found[2].lower()], 12)
+        amount = float(found[1]) * named[found[2].lower()]
+        if amount > LARGEST:
+            raise ValueError
+        return round(amount, 12)
     except ValueError:
         raise typer.BadParameter(f'"{text}": wanted for example {example}', param_hint=f"'{option}'") from None

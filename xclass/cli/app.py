@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,9 +15,11 @@ from xclass.cli.doctor import doctor
 from xclass.cli.estimate import estimate
 from xclass.cli.evaluate import evaluate
 from xclass.cli.export import export
+from xclass.cli.failures import Failed
 from xclass.cli.index import index
 from xclass.cli.ingest import ingest
 from xclass.cli.inspect import inspect
+from xclass.cli.output import print_line
 from xclass.cli.retrieve import retrieve
 from xclass.cli.train import train
 from xclass.errors import Interrupted
@@ -41,7 +42,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"xclass {__version__}\n")
+        print_line(f"xclass {__version__}")
         raise typer.Exit
 
 
@@ -53,8 +54,8 @@ def root(
     """Train two-tower models with sampled losses, index the items, retrieve the best few for every query."""
 
 
-def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn Ctrl-C into our own exception before Typer makes an exit code of it."""
+def _with_own_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep Typer from making exit codes of a Ctrl-C, of an end of file ("Aborted!") and of a broken pipe."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
@@ -62,6 +63,8 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **options)
         except KeyboardInterrupt:
             raise Interrupted("interrupted; nothing half-written is left behind") from None
+        except (EOFError, OSError) as error:
+            raise Failed from error
 
     return run
 
@@ -73,7 +76,7 @@ def build_app() -> typer.Typer:
     )
     application.callback()(root)
     for name, command in COMMANDS.items():
-        application.command(name)(_interruptible(command))
+        application.command(name)(_with_own_errors(command))
     return application
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from xclass.cli.options import (
+    LARGEST_SEED,
+    MOST_RESAMPLES,
     AsJson,
     CutOffs,
     DatasetPath,
@@ -24,6 +26,7 @@ from xclass.cli.options import (
     one_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.errors import Interrupted
 
 if TYPE_CHECKING:
     from xclass.contest import Contest
@@ -42,8 +45,8 @@ ConfigFiles = Annotated[
 OutFolder = Annotated[
     Path | None,
     typer.Option(
-        help="With --config: where runs and comparison.json, .md and .png are kept; the same command goes on with "
-        "what is there. Without it the runs are removed at the end.",
+        help="With --config: directory for the runs and comparison.json, .md and .png; the same command continues "
+        "with what is there. Without it the runs are removed at the end.",
         show_default=False,
     ),
 ]
@@ -51,7 +54,7 @@ TargetQuality = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC=VALUE",
-        help="With --config: the quality on the valid split whose training time is looked for; by default within 1% of "
+        help="With --config: report the training time until this quality on the valid split; by default within 1% of "
         "the first configuration's best.",
         show_default=False,
     ),
@@ -80,13 +83,16 @@ def compare(
     num_items: NumItems = None,
     max_queries: MaxQueries = None,
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help="Random samples of the intervals and of the test.")
+        int,
+        typer.Option(
+            min=100, max=MOST_RESAMPLES, metavar="N", help="Number of random samples for intervals and p-values."
+        ),
     ] = 10_000,
-    seed: Annotated[int, typer.Option(help="The seed of these samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The seed of these samples.")] = 0,
     dataset: DatasetPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure several runs, or train and measure several configurations, on the same queries; say how they differ."""
+    """Measure several runs, or train several configurations and measure them, on the same queries, and compare them."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
     of_files = {"--truth": truth, "--train": train, "--num-items": num_items}
     of_configs = {"--config": config or None, "--out": out, "--set": overrides or None, "--target": target}
@@ -163,17 +169,23 @@ def _trained(
     wanted = None if target is None else parse_target(target)
     metrics = None if metric is None else _wanted(metric, k)
     with tempfile.TemporaryDirectory(prefix="xclass-compare-") as passing:
-        return compare_configs(
-            paths[0],
-            configs,
-            out or passing,
-            k,
-            metrics,
-            overrides=overrides,
-            device=device,
-            target=wanted,
-            **sampled,
-        )
+        try:
+            return compare_configs(
+                paths[0],
+                configs,
+                out or passing,
+                k,
+                metrics,
+                overrides=overrides,
+                device=device,
+                target=wanted,
+                **sampled,
+            )
+        except (Interrupted, KeyboardInterrupt):
+            if out is None:
+                resume = "run it with --out DIRECTORY: there the same command goes on after an interruption"
+                raise Interrupted("interrupted; what was trained is removed", resume) from None
+            raise Interrupted(f"interrupted; what was trained is kept in {out}") from None
 
 
 def _runs(

@@ -11,20 +11,24 @@ import typer
 
 from xclass.cli.options import AsJson
 from xclass.cli.output import print_json, print_line, print_table
+from xclass.errors import Interrupted
 
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Keep what is made in this new directory.", show_default=False)
+        Path | None, typer.Option(help="Keep the results in this new directory.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The whole flow on planted data, in about a minute: ingest, train, index, retrieve, evaluate."""
+    """The whole flow on synthetic data, in about a minute: ingest, train, index, retrieve, evaluate."""
     from xclass.demo import run_demo
 
     folder = Path(tempfile.mkdtemp(prefix="xclass-demo-")) if out is None else out
     try:
         result = run_demo(folder)
+    except (Interrupted, KeyboardInterrupt):
+        again = "the same command again" if out is None else f"it again with another --out, or remove {out} first"
+        raise Interrupted("the demonstration was interrupted", f"run {again}") from None
     finally:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xclass.cli.amounts import bytes_of, count_of, seconds_of
-from xclass.cli.options import AsJson, ConfigFile, Device, Overrides, one_of
+from xclass.cli.options import MOST_RANKS, AsJson, ConfigFile, Device, Overrides, one_of
 from xclass.cli.output import print_json, print_line, print_table
 from xclass.cli.plan import show_plan
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 
 
 RANKS = "Plan for N processes that train together (torchrun); see docs/planning.md."
-Ranks = Annotated[int | None, typer.Option(min=1, metavar="N", help=RANKS, show_default=False)]
+Ranks = Annotated[int | None, typer.Option(min=1, max=MOST_RANKS, metavar="N", help=RANKS, show_default=False)]
 DeviceMemory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="With --ranks: memory of each device, as 80GiB.", show_default=False)
+    str | None,
+    typer.Option(metavar="SIZE", help="With --ranks: memory of each device, e.g. 80GiB.", show_default=False),
 ]
 Bandwidth = Annotated[
-    str, typer.Option(metavar="RATE", help="With --ranks: what a rank sends, as 25GB/s or 200Gbit/s.")
+    str, typer.Option(metavar="RATE", help="With --ranks: send rate of a rank, e.g. 25GB/s or 200Gbit/s.")
 ]
-Latency = Annotated[
-    str, typer.Option(metavar="TIME", help="With --ranks: what an exchange takes before its first byte.")
-]
+Latency = Annotated[str, typer.Option(metavar="TIME", help="With --ranks: time of an exchange before its first byte.")]
 Flops = Annotated[
     str | None,
     typer.Option(
         metavar="RATE",
-        help="With --ranks: operations a second of a device, as 40T; else a step is measured on this machine.",
+        help="With --ranks: operations per second of a device, e.g. 40T. If left out, a step is measured here.",
         show_default=False,
     ),
 ]
 MemoryBandwidth = Annotated[
-    str | None, typer.Option(metavar="RATE", help="With --flops: what a device reads, as 3TB/s.", show_default=False)
+    str | None,
+    typer.Option(metavar="RATE", help="With --flops: memory traffic of a device, e.g. 3TB/s.", show_default=False),
 ]
 Cores = Annotated[
     float | None,
     typer.Option(
         metavar="N",
-        help="With --ranks: cores of each rank, as 1 or 0.5; else as many as this process may use.",
+        help="With --ranks: cores of each rank, e.g. 1 or 0.5. If left out: as many as this process may use.",
         show_default=False,
     ),
 ]
@@ -57,10 +57,10 @@ def estimate(
     ],
     config: ConfigFile,
     overrides: Overrides = [],  # noqa: B006  Typer wants a list; it is never changed
-    out: Annotated[Path, typer.Option(help="Where the run would be written: whose disk is looked at.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Where the run would be written; its disk is checked.")] = Path("runs"),
     device: Device = "auto",
     calibrate: Annotated[
-        bool, typer.Option(help="Train some seconds on a small cut of the data; without it there are no times.")
+        bool, typer.Option(help="Train for some seconds on a small part of the data; without this there are no times.")
     ] = True,
     ranks: Ranks = None,
     device_memory: DeviceMemory = None,
@@ -71,7 +71,7 @@ def estimate(
     cores: Cores = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what training would take: memory, disk and time by component, and whether it fits here."""
+    """Say what training would need (memory, disk and time by component) and whether it fits on this machine."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
     if ranks is None and any(given is not None for given in (device_memory, flops, memory_bandwidth, cores)):
         wanted = "--device-memory, --flops, --memory-bandwidth and --cores go with it"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xclass.cli.options import (
+    MOST,
+    MOST_RESAMPLES,
     AsJson,
     DatasetPath,
     MaxQueries,
@@ -20,13 +22,19 @@ from xclass.cli.options import (
     constants_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
-from xclass.manifest import write_json
+from xclass.files import check_files
 
 if TYPE_CHECKING:
     from xclass.metrics import Evaluation, MetricName
     from xclass.recommender import Recommender
 
 RUN_ONLY = "does not go with --predictions"
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        min=0, max=MOST_RESAMPLES, metavar="N", help="95% intervals of the metrics from N samples of the queries."
+    ),
+]
 
 
 def evaluate(
@@ -39,6 +47,7 @@ def evaluate(
         typer.Option(
             "-k",
             min=1,
+            max=MOST,
             help="A cut-off; repeatable. [default: 10 and 20; of documents 1, 3 and 5; of text 1, 10 and 20]",
         ),
     ] = None,
@@ -47,9 +56,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Constants of psp and psndcg. [default: the dataset's, else 0.55,1.5]"),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Leave the run's index out, if it has one.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Search exactly only, without the run's index.")] = False,
     by_popularity: Annotated[
-        bool, typer.Option("--by-popularity", help="Recall of popular, middling and rare items apart.")
+        bool, typer.Option("--by-popularity", help="Also report recall for popular, medium, rare and cold items.")
     ] = False,
     per_query: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every query's metrics to this Parquet file.")
@@ -60,9 +69,7 @@ def evaluate(
     truth: TruthFile = None,
     train: TrainFile = None,
     num_items: NumItems = None,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="95% intervals of the metrics from N samples of the queries.")
-    ] = 0,
+    bootstrap: Bootstrap = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file, too.", show_default=False)
     ] = None,
@@ -73,6 +80,7 @@ def evaluate(
     With --predictions and --truth: measure two files of any system.
     """
     constants = None if propensity is None else constants_of(propensity)
+    check_files(per_query, out)
     if predictions is None:
         _refuse({"--truth": truth, "--train": train, "--num-items": num_items}, "goes with --predictions")
         if run is None:
@@ -129,6 +137,8 @@ def _tell(result: Evaluation, per_query: Path | None, out: Path | None, as_json:
     if per_query is not None:
         result.write_per_query(per_query)
     if out is not None:
+        from xclass.manifest import write_json
+
         write_json(out, result.to_dict())
     if as_json:
         print_json(result.to_dict())

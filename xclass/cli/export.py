@@ -27,7 +27,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Whose vectors: ids or histories, as for retrieve. Every query of the dataset if left out.",
+            help="The queries: ids or histories, as for retrieve. Every query of the dataset if left out.",
         ),
     ] = None,
     texts: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath
+from xclass.cli.options import MOST, AsJson, DatasetPath, finite
 from xclass.cli.output import print_fields, print_json, print_line, print_table
 
 
@@ -24,9 +24,10 @@ def index(
         ),
     ] = None,
     target_recall: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the exact top k that the index must find.")
+        float,
+        typer.Option(min=0.0, max=1.0, callback=finite, help="Share of the exact top k that the index must find."),
     ] = 0.95,
-    k: Annotated[int, typer.Option("-k", min=1, help="The cut-off that the index is tuned for.")] = 100,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST, help="The cut-off that the index is tuned for.")] = 100,
     metric: Annotated[
         str, typer.Option(help="inner_product, or l2_augmented for index types that only know L2.")
     ] = "inner_product",
@@ -43,7 +44,8 @@ def index(
     to RUN/index/frontier.parquet and, with matplotlib, frontier.png.
     """
     from xclass.index import IndexConfig
-    from xclass.recommender import Recommender, index_run
+    from xclass.indexing import index_run
+    from xclass.recommender import Recommender
 
     kind = "factory" if factory is not None and kind == "auto" else kind
     config = IndexConfig(kind=kind, factory=factory, metric=metric, deterministic=deterministic)

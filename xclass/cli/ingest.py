@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xclass.cli.options import AsJson, constants_of, one_of
+from xclass.cli.options import LARGEST_SEED, MOST, AsJson, constants_of, one_of
 from xclass.cli.output import print_json, print_line
 
 FORMAT_NAMES = ("auto", "csv", "parquet", "jsonl", "adjacency", "sequences", "inter", "xmc", "svmlight", "npz", "text")
@@ -27,9 +27,9 @@ Append = Annotated[
     bool,
     typer.Option(
         "--append",
-        help="Add SOURCE to the dataset at --out; all that it has stays. Options of its ingest hold unless given. "
-        "Split random or given: old pairs keep their part, new ones are divided by the same shares. Split time or "
-        "leave-last: old and new pairs are divided anew together, and old test pairs may become train pairs.",
+        help="Add SOURCE to the dataset at --out, which keeps all of its pairs. Its options apply unless given again. "
+        "Split random or given: old pairs keep their part, and new pairs are divided by the same shares. Split time or "
+        "leave-last: all pairs are divided again, and old test pairs may become train pairs.",
     ),
 ]
 Base = Annotated[
@@ -47,38 +47,42 @@ ValidFraction = Annotated[float | None, typer.Option(help="Share that goes to va
 SplitName = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help=f"{', '.join(SPLIT_NAMES)}. auto: as given, else by time, else random. [default: auto]"
+        metavar="NAME",
+        help=f"{', '.join(SPLIT_NAMES)}. auto: a given split, else by time, else random. [default: auto]",
     ),
 ]
 Memory = Annotated[
     float | None,
     typer.Option(
         metavar="GIB",
-        help="What pairs and ids may take; a source that may need more is sorted on disk, beside --out, into the same "
-        "dataset. [default: half of what can be had]",
+        help="Memory for pairs and ids. A source that may need more is sorted on disk, beside --out, into the same "
+        "dataset. [default: half of the available memory]",
     ),
 ]
-Separator = Annotated[str | None, typer.Option(help='What stands between a csv file\'s fields; " " is any blanks.')]
+Separator = Annotated[str | None, typer.Option(help='The field separator of a CSV file. " ": any number of blanks.')]
 SplitNumber = Annotated[
-    int | None, typer.Option(min=1, help="Which column of *_trSplit.txt and *_tstSplit.txt counts. [default: 1]")
+    int | None,
+    typer.Option(min=1, max=MOST, help="Which column of *_trSplit.txt and *_tstSplit.txt to use. [default: 1]"),
 ]
 TextCol = Annotated[
     list[str] | None,
-    typer.Option(help="Documents' text: a column of JSON lines or Parquet; repeatable, they are joined."),
+    typer.Option(help="Column with the documents' text (JSON lines, Parquet); repeatable: the columns are joined."),
 ]
 ItemText = Annotated[
     str | None, typer.Option(metavar="FILE", help="Texts of the labels: JSON lines or Parquet with id and text.")
 ]
-WordNgrams = Annotated[int | None, typer.Option(min=0, help="Text: sequences of up to so many words. [default: 1]")]
+WordNgrams = Annotated[int | None, typer.Option(min=0, max=5, help="Text: sequences of 1 to N words. [default: 1]")]
 CharNgrams = Annotated[
-    int | None, typer.Option(min=0, help="Text: sequences of so many characters in a word. [default: 0, none]")
+    int | None, typer.Option(min=0, max=8, help="Text: sequences of N characters within a word. [default: 0, none]")
 ]
 HashBits = Annotated[
-    int | None, typer.Option(min=0, help="Text: hash into 2^N features instead of keeping a vocabulary.")
+    int | None, typer.Option(min=0, max=26, help="Text: hash into 2^N features instead of keeping a vocabulary.")
 ]
-MaxFeatures = Annotated[int | None, typer.Option(min=1, help="Text: the vocabulary's size at most. [default: 262144]")]
+MaxFeatures = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Text: the largest size of the vocabulary. [default: 262144]")
+]
 MinDocuments = Annotated[
-    int | None, typer.Option(min=1, help="Text: words of fewer train documents are left out. [default: 2]")
+    int | None, typer.Option(min=1, max=MOST, help="Text: words in fewer train documents are left out. [default: 2]")
 ]
 Weighting = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Text: {', '.join(WEIGHTINGS)}. [default: log-tf-idf]")
@@ -87,24 +91,26 @@ Vocabulary = Annotated[
     int | None,
     typer.Option(
         min=3,
-        help="Plain text: the most frequent words of train, so many with the unknown word and the sentence's end. "
-        "[default: words that come twice]",
+        max=MOST,
+        help="Plain text: keep the most frequent words of train: N items, including the unknown word and the end of "
+        "a sentence. [default: words that occur twice]",
     ),
 ]
 Context = Annotated[
-    int | None, typer.Option(min=1, help="Plain text: how many words before a position are its history. [default: 4]")
+    int | None,
+    typer.Option(min=1, max=MOST, help="Plain text: how many words before a position are its history. [default: 4]"),
 ]
 BordersOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Plain text, the end of a line. stop: an item, and no history reaches back over it; cross: an item, in "
-        "histories too; ignore: nothing. [default: stop]",
+        help="Plain text: what the end of a line is. stop: an item at which histories end; cross: an item that "
+        "also appears in histories; ignore: nothing. [default: stop]",
     ),
 ]
 Propensity = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Constants of psp and psndcg, as the dataset's card says. [default: 0.55,1.5]"),
+    typer.Option(metavar="A,B", help="Constants of psp and psndcg, as published for the dataset. [default: 0.55,1.5]"),
 ]
 
 
@@ -123,9 +129,11 @@ def ingest(
     split: SplitName = None,
     test_fraction: TestFraction = None,
     valid_fraction: ValidFraction = None,
-    min_query_count: Annotated[int | None, typer.Option(min=0, help="Drop queries with fewer items.")] = None,
-    min_item_count: Annotated[int | None, typer.Option(min=0, help="Drop items with fewer queries.")] = None,
-    header: Annotated[bool | None, typer.Option(help="Whether a csv file's first line names its columns.")] = None,
+    min_query_count: Annotated[int | None, typer.Option(min=0, max=MOST, help="Drop queries with fewer items.")] = None,
+    min_item_count: Annotated[int | None, typer.Option(min=0, max=MOST, help="Drop items with fewer queries.")] = None,
+    header: Annotated[
+        bool | None, typer.Option(help="Whether the first line of a CSV file has the column names.")
+    ] = None,
     separator: Separator = None,
     split_number: SplitNumber = None,
     text_col: TextCol = None,
@@ -141,7 +149,7 @@ def ingest(
     borders: BordersOption = None,
     propensity: Propensity = None,
     memory: Memory = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all random choices.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read raw files, split them into train, valid and test, and write a dataset directory."""

@@ -16,7 +16,7 @@ def inspect(
     verify: Annotated[bool, typer.Option(help="Read every file and compare its SHA-256 with the manifest's.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Say what lies at PATH, after checking that it is whole."""
+    """Say what PATH contains, after checking that it is complete."""
     from xclass.inspection import describe
 
     description = describe(path, verify)

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+MOST = (1 << 31) - 1  # of anything that is counted, as in configurations
+MOST_RESAMPLES = 1_000_000
+MOST_RANKS = 1 << 14
+LARGEST_SEED = (1 << 63) - 1
+
+
+def finite(value: float) -> float:
+    """``value``; NaN, which is inside every range for Typer, is a usage error."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number")
+    return value
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-ConfigFile = Annotated[Path, typer.Option("--config", help="The run's TOML file; see configs/.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        help="The run's TOML file; see configs/. An empty file means all defaults. An empty file means all defaults.",
+    ),
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the configuration; repeatable."),
 ]
 DatasetPath = Annotated[
     Path | None,
-    typer.Option("--dataset", help="The run's dataset, if it is no longer where it was.", show_default=False),
+    typer.Option("--dataset", help="The run's dataset, if it has moved.", show_default=False),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: auto, cpu or cuda.")]
-CutOffs = Annotated[list[int], typer.Option("-k", min=1, help="A cut-off; repeatable.")]
+CutOffs = Annotated[list[int], typer.Option("-k", min=1, max=MOST, help="A cut-off; repeatable.")]
 MetricNames = Annotated[
     list[str] | None,
     typer.Option(
@@ -29,7 +49,11 @@ Split = Annotated[str, typer.Option(help="The split to measure on: test or valid
 MaxQueries = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Measure on a sample of N queries, the same one each time.", show_default=False
+        min=1,
+        max=MOST,
+        metavar="N",
+        help="Measure on a sample of N queries; the sample is always the same.",
+        show_default=False,
     ),
 ]
 PredictionFile = Annotated[
@@ -37,14 +61,17 @@ PredictionFile = Annotated[
     typer.Option(
         "--predictions",
         metavar="FILE",
-        help="Instead of RUN: rows of query_id, item_id and rank or score, from any system.",
+        help="Instead of RUN: rows of query_id, item_id and rank or score, from any system; a file or a directory.",
         show_default=False,
     ),
 ]
 TruthFile = Annotated[
     Path | None,
     typer.Option(
-        "--truth", metavar="FILE", help="For files of predictions: rows of query_id, item_id.", show_default=False
+        "--truth",
+        metavar="FILE",
+        help="For files of predictions: rows of query_id, item_id; a file or a directory.",
+        show_default=False,
     ),
 ]
 TrainFile = Annotated[
@@ -58,7 +85,14 @@ TrainFile = Annotated[
 ]
 NumItems = Annotated[
     int | None,
-    typer.Option("--num-items", min=1, metavar="N", help="With --truth: items of the catalogue.", show_default=False),
+    typer.Option(
+        "--num-items",
+        min=1,
+        max=MOST,
+        metavar="N",
+        help="With --truth: number of items in the catalogue.",
+        show_default=False,
+    ),
 ]
 
 

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xclass.markdown import are_numbers, cell, markdown
+from xclass.streams import abandon, is_terminal, printable
+
+
+class Undelivered(Exception):
+    """Stdout took no more; its cause says why."""
+
+
+def flush() -> None:
+    """Hand over what was printed; Undelivered when that fails."""
+    with _delivering():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _delivering() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        abandon(sys.stdout)
+        raise Undelivered from error
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object. A number that is not finite becomes null: JSON has no name for it."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if printable(text, sys.stdout) != text:
+        text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    print_line(text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
     """One table; columns of numbers are aligned to the right."""
     numeric = are_numbers(rows, len(columns))
     cells = [[cell(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         _draw(columns, cells, numeric, title)
     else:
-        sys.stdout.write((f"{title}\n\n" if title else "") + markdown(columns, cells, numeric) + "\n")
+        print_line((f"{title}\n\n" if title else "") + markdown(columns, cells, numeric))
 
 
 def print_fields(fields: Mapping[str, object], title: str | None = None) -> None:
@@ -37,7 +61,8 @@ def print_fields(fields: Mapping[str, object], title: str | None = None) -> None
 
 def print_line(text: str = "") -> None:
     """One line of text."""
-    sys.stdout.write(text + "\n")
+    with _delivering():
+        sys.stdout.write(printable(text, sys.stdout) + "\n")
 
 
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
@@ -50,8 +75,11 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Seque
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in cells:
-        table.add_row(*map(Text, row))  # Text: ids may hold what rich would read as markup
-    Console(file=sys.stdout).print(table)
+        table.add_row(
+            *(Text(printable(value, sys.stdout)) for value in row)
+        )  # Text: ids may hold what rich would read as markup
+    with _delivering():
+        Console(file=sys.stdout).print(table)
 
 
 def _plain(value: Any) -> Any:

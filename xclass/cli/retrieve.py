@@ -8,22 +8,25 @@ from typing import Annotated
 
 import typer
 
-from xclass.cli.options import AsJson, DatasetPath, one_of
+from xclass.cli.options import MOST, AsJson, DatasetPath, one_of
 from xclass.cli.output import print_fields, print_json
 
 PROBABILITIES = ("exact", "retrieved")
 SHORT = ("keep", "popular", "error")
 DIVIDED = ("queries", "items")
 FORMATS = ("parquet", "jsonl", "trec")
-ITEMS = "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, each query's own)."
+ITEMS = (
+    "(.txt, .csv, .parquet with item_id; with query_id beside it, or .jsonl, for each query). The first line of a "
+    ".csv with one column is a header only if it is a usual name, such as item_id, and not a known id."
+)
 
 QueryFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Whom to retrieve for: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
-        ".csv/.parquet with query_id and item_id), or texts (the same with text). Every query of the dataset if "
-        "left out.",
+        help="The queries: ids (.txt, or .csv/.parquet with query_id), histories (.jsonl, or "
+        ".csv/.parquet with query_id and item_id), or texts (the same with text). The first line of a .csv with "
+        "one column is a header only if it is a usual name and no known id. Every query of the dataset if left out.",
     ),
 ]
 Divide = Annotated[
@@ -54,7 +57,10 @@ AsProbabilities = Annotated[
 Over = Annotated[
     int | None,
     typer.Option(
-        metavar="M", min=1, help="With --probabilities retrieved: over the best M items, not the k of the list."
+        metavar="M",
+        min=1,
+        max=MOST,
+        help="With --probabilities retrieved: over the best M items, not the k of the list.",
     ),
 ]
 
@@ -62,20 +68,20 @@ Over = Annotated[
 def retrieve(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl, or .trec for a TREC run.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="At most so many items for each query.")] = 100,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST, help="Largest number of items for each query.")] = 100,
     queries: QueryFile = None,
     exact: Annotated[bool, typer.Option("--exact", help="Search exactly even if the run has an index.")] = False,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Keep items that a query has in its history.")
     ] = False,
-    candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help=f"Retrieve nothing but these items {ITEMS}")
-    ] = None,
+    candidates: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve only these items {ITEMS}")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Retrieve none of these items {ITEMS}")] = None,
     short: AsShort = "keep",
     format_name: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="parquet, jsonl or trec; by the name of --out if left out."),
+        typer.Option(
+            "--format", metavar="NAME", help="parquet, jsonl or trec. If left out, the ending of --out decides."
+        ),
     ] = None,
     directory: Annotated[
         bool, typer.Option("--directory", help="Make --out a directory of parts, about a million rows each.")
@@ -83,10 +89,10 @@ def retrieve(
     probabilities: AsProbabilities = None,
     over: Over = None,
     unknown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every id that is not known to this file, one a line.")
+        Path | None, typer.Option(metavar="FILE", help="Write every unknown id to this file, one per line.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on behind the last finished part of a job that was stopped.")
+        bool, typer.Option("--resume", help="Continue a stopped job after its last finished part.")
     ] = False,
     divide: Divide = "queries",
     dataset: DatasetPath = None,

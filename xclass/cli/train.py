@@ -17,7 +17,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run directory to write.")],
     overrides: Overrides = [],  # noqa: B006  Typer wants a list; it is never changed
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in RUN, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the newest complete checkpoint in RUN, if there is one.")
     ] = False,
     grow_vocab: Annotated[
         bool,
@@ -34,7 +34,7 @@ def train(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Train a two-tower model; checkpoints and metrics.jsonl are written into RUN as it goes."""
+    """Train a two-tower model. Checkpoints and metrics.jsonl are written to RUN during training."""
     one_of("--device", device, ("auto", "cpu", "cuda"))
     if grow_vocab and not resume:
         raise typer.BadParameter("it goes with --resume", param_hint="'--grow-vocab'")

@@ -1,6 +1,6 @@
 """TensorFlow's candidate sampling on torch tensors: its names, argument order, defaults and shapes.
 
-Results equal those of TensorFlow 2.21 (values and gradients), but for its faults, which are mended; docs/tensorflow.md
+Results equal those of TensorFlow 2.21 (values and gradients), except where TensorFlow has a fault; docs/tensorflow.md
 has both lists. The names are those of ``tf.nn`` and ``tf.random``; additions are keyword-only.
 """
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xclass.errors import InputError
+from xclass.errors import ArtefactError, InputError
+from xclass.training.log import read_log
 from xclass.training.validate import lower_is_better
 
 NEAR = 0.01
@@ -35,14 +35,21 @@ class Point(NamedTuple):
 
 
 def read_records(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl; none of a run without towers."""
+    """The records of a run's metrics.jsonl; none of a run without towers.
+
+    Raises:
+        ArtefactError: a line is no record.
+    """
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    records, damaged = read_log(path) if path.exists() else ([], 0)
+    if damaged:
+        raise ArtefactError("lines of this file are no records: cut or altered", where=path, got=f"{damaged:,}")
+    return records
 
 
 def curve(records: Sequence[dict[str, Any]]) -> list[Point]:
     """The validations in order."""
-    return [Point(each["step"], each["train_s"], each["valid"]) for each in records if each.get("valid")]
+    return [Point(each["step"], each.get("train_s", 0.0), each["valid"]) for each in records if each.get("valid")]
 
 
 def examples_per_s(records: Sequence[dict[str, Any]]) -> float | None:
@@ -50,7 +57,7 @@ def examples_per_s(records: Sequence[dict[str, Any]]) -> float | None:
     what disturbed the machine for a while count little. None where nothing was trained."""
     spans, before = list[tuple[float, float]](), 0.0
     for each in records:
-        if "event" in each:
+        if "event" in each or "train_s" not in each:
             continue
         spent, before = each["train_s"] - before, each["train_s"]
         if each.get("positives_per_s") is not None and spent > 0:

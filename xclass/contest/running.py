@@ -13,7 +13,7 @@ from xclass.contest.curves import Target, curve, examples_per_s, reached_s, read
 from xclass.contest.layer import BATCH, Layer, layer_of, medians, queries_to_time, time_once
 from xclass.contest.result import Contest, Entry
 from xclass.data.store import Dataset, open_dataset
-from xclass.errors import InputError
+from xclass.errors import InputError, Interrupted
 from xclass.estimate import warm_up
 from xclass.evaluate import metrics_at
 from xclass.metrics import Evaluation, MetricName
@@ -74,7 +74,7 @@ def compare_configs(
         Interrupted: a signal came while one was trained.
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    wanted = list(metrics) if metrics is not None else metrics_at(list(k), METRICS)
+    wanted = list(metrics) if metrics is not None else metrics_at(k, METRICS)
     settings = _resolved(configs, overrides)
     validated = {
         name: chosen_metric(each.train.validation.metric, opened.sequence is not None)
@@ -151,7 +151,10 @@ def _train(dataset: Dataset, config: RunConfig, run: Path, device: str) -> None:
     if config.documents.towers and not (run / MANIFEST).exists():
         run.parent.mkdir(parents=True, exist_ok=True)
         warm_up(dataset, config, choose_device(device), run.parent)
-    train_run(dataset, config, run, resume=True, device=device)
+    try:
+        train_run(dataset, config, run, resume=True, device=device)
+    except Interrupted as stop:  # the same call goes on, without being told to
+        raise Interrupted(stop.what) from None
 
 
 def _measure(

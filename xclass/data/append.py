@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +32,7 @@ from xclass.data.splits import FREE, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
 from xclass.errors import ArtefactError, ConfigError
+from xclass.files import remove_leftovers
 from xclass.progress import say
 from xclass.rng import derive_seed
 
@@ -241,9 +240,7 @@ def _alone(place: Path) -> Iterator[None]:
     try:
         if not _locked(handle) or os.fstat(handle).st_ino != place.stat().st_ino:  # maybe replaced since it was opened
             raise ArtefactError("another process is appending to this dataset", where=place, do="wait for it")
-        for leftover in place.parent.iterdir():
-            if re.fullmatch(rf"\.{re.escape(place.name)}\.\w{{8}}\.(tmp|old)", leftover.name):
-                shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(place.parent, place.name)
         yield
     finally:
         os.close(handle)

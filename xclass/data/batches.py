@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
-from xclass.config import Config
+from xclass.config import Config, Count, Exponent, Positive
 from xclass.data.lists import Lists
 from xclass.data.shuffle import Shuffle
+from xclass.errors import InputError
 from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged, Selection, offsets_of
 
@@ -25,14 +26,15 @@ class BatchConfig(Config):
     """How the train pairs are cut into batches."""
 
     by: Literal["pair", "query"] = "pair"
-    """pair: a row is one (query, positive); query: a row is one query with several positives."""
-    size: int = pydantic.Field(2048, ge=1)
-    """Rows in a batch; the last one of an epoch may be shorter."""
-    positives_per_query: int = pydantic.Field(0, ge=0)
-    """By query: at most so many positives, drawn anew each epoch; 0 takes all."""
-    weight_power: float = pydantic.Field(0.0, ge=0)
-    """By query: a query with t targets counts t^weight_power in the batch's mean. 0: queries count alike; 1: pairs do,
-    as by pair, for the cost of one row of logits a query instead of one a pair; above 1: long lists count more."""
+    """pair: a row is one pair of a query and a positive. query: a row is one query with several positives."""
+    size: Positive = 2048
+    """Rows of a batch; the last batch of an epoch may be smaller."""
+    positives_per_query: Count = 0
+    """by = "query": the largest number of positives for each query, drawn again in each epoch. 0: all positives."""
+    weight_power: Exponent = 0.0
+    """by = "query": weight of a query with t targets in the mean of the batch, t^weight_power. 0: all queries weigh the
+    same. 1: all pairs weigh the same, as with by = "pair", but with one row of logits for each query instead of one for
+    each pair. Above 1: queries with many targets weigh more."""
 
     @pydantic.model_validator(mode="after")
     def _powers_are_for_queries(self) -> BatchConfig:
@@ -56,6 +58,9 @@ class TrainBatches:
             histories are empty.
         features: the queries' sparse features by name, as ``Dataset.query_features``; batches hold those of their rows.
         windows: histories that stand beside the pairs, by query (``Dataset.windows``): nothing is held out of them.
+
+    Raises:
+        InputError: all weights are 0.
 
     Memory: one window of :class:`Shuffle`, whatever the size of the split.
     """
@@ -185,7 +190,7 @@ def take_lists(source: Ragged, rows: Tensor, without: Tensor | None = None) -> R
     [[2], [], [3]]
     """
     if not compiles():
-        lists = Ragged(source.offsets, source.values).take(rows).long()
+        lists = source.with_values(source.values).take(rows).long()
         if without is None:
             return lists
         keep = torch.ones(len(lists.values), dtype=torch.bool)
@@ -217,9 +222,17 @@ def _counts_by_block(there: Tensor) -> Tensor:
 
 
 def _mean(weights: Tensor | None) -> float:
+    """Of all weights; InputError when it is 0."""
     if weights is None or len(weights) == 0:
         return 1.0
-    return sum(float(part.double().sum()) for part in weights.split(PASS_ROWS)) / len(weights)
+    mean = sum(float(part.double().sum()) for part in weights.split(PASS_ROWS)) / len(weights)
+    if mean == 0:
+        raise InputError(
+            "the weights of all train pairs are 0: there is nothing to learn",
+            wanted="a weight above 0",
+            do='ingest the data without weights (--weight-col "") or with others',
+        )
+    return mean
 
 
 def _empty_lists(number: int) -> Ragged:

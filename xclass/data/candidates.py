@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 from xclass.data.lookup import IdMap, unknown
-from xclass.data.query_files import read_query_file
+from xclass.data.query_files import read_own_lists
 from xclass.data.store import Dataset
 from xclass.errors import DataError
 from xclass.progress import say
@@ -25,10 +24,8 @@ def read_candidates(path: Path | str, dataset: Dataset) -> Ragged:
     Raises:
         DataError: the file can't be read, or nothing of it is in the dataset.
     """
-    found = read_query_file(path)
-    if found.offsets is None or found.items is None:
-        raise DataError("this file has no candidates", where=path, wanted="columns query_id and item_id")
-    _check_queries_are_named(Path(path))
+    found = read_own_lists(Path(path))
+    assert found.offsets is not None and found.items is not None
     queries = IdMap(dataset.queries["query_id"]).numbers(found.query_ids)
     items = IdMap(dataset.items["item_id"]).numbers(found.items)
     rows = torch.repeat_interleave(queries, found.offsets.diff(), output_size=len(items))
@@ -41,15 +38,3 @@ def read_candidates(path: Path | str, dataset: Dataset) -> Ragged:
     keys = torch.unique(rows[keep] * dataset.num_items + items[keep])
     owners = torch.div(keys, dataset.num_items, rounding_mode="floor")
     return Ragged(offsets_of(torch.bincount(owners, minlength=dataset.num_queries)), keys % dataset.num_items)
-
-
-def _check_queries_are_named(path: Path) -> None:
-    """In JSON lines the query's id may be left out elsewhere; line numbers would be taken for ids here."""
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        return
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip() and "query_id" not in json.loads(line):
-                raise DataError(
-                    "this line does not say whose candidates it has", where=f"{path}:{number}", wanted="query_id"
-                )

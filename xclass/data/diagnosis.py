@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 
+from xclass.data.dates import ACCEPTED, from_iso
 from xclass.data.text import is_number
 from xclass.errors import DataError
 
 MAX_NAMED = 5
+FAR = 10**300
+LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 class RowChecks:
@@ -23,10 +27,11 @@ class RowChecks:
     Args:
         path: the file, named in every message.
         unit: what the numbers count: "line" of a text file, "row" of a Parquet file.
+        dates: whether the times are dates, not numbers.
     """
 
-    def __init__(self, path: Path, unit: str = "line") -> None:
-        self.path, self.unit = path, unit
+    def __init__(self, path: Path, unit: str = "line", dates: bool = False) -> None:
+        self.path, self.unit, self.dates = path, unit, dates
         self._without_id: dict[str, list[int]] = {}
 
     def __enter__(self) -> RowChecks:
@@ -51,25 +56,30 @@ class RowChecks:
     def weight(self, column: str, value: object, number: int) -> None:
         """A weight must be a finite number from 0."""
         weight = _number(value)
-        if weight is None or not math.isfinite(weight) or weight < 0:
+        if weight is None or not 0 <= weight <= LARGEST_FLOAT32:
             raise DataError(
                 f'the weight in column "{column}" is not a finite number from 0',
                 where=self.at(number),
-                wanted="a number from 0",
+                wanted=f"a number from 0 to {LARGEST_FLOAT32:.7g}, the largest of 32 bits",
                 got=_shown(value),
                 do='mend the row, or leave the weights out: --weight-col ""',
             )
 
     def time(self, column: str, value: object, number: int) -> None:
-        """A time must be a finite number."""
-        time = _number(value)
-        if time is None or not math.isfinite(time):
+        """A time must be a number of 64 bits, or a date where the first times are dates."""
+        if self.dates:
+            good = isinstance(value, int) or (isinstance(value, str) and from_iso(value) is not None)
+        else:
+            time = _number(value)
+            good = time is not None and abs(time) < 2**63
+        if not good:
             raise DataError(
-                f'the time in column "{column}" is not a number',
+                f'the time in column "{column}" is not a {"date" if self.dates else "number"}',
                 where=self.at(number),
-                wanted="a number, for example seconds since 1970",
+                wanted=ACCEPTED if self.dates else "a number below 2^63, for example seconds since 1970",
                 got=_shown(value),
-                do='mend the row, turn dates into numbers, or leave the times out: --time-col ""',
+                do="mend the row, write all times as numbers or all as ISO dates "
+                f'({ACCEPTED}), or leave the times out: --time-col ""',
             )
 
     def row(self, used: Mapping[str, str], values: Mapping[str, object], number: int) -> None:
@@ -95,11 +105,11 @@ class RowChecks:
             )
 
 
-def ragged(checks: RowChecks, number: int, wanted: int, got: int) -> DataError:
-    """The error of a row with too many or too few fields."""
+def ragged(path: Path, number: int, wanted: int, got: int) -> DataError:
+    """The error of a line with too many or too few fields."""
     return DataError(
         "this line has another number of fields than the first",
-        where=checks.at(number),
+        where=f"{path}, line {number:,}",
         wanted=f"{wanted} fields",
         got=f"{got} field{'' if got == 1 else 's'}",
         do="mend the line; a separator inside a value needs quotes around the value",
@@ -131,8 +141,8 @@ def float_ids(where: object, column: str, got: object) -> DataError:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int | float):
-        return float(value)
+    if isinstance(value, int | float | Decimal):
+        return float(value) if -FAR < value < FAR else math.inf
     text = str(value).strip()
     if is_number(text):
         return float(text)

@@ -22,7 +22,7 @@ SUFFIXES = {".svm": "svmlight", ".svmlight": "svmlight", ".libsvm": "svmlight", 
 
 def format_of_file(path: Path) -> str | None:
     """The name of the format when the file holds documents, None when it seems to hold pairs."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = Path(text.plain_name(path)).suffix.lower()
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     return "xmc" if suffix in (".txt", ".xmc", ".dat", "") and _looks_like_xmc(path) else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,6 +18,13 @@ from xclass.errors import DataError
 LINES_PER_BLOCK = 8192
 LARGEST_FLOAT32 = 3.4028235e38
 NUMBER = re.compile(r"[0-9]+", re.ASCII)
+
+
+def line_blocks(path: Path) -> Iterator[pl.Series]:
+    """The lines of a file, some thousand at a time."""
+    for lines in text.line_blocks(path):
+        for low in range(0, len(lines), LINES_PER_BLOCK):
+            yield lines[low : low + LINES_PER_BLOCK]
 
 
 def parse_lines(lines: pl.Series, layout: Layout, numbered: bool = True) -> Documents | None:

@@ -111,11 +111,17 @@ def _read_file(form: DocumentFormat, path: Path, layout: Layout, grown: _Growing
             raise DataError("this file can't be read", where=path, got=str(error).split("\n")[0][:200]) from None
 
 
-def read_texts(source: DocumentSource, options: IngestOptions, item_ids: pl.Series | None) -> ReadDocuments:
+def read_texts(
+    source: DocumentSource, options: IngestOptions, item_ids: pl.Series | None, label_file: Path | None = None
+) -> ReadDocuments:
     """Read labels and ids of every file of raw text; the text itself is read later, by :func:`text_blocks`.
 
     Args:
         item_ids: labels that are there whether a document has them or not.
+        label_file: labels are the numbers of its rows, from 0: no other label can be.
+
+    Raises:
+        DataError: a row is wrong; a label is beyond the rows of ``label_file``.
     """
     grown, counts, described = _Growing(), dict[str, int](), list[TextColumns]()
     first = item_ids is not None and grown.encoded(item_ids.cast(pl.String))
@@ -142,7 +148,27 @@ def read_texts(source: DocumentSource, options: IngestOptions, item_ids: pl.Seri
     names = pl.concat(grown.ids) if grown.ids else None
     if names is not None and described[0].ids_whole:
         names = names.cast(pl.Int64)
-    return ReadDocuments(np.concatenate(grown.lengths), labels, ids, names, counts, Layout(), described[0])
+    read = ReadDocuments(np.concatenate(grown.lengths), labels, ids, names, counts, Layout(), described[0])
+    if item_ids is not None and label_file is not None:
+        _check_numbers(read, len(item_ids), label_file)
+    return read
+
+
+def _check_numbers(read: ReadDocuments, size: int, label_file: Path) -> None:
+    """Labels must be numbers of the ``size`` rows of a file."""
+    beyond = ~read.item_ids.is_between(0, size - 1).to_numpy()
+    if not beyond.any():
+        return
+    place = int(beyond[read.labels].argmax())
+    document = int(np.searchsorted(np.cumsum(read.lengths), place, side="right"))
+    name = f"number {document + 1:,}" if read.ids is None else f'"{read.ids[document]}"'
+    raise DataError(
+        f"a label is beyond the {size:,} labels of {label_file.name}",
+        where=label_file,
+        wanted=f"labels 0 to {size - 1:,}",
+        got=f"label {read.item_ids[int(read.labels[place])]} of document {name}",
+        do="check that the file of labels and the documents are of the same data set",
+    )
 
 
 def text_blocks(source: DocumentSource, options: IngestOptions, label: str) -> Iterator[tuple[int, pl.Series]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,8 @@ from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TEST, TRAIN, VALID
 from xclass.data.store import Dataset
 from xclass.data.vectoriser import Vectoriser
-from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.errors import ConfigError, DataError
+from xclass.files import scratch_directory
 from xclass.rng import numpy_generator
 
 REFUSED = ("weight_col", "time_col", "header", "separator", "min_query_count", "min_item_count")
@@ -42,7 +41,7 @@ def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) 
     split, raw = _checked_split(source, options), source.form == "text"
     with scratch_directory(out) as folder, FeatureSpool(folder) as spool:
         labels = LabelTexts.find(source, options)
-        read = read_texts(source, options, labels.ids) if raw else read_documents(source, options, spool)
+        read = read_texts(source, options, labels.ids, labels.file) if raw else read_documents(source, options, spool)
         if not read.lengths.sum():
             raise DataError("no document has a label", where=source.folder, do="check that this is the right file")
         parts = document_parts(read, split, options, source)
@@ -74,16 +73,6 @@ def _checked_split(source: DocumentSource, options: IngestOptions) -> str:
             do="leave it out",
         )
     return "given" if source.given else "random"
-
-
-@contextmanager
-def scratch_directory(out: Path) -> Iterator[Path]:
-    """A hidden directory beside ``out``, on its disk, removed at the end."""
-    if out.exists():
-        raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as folder:
-        yield Path(folder)
 
 
 def document_parts(

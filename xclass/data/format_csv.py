@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
 
-from xclass.data import text
+from xclass.data import delimited, text
 from xclass.data.columns import Columns, is_usual_name, resolve_columns
+from xclass.data.dates import are_dates, from_iso, text_numbers
+from xclass.data.detection import find_separator
 from xclass.data.diagnosis import RowChecks, ragged
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-
-COUNT_BLOCK_BYTES = 1 << 24
 
 
 class Csv:
@@ -24,72 +24,52 @@ class Csv:
     quoted = True
 
     def columns(self, path: Path, options: IngestOptions) -> Columns:
-        """From the first lines: separator, header or not, and what the columns are called."""
+        """From the first lines: separator, header or not, what the columns are called, whether times are dates."""
         lines = text.head(path)
-        bare = [re.sub(r'"[^"]*"', "", line) for line in lines]
-        separator = options.separator or self._separator(path, bare)
-        first = next(_fields(iter([(1, lines[0])]), separator, self.quoted, path))[1]
+        separator = options.separator or self._separator(path, lines)
+        rows = delimited.sample(path, separator, self.quoted, delimited.SAMPLED_RECORDS)
+        first = rows[0]
         header = _has_header(first, options) if options.header is None else options.header
-        names = first if header else [str(position + 1) for position in range(len(first))]
-        if len(set(names)) < len(names):
-            raise DataError("two columns have the same name", where=path, got=", ".join(names), do="rename one")
-        if header and len(lines) == 1:
+        names = delimited.check_names(first, path) if header else [str(place + 1) for place in range(len(first))]
+        if header and len(rows) == 1:
             raise DataError(
                 "this file has a header and no rows", where=path, wanted="at least one row", got=lines[0][:200]
             )
-        found = resolve_columns(self._plain_names(names), options, path, header)
-        position = {name: names[index] for index, name in enumerate(self._plain_names(names))}
-        real = {role: None if name is None else position[name] for role, name in found.items()}
-        quoted = self.quoted and len(separator) == 1 and separator != " "
-        return Columns(**real, names=tuple(names), header=header, separator=separator, quoted=quoted)  # type: ignore[arg-type]
+        plain = self._plain_names(names)
+        found = resolve_columns(plain, options, path, header)
+        places = {role: None if name is None else plain.index(name) for role, name in found.items()}
+        real = {role: None if place is None else names[place] for role, place in places.items()}
+        time = places["time"]
+        times = [row[time] for row in rows[int(header) :] if time is not None and len(row) > time]
+        return Columns(
+            **real,  # type: ignore[arg-type]
+            names=tuple(names),
+            header=header,
+            separator=separator,
+            quoted=self.quoted,
+            dates=are_dates(times),
+        )
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
-        """Polars' CSV reader, every field as text; lines cut by expressions where the separator is no single byte."""
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
+        """The used columns, every line's number of fields checked."""
         used = columns.used()
-        if len(columns.separator.encode()) > 1 or columns.separator == " ":
-            frame = _cut_lines(path, columns)
-        else:
-            names = list(columns.names)
-            frame = pl.scan_csv(
-                path,
-                has_header=columns.header,
-                new_columns=None if columns.header else names,
-                separator=columns.separator,
-                quote_char='"' if columns.quoted else None,
-                infer_schema=False,
-                glob=False,
-            )
-        frame = frame.select(pl.col(column).alias(role) for role, column in used.items())
-        blank = pl.col("query").is_null() & pl.col("item").is_null()
-        return frame.with_columns(pl.when(~blank).then(pl.col("item").fill_null("")).alias("item"))
-
-    def looks_wrong(self, path: Path, columns: Columns) -> bool:
-        """Whether the file's separators don't add up to its lines: Polars fills up short lines without a word."""
-        if columns.separator == " ":
-            return False
-        separator, separators, lines, last = columns.separator.encode(), 0, 0, b"\n"
-        with text.open_binary(path) as file:
-            while block := file.read(COUNT_BLOCK_BYTES):
-                if columns.quoted and b'"' in block:
-                    return False
-                while len(separator) > 1 and block[-1:] == separator[:1] and (more := file.read(1)):
-                    block += more
-                separators, lines, last = separators + block.count(separator), lines + block.count(b"\n"), block[-1:]
-        return separators != (len(columns.names) - 1) * (lines + (last != b"\n"))
+        wanted = list(dict.fromkeys(used.values()))
+        roles = [pl.col(column).alias(role) for role, column in used.items()]
+        for block in delimited.blocks(path, columns.separator, columns.header, columns=wanted, quoted=columns.quoted):
+            yield block.select(roles).with_columns(text_numbers(columns))
 
     def diagnose(self, path: Path, columns: Columns) -> None:
         """Every line: UTF-8, number of fields, ids, weight, time. Blank lines are passed over."""
         position = {role: columns.names.index(name) for role, name in columns.used().items()}
-        with RowChecks(path) as checks:
-            for number, fields in _fields(text.numbered_lines(path), columns.separator, columns.quoted, path):
-                if not fields or (number == 1 and columns.header):
-                    continue
+        found = closing(delimited.numbered_records(path, columns.separator, columns.quoted))
+        with RowChecks(path, dates=columns.dates) as checks, found as rows:
+            for number, fields in itertools.islice(rows, int(columns.header), None):
                 if len(fields) != len(columns.names):
-                    raise ragged(checks, number, len(columns.names), len(fields))
+                    raise ragged(path, number, len(columns.names), len(fields))
                 checks.row(columns.used(), {role: fields[index] for role, index in position.items()}, number)
 
     def _separator(self, path: Path, lines: list[str]) -> str:
-        return "\t" if path.name.removesuffix(".gz").endswith(".tsv") else text.find_separator(lines)
+        return "\t" if text.plain_name(path).lower().endswith(".tsv") else find_separator(lines, path)
 
     def _plain_names(self, names: list[str]) -> list[str]:
         return names
@@ -121,40 +101,7 @@ class Inter(Csv):
 
 def _has_header(first: list[str], options: IngestOptions) -> bool:
     asked = {options.query_col, options.item_col, options.weight_col, options.time_col} - {None, ""}
-    if asked & set(first) or any(is_usual_name(name) for name in first):
+    values = all(text.is_number(field) or from_iso(field) is not None for field in first)
+    if any(is_usual_name(name) for name in first) or (asked & set(first) and not values):
         return True
-    return not (all(text.is_number(field) for field in first) or (asked and all(str(name).isdigit() for name in asked)))
-
-
-def _cut_lines(path: Path, columns: Columns) -> pl.LazyFrame:
-    """The columns as text; a line with another number of fields gets nulls, which the reader takes as a sign."""
-    line = pl.col("line")
-    fields = line.str.extract_all(r"[^ \t]+") if columns.separator == " " else line.str.split(columns.separator)
-    frame = pl.scan_lines(path, glob=False).filter(line.str.strip_chars() != "").select(fields.alias("fields"))
-    whole = pl.col("fields").list.len() == len(columns.names)
-    return frame.slice(1 if columns.header else 0).select(
-        pl.when(whole).then(pl.col("fields").list.get(index, null_on_oob=True)).alias(name)
-        for index, name in enumerate(columns.names)
-    )
-
-
-def _fields(
-    lines: Iterator[tuple[int, str]], separator: str, quoted: bool, path: Path
-) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of every record; a blank line has no fields."""
-    if not quoted or len(separator) > 1 or separator == " ":
-        yield from ((number, text.split_line(line, separator) if line.strip() else []) for number, line in lines)
-        return
-    start = 1
-    reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator, strict=True)
-    try:
-        for record in reader:
-            yield start, record
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            "a quoted value is not closed, or goes on after its closing quote",
-            where=f"{path}, line {start:,}",
-            got=str(error),
-            do='double the quotes inside a value ("") or quote the whole value',
-        ) from None
+    return not values and not (asked and all(str(name).isdigit() for name in asked))

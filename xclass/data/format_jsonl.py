@@ -5,82 +5,120 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from xclass.data import text
 from xclass.data.columns import Columns, IdKind, resolve_columns
+from xclass.data.dates import are_dates, text_numbers
 from xclass.data.diagnosis import RowChecks, float_ids, mixed_types
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.frames import parse_ndjson
 
 SAMPLE_LINES = 1000
 INT64 = range(-(2**63), 2**63)
+SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])"
+)
+BLANK_LINE = re.compile(rb"^[ \t\r]*$\n", re.MULTILINE)
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 class JsonLines:
     """Ids are strings or integers, as the first lines have them; a column that mixes both is refused.
 
-    A list of items stands for that many pairs; weight and time may be lists of the same length. Blank lines are
-    passed over.
+    A list of items stands for that many pairs; weight and time may be lists of the same length. Numbers and dates may
+    be strings. Blank lines are passed over.
     """
 
     def columns(self, path: Path, options: IngestOptions) -> Columns:
         """Names and types of the ids from the first thousand lines."""
-        records = _sample(path)
+        records = sample_objects(path)
         names = list(dict.fromkeys(name for record in records for name in record))
         found = resolve_columns(names, options, path)
         kinds = {f"{role}_kind": _kind(records, str(found[role]), path) for role in ("query", "item")}
         lists = tuple(
             role for role, name in found.items() if name and any(isinstance(r.get(name), list) for r in records)
         )
-        times = [value for record in records for value in _values(record.get(str(found["time"])))]
-        fractions = any(isinstance(value, float) for value in times)
-        return Columns(**found, names=tuple(names), lists=lists, fractions=fractions, **kinds)  # type: ignore[arg-type]
+        dates = are_dates(value for record in records for value in _values(record.get(str(found["time"]))))
+        return Columns(**found, names=tuple(names), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
-        """Polars' reader with a schema of the used columns; lists are exploded."""
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
+        """Polars' reader with a schema of the used columns, block by block; lists are exploded.
+
+        Where a block may hold what Polars would read as something else, every line of the file is checked, once.
+        """
         used = columns.used()
-        inner = {
-            "query": pl.Int64 if columns.query_kind == "int64" else pl.String,
-            "item": pl.Int64 if columns.item_kind == "int64" else pl.String,
-            "weight": pl.Float64,
-            "time": pl.Float64 if columns.fractions else pl.Int64,
-        }
+        kinds = {"query": columns.query_kind, "item": columns.item_kind}
+        inner = {role: pl.Int64 if kinds.get(role) == "int64" else pl.String for role in used}
         schema = {name: pl.List(inner[role]) if role in columns.lists else inner[role]() for role, name in used.items()}
-        frame = pl.scan_ndjson(path, schema=schema).select(pl.col(name).alias(role) for role, name in used.items())
-        return explode_lists(frame, columns.lists)
-
-    def looks_wrong(self, path: Path, columns: Columns) -> bool:
-        """Whether a column of strings may hold something else, which Polars would turn into a string."""
-        patterns = []
-        for role, kind in (("query", columns.query_kind), ("item", columns.item_kind)):
-            if kind == "string":
-                key = re.escape(json.dumps(columns.used()[role], ensure_ascii=False)) + r"\s*:\s*"
-                patterns += [key + r'[^"\[\s]', key + r'\[\s*(?:"(?:[^"\\]|\\.)*"\s*,\s*)*[^"\s\]]']
-        if not patterns:
-            return False
-        suspects = pl.scan_lines(path, glob=False).filter(pl.col("line").str.contains("|".join(patterns)))
-        return len(suspects.head(1).collect(engine="streaming")) > 0
+        roles = [pl.col(name).alias(role) for role, name in used.items()]
+        strings = {columns.used()[role]: role in columns.lists for role, kind in kinds.items() if kind == "string"}
+        for rows in json_blocks(path, schema, strings, lambda: self.diagnose(path, columns)):
+            yield explode_lists(rows.select(roles), columns.lists).with_columns(text_numbers(columns))
 
     def diagnose(self, path: Path, columns: Columns) -> None:
         """Every line: UTF-8, JSON, an object, types of the ids, weight, time."""
         used = columns.used()
-        with RowChecks(path) as checks:
-            for number, line in text.numbered_lines(path):
+        with RowChecks(path, dates=columns.dates) as checks, closing(text.numbered_lines(path)) as lines:
+            for number, line in lines:
                 if not line.strip():
                     continue
-                record = _record(line, path, number)
+                record = parse_object(line, path, number)
                 for role, kind in (("query", columns.query_kind), ("item", columns.item_kind)):
+                    _check_form(record.get(used[role]), role in columns.lists, used[role], checks.at(number))
                     for value in _values(record.get(used[role])):
                         _check_type(value, kind, used[role], checks.at(number))
                 for row in _rows(record, used, checks.at(number)):
                     checks.row(used, row, number)
 
 
-def explode_lists(frame: pl.LazyFrame, lists: tuple[str, ...]) -> pl.LazyFrame:
+def json_blocks(
+    path: Path,
+    schema: dict[str, Any],
+    strings: dict[str, bool],
+    check: Callable[[], None],
+    block_bytes: int = text.BLOCK_BYTES,
+) -> Iterator[pl.DataFrame]:
+    """The columns of ``schema``, block after block; ``check`` is called once, when one may not be what Polars read.
+
+    strings: columns that must hold strings alone, or lists of them (True).
+    """
+    doubtful, checked = [LONE_SURROGATE, *(_no_strings(*column) for column in strings.items())], False
+    for block in text.whole_lines(path, block_bytes):
+        rows = parse_ndjson(block, schema)
+        if not checked and (_looks_wrong(block, doubtful, schema) or len(rows) != _count_lines(block)):
+            check()
+            checked = True
+        yield rows
+
+
+def _no_strings(name: str, listed: bool) -> re.Pattern[bytes]:
+    """A value of this key that is no string, and of which Polars would make one; null is seen otherwise."""
+    key = re.escape(json.dumps(name, ensure_ascii=False).encode()) + rb"\s*:\s*"
+    inside = rb'\[\s*(?:(?:"(?:[^"\\]|\\.)*"|null)\s*,\s*)*[^"\s\]n]'
+    return re.compile(key + (inside if listed else rb'[^"\sn]'))
+
+
+def _looks_wrong(block: bytes, doubtful: list[re.Pattern[bytes]], names: Iterable[str]) -> bool:
+    """Whether a block holds something doubtful, or some key more often than once a line."""
+    keys = [json.dumps(name, ensure_ascii=False).encode() for name in names]
+    lines = block.count(b"\n")
+    return any(pattern.search(block) for pattern in doubtful) or any(block.count(key) > lines for key in keys)
+
+
+def _count_lines(block: bytes) -> int:
+    """The lines of a block that hold something."""
+    return block.count(b"\n") - sum(1 for _ in BLANK_LINE.finditer(block))
+
+
+def explode_lists(frame: Frame, lists: tuple[str, ...]) -> Frame:
     """Ids as strings, one row per pair. An empty list becomes a null item; a null in or for one becomes empty."""
     strings = pl.col("query").cast(pl.String)
     if not lists:
@@ -89,15 +127,16 @@ def explode_lists(frame: pl.LazyFrame, lists: tuple[str, ...]) -> pl.LazyFrame:
     return frame.with_columns(strings, items).explode(lists, empty_as_null=True)
 
 
-def _record(line: str, path: Path, number: int) -> dict[str, Any]:
+def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
+    """The JSON object of a line; DataError for anything else, and for a key or a list that has two meanings."""
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        record = json.loads(line, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
         raise DataError(
             "this line is not JSON",
             where=f"{path}, line {number:,}",
             wanted="one JSON object per line",
-            got=str(error),
+            got=str(error)[:200],
             do="mend the line",
         ) from None
     if not isinstance(record, dict):
@@ -108,6 +147,18 @@ def _record(line: str, path: Path, number: int) -> dict[str, Any]:
             got=line[:80],
             do="write one object per line, not one array around all",
         )
+    return record
+
+
+def has_surrogate(value: str) -> bool:
+    """Whether a string holds half of a pair of surrogates, which is no character: Polars would make a NUL of it."""
+    return SURROGATE.search(value) is not None
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key comes twice in one object")
     return record
 
 
@@ -129,6 +180,12 @@ def _kind(records: list[dict[str, Any]], column: str, path: Path) -> IdKind:
     return "string"
 
 
+def _check_form(cell: Any, listed: bool, column: str, where: str) -> None:
+    """A column holds lists in every line or in none."""
+    if cell is not None and isinstance(cell, list) != listed:
+        raise mixed_types(where, column, "a list" if listed else "one id", cell)
+
+
 def _check_type(value: Any, kind: IdKind, column: str, where: str) -> None:
     if value is None:
         return
@@ -137,6 +194,13 @@ def _check_type(value: Any, kind: IdKind, column: str, where: str) -> None:
     wanted = str if kind == "string" else int
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise mixed_types(where, column, "strings" if kind == "string" else "integers", value)
+    if isinstance(value, str) and has_surrogate(value):
+        raise DataError(
+            f'an id in column "{column}" holds half of a pair of surrogates, which is no character',
+            where=where,
+            got=ascii(value)[:80],
+            do="write the file again as UTF-8",
+        )
     if isinstance(value, int) and value not in INT64:
         raise DataError(
             f'an id in column "{column}" does not fit 64 bits',
@@ -160,7 +224,9 @@ def _rows(record: dict[str, Any], used: dict[str, str], where: str) -> list[dict
     return [{**scalars, **dict(zip(lists, values, strict=True))} for values in zip(*lists.values(), strict=True)]
 
 
-def _sample(path: Path) -> list[dict[str, Any]]:
+def sample_objects(path: Path) -> list[dict[str, Any]]:
+    """The objects of the first thousand lines."""
     text.head(path)
-    lines = itertools.islice(text.numbered_lines(path), SAMPLE_LINES)
-    return [_record(line, path, number) for number, line in lines if line.strip()]
+    with closing(text.numbered_lines(path)) as lines:
+        some = itertools.islice(lines, SAMPLE_LINES)
+        return [parse_object(line, path, number) for number, line in some if line.strip()]

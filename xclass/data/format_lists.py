@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import polars as pl
@@ -24,17 +25,13 @@ class Adjacency:
         """There is nothing to find out; a file that is empty or not text is an error."""
         return _plain_columns(path, options, "adjacency")
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """One row per item; one with a null item for a query that stands alone."""
         fields = pl.col("fields")
-        lines = pl.scan_lines(path, glob=False).select(FIELDS.alias("fields")).filter(fields.list.len() > 0)
-        return lines.select(fields.list.first().alias("query"), fields.list.slice(1).alias("item")).explode(
-            "item", empty_as_null=True
-        )
-
-    def looks_wrong(self, path: Path, columns: Columns) -> bool:
-        """Any text is an adjacency list."""
-        return False
+        for lines in text.line_blocks(path):
+            rows = lines.to_frame().lazy().select(FIELDS.alias("fields")).filter(fields.list.len() > 0)
+            pairs = rows.select(fields.list.first().alias("query"), fields.list.slice(1).alias("item"))
+            yield pairs.explode("item", empty_as_null=True).collect(engine="streaming")
 
     def diagnose(self, path: Path, columns: Columns) -> None:
         """Only the encoding can be wrong."""
@@ -53,10 +50,14 @@ class Sequences(Adjacency):
         """There is nothing to find out; a file that is empty or not text is an error."""
         return _plain_columns(path, options, "sequences")
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """One row per item."""
-        lines = pl.scan_lines(path, glob=False, row_index_name="query", row_index_offset=1)
-        return lines.select(pl.col("query").cast(pl.String), FIELDS.alias("item")).explode("item", empty_as_null=False)
+        number = 1
+        for lines in text.line_blocks(path):
+            rows = lines.to_frame().with_row_index("query", offset=number).lazy()
+            number += len(lines)
+            pairs = rows.select(pl.col("query").cast(pl.String), FIELDS.alias("item"))
+            yield pairs.explode("item", empty_as_null=False).collect(engine="streaming")
 
 
 def _plain_columns(path: Path, options: IngestOptions, name: str) -> Columns:

@@ -5,6 +5,7 @@ An .npz is a zip of arrays; they are read block by block, and nothing in them is
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from xclass.data import text
 from xclass.data.document_blocks import MOST_NUMBERS, Documents, Layout
 from xclass.data.options import IngestOptions
 from xclass.data.sparse import Sparse
 from xclass.errors import DataError
 
 VALUES_PER_BLOCK = 1 << 20
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError)
+READ_ERRORS = (*text.READ_ERRORS, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+# NumPy parses the header as Python source.
+HEADER_ERRORS = (ValueError, TypeError, KeyError, SyntaxError, tokenize.TokenError, RecursionError, OverflowError)
+KINDS = {"format": "SU", "shape": "iu", "indptr": "iu", "indices": "iu", "data": "biuf"}
 
 
 class Npz:
@@ -74,6 +79,7 @@ class Matrix:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        text.check_regular(path)
         try:
             self._file = zipfile.ZipFile(path)
             kind = bytes(self._whole("format")).decode("utf-8", "replace") if "format.npy" in self._names() else "?"
@@ -128,7 +134,7 @@ class Matrix:
         return set(self._file.namelist())
 
     def _stream(self, name: str) -> _Stream:
-        return _Stream(self._file.open(f"{name}.npy"))
+        return _Stream(self._file.open(f"{name}.npy"), KINDS[name])
 
     def _whole(self, name: str) -> np.ndarray:
         stream = self._stream(name)
@@ -167,11 +173,9 @@ class Matrix:
 class _Stream:
     """One array of an .npz file, from its start to its end. A scalar is an array of one."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        version = npy.read_magic(file)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, self._dtype = header(file)
-        if len(shape) > 1 or fortran or self._dtype.hasobject:
+    def __init__(self, file: IO[bytes], kinds: str) -> None:
+        shape, fortran, self._dtype = _header(file)
+        if len(shape) > 1 or fortran or self._dtype.kind not in kinds or min(shape, default=1) < 0:
             raise ValueError(f"an array of shape {shape} and type {self._dtype} where a list of numbers is wanted")
         self.length = int(shape[0]) if shape else 1
         self._file = file
@@ -182,3 +186,12 @@ class _Stream:
         if len(raw) != count * self._dtype.itemsize:
             raise EOFError("an array ends early")
         return np.frombuffer(raw, dtype=self._dtype)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type that an array begins with; ValueError when they can't be read."""
+    try:
+        version = npy.read_magic(file)
+        return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    except HEADER_ERRORS as error:
+        raise ValueError(f"the header of an array can't be read: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,15 @@ import polars as pl
 
 from xclass.data import text
 from xclass.data.columns import Columns, IdKind, resolve_columns
-from xclass.data.diagnosis import MAX_NAMED, RowChecks, float_ids
+from xclass.data.dates import ACCEPTED, are_dates, text_number
+from xclass.data.diagnosis import LARGEST_FLOAT32, MAX_NAMED, RowChecks, float_ids
 from xclass.data.format_jsonl import explode_lists
-from xclass.data.hive import as_time
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.frames import parquet_schema
+
+ROWS_PER_BATCH = 500_000
+SAMPLED_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Parquet:
         schema = self._schema(path)
         found = resolve_columns(list(schema), options, path)
         kinds = {f"{role}_kind": _kind(schema, str(found[role]), path) for role in ("query", "item")}
+        for role in ("weight", "time"):
+            if found[role] is not None:
+                _check_values(role, str(found[role]), _inner(schema[str(found[role])]), path)
         lists = tuple(role for role, name in found.items() if isinstance(schema.get(str(name)), pl.List))
         if "query" in lists:
             raise DataError(
@@ -39,85 +46,108 @@ class Parquet:
                 where=path,
                 do="name a column with one query per row",
             )
-        return Columns(**found, names=tuple(schema), lists=lists, **kinds)  # type: ignore[arg-type]
+        time = found["time"]
+        dates = time is not None and _inner(schema[time]) == pl.String and are_dates(self._first_values(path, time))
+        return Columns(**found, names=tuple(schema), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader; lists are exploded."""
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(self._meanings(path, columns))
-        return explode_lists(frame, columns.lists)
+        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(self._meanings(columns))
+        pairs = self._plain(frame, path, columns)
+        yield from pairs.collect_batches(chunk_size=ROWS_PER_BATCH, maintain_order=True)
+
+    def diagnose(self, path: Path, columns: Columns) -> None:
+        """The first rows with a missing id, a bad weight or a bad time."""
+        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False, row_index_name="row").select(
+            pl.col("row") + 1, *self._meanings(columns)
+        )
+        bad = self._plain(frame, path, columns).filter(_is_bad(columns)).head(MAX_NAMED + 1)
+        try:
+            rows = bad.collect(engine="streaming")
+        except (*text.POLARS_ERRORS, OSError) as error:
+            raise DataError(
+                "this Parquet file can't be read", where=path, got=_first_line(error), do="write it again"
+            ) from None
+        used = columns.used()
+        with RowChecks(path, unit="row", dates=columns.dates) as checks:
+            for row in rows.iter_rows(named=True):
+                if row["item"] is not None:
+                    checks.row(used, row, row["row"])
 
     def _schema(self, path: Path) -> dict[str, pl.DataType]:
         keys = {key: pl.Int64() if isinstance(value, int) else pl.String() for key, value in self.keys.items()}
         return {**_schema(path), **keys}
 
-    def _meanings(self, path: Path, columns: Columns) -> list[pl.Expr]:
+    def _meanings(self, columns: Columns) -> list[pl.Expr]:
         """The used columns under the names of their meanings."""
-        schema = self._schema(path)
-        return [self._column(role, name, schema[name]).alias(role) for role, name in columns.used().items()]
+        return [self._column(name).alias(role) for role, name in columns.used().items()]
 
-    def _column(self, role: str, name: str, dtype: pl.DataType) -> pl.Expr:
+    def _column(self, name: str) -> pl.Expr:
         if name not in self.keys:
-            return _plain_time(pl.col(name), dtype)
-        value = as_time(self.keys[name]) if role == "time" else self.keys[name]
+            return pl.col(name)
+        value = self.keys[name]
         return pl.repeat(value, pl.len(), dtype=pl.Int64() if isinstance(value, int) else pl.String())
 
-    def looks_wrong(self, path: Path, columns: Columns) -> bool:
-        """The file's types leave nothing open."""
-        return False
+    def _plain(self, frame: pl.LazyFrame, path: Path, columns: Columns) -> pl.LazyFrame:
+        """A row per pair, weights and times as numbers; times in text that are no dates stay text."""
+        schema = self._schema(path)
+        values = [
+            _plain_value(role, _inner(schema[name]), columns.dates)
+            for role, name in columns.used().items()
+            if role in ("weight", "time")
+        ]
+        return explode_lists(frame, columns.lists).with_columns(values)
 
-    def diagnose(self, path: Path, columns: Columns) -> None:
-        """The first rows with a missing id, a bad weight or a bad time."""
-        try:
-            bad = self._bad_rows(path, columns).collect(engine="streaming")
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(
-                "this Parquet file can't be read", where=path, got=_first_line(error), do="write it again"
-            ) from None
-        used = columns.used()
-        with RowChecks(path, unit="row") as checks:
-            for row in bad.iter_rows(named=True):
-                values = dict(row)
-                if values.get("item") is None:
-                    continue
-                checks.row(used, values, row["row"])
+    def _first_values(self, path: Path, name: str) -> Iterable[object]:
+        if name in self.keys:
+            return [self.keys[name]]
+        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(name).head(SAMPLED_ROWS)
+        values = frame.collect().to_series()
+        return values.explode() if isinstance(values.dtype, pl.List) else values
 
-    def _bad_rows(self, path: Path, columns: Columns) -> pl.LazyFrame:
-        used = columns.used()
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False, row_index_name="row").select(
-            pl.col("row") + 1, *self._meanings(path, columns)
-        )
-        bad = pl.col("query").is_null() | (pl.col("query") == "") | (pl.col("item") == "")
-        for role in ("weight", "time"):
-            if role in used:
-                value = pl.col(role).cast(pl.Float64, strict=False)
-                bad |= pl.col("item").is_not_null() & (value.is_null() | ~value.is_finite())
-                bad |= value < 0 if role == "weight" else pl.lit(False)
-        return explode_lists(frame, columns.lists).filter(bad).head(MAX_NAMED + 1)
+
+def _is_bad(columns: Columns) -> pl.Expr:
+    """Which rows :class:`RowChecks` is to look at."""
+    bad = pl.col("query").is_null() | (pl.col("query") == "") | (pl.col("item") == "")
+    for role, most in (("weight", LARGEST_FLOAT32), ("time", 2.0**63)):
+        if getattr(columns, role) is not None:
+            value = pl.col(role).cast(pl.Float64, strict=False)
+            wrong = value.is_null() | value.is_nan() | (value > most) | (value < (0 if role == "weight" else -most))
+            bad |= pl.col("item").is_not_null() & (wrong | ((value == most) & (role == "time")))
+    return bad
+
+
+def _plain_value(role: str, kind: pl.DataType, dates: bool) -> pl.Expr:
+    column = pl.col(role)
+    if isinstance(kind, pl.Datetime | pl.Date):
+        return column.dt.epoch("us")
+    if kind == pl.String:
+        return text_number(role, dates)
+    return column.cast(pl.Float64) if role == "weight" or kind.is_decimal() else column
 
 
 def count_rows(path: Path) -> int | None:
     """Rows of a Parquet file by its footer; None when it can't be read."""
     try:
         return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
-    except (pl.exceptions.PolarsError, OSError):
+    except (*text.POLARS_ERRORS, OSError):
         return None
 
 
 def _schema(path: Path) -> dict[str, pl.DataType]:
-    with text.open_binary(path) as file:
-        if not file.read(1):
-            raise DataError("this file is empty", where=path, wanted="at least one row")
+    text.check_regular(path)
+    if path.stat().st_size == 0:
+        raise DataError("this file is empty", where=path, wanted="at least one row")
     try:
-        return dict(pl.read_parquet_schema(path))
-    except (pl.exceptions.PolarsError, OSError) as error:
+        return dict(parquet_schema(path))
+    except (*text.POLARS_ERRORS, OSError) as error:
         raise DataError(
             "this is not a Parquet file, or it is cut", where=path, got=_first_line(error), do="write it again"
         ) from None
 
 
 def _kind(schema: dict[str, pl.DataType], column: str, path: Path) -> IdKind:
-    dtype = schema[column]
-    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    dtype, inner = schema[column], _inner(schema[column])
     if inner.is_integer():
         return "int64"
     if isinstance(inner, pl.String | pl.Categorical | pl.Enum):
@@ -129,8 +159,22 @@ def _kind(schema: dict[str, pl.DataType], column: str, path: Path) -> IdKind:
     )
 
 
-def _plain_time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    return column.dt.epoch("us") if isinstance(dtype, pl.Datetime | pl.Date) else column
+def _check_values(role: str, column: str, kind: pl.DataType, path: Path) -> None:
+    """DataError when a column of this type can't hold weights or times."""
+    dates = role == "time" and isinstance(kind, pl.Datetime | pl.Date)
+    if not (kind.is_numeric() or kind == pl.String or dates or (role == "weight" and kind == pl.Boolean)):
+        raise DataError(
+            f'column "{column}" can\'t hold {role}s',
+            where=path,
+            wanted="numbers" if role == "weight" else f"numbers, dates, or texts like {ACCEPTED}",
+            got=str(kind),
+            do=f'cast it, or leave the {role}s out: --{role}-col ""',
+        )
+
+
+def _inner(dtype: pl.DataType) -> pl.DataType:
+    """The type of what a list holds, or the type itself."""
+    return dtype.inner if isinstance(dtype, pl.List) else dtype  # type: ignore[return-value]
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
-
 from xclass.data import text
 from xclass.data.document_blocks import Documents, Layout
-from xclass.data.document_lines import LINES_PER_BLOCK, line_error, parse_lines
+from xclass.data.document_lines import line_blocks, line_error, parse_lines
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
 from xclass.progress import say
@@ -32,8 +30,8 @@ class Svmlight:
 
     def read(self, path: Path, layout: Layout) -> Iterator[Documents]:
         """Polars takes the lines apart; the first thing that looks wrong starts the search for its line."""
-        for block in pl.scan_lines(path, glob=False).collect_batches(chunk_size=LINES_PER_BLOCK, maintain_order=True):
-            lines = block["line"].str.replace_all("\t", " ", literal=True).str.replace(COMMENT, "")
+        for block in line_blocks(path):
+            lines = block.str.replace_all("\t", " ", literal=True).str.replace(COMMENT, "")
             lines = lines.str.replace_all(QUERY, "")
             lines = lines.filter(lines.str.strip_chars() != "")
             documents = parse_lines(lines, layout, numbered=False)

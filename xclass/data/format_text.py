@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 import polars as pl
 
 from xclass.data import text
+from xclass.data.format_jsonl import has_surrogate, json_blocks, parse_object, sample_objects
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
+from xclass.frames import parquet_schema, scan_parquet
 from xclass.progress import say
 
-SAMPLE = 1000
 ROWS_PER_BLOCK = 4096
+BLOCK_BYTES = 1 << 22
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 WHOLE_TEXT = ("text",)
@@ -89,8 +90,8 @@ def read_rows(path: Path, columns: TextColumns, wanted: Sequence[str]) -> Iterat
         DataError: the first row that is wrong.
     """
     try:
-        frame = _scan(path, columns).select(_expression(name, columns) for name in wanted)
-        for block in frame.collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True):
+        for frame in _frames(path, columns):
+            block = frame.select(_expression(name, columns) for name in wanted)
             if any(block[name].null_count() for name in wanted if name != "labels"):
                 raise _diagnosed(path, columns)
             if "labels" in wanted and not block["labels"].explode(empty_as_null=False).is_null().any():
@@ -99,7 +100,7 @@ def read_rows(path: Path, columns: TextColumns, wanted: Sequence[str]) -> Iterat
                 raise _diagnosed(path, columns)
             else:
                 yield block
-    except (pl.exceptions.PolarsError, *text.READ_ERRORS) as error:
+    except (*text.POLARS_ERRORS, *text.READ_ERRORS) as error:
         raise _diagnosed(path, columns, str(error)) from None
 
 
@@ -122,54 +123,50 @@ def _expression(name: str, columns: TextColumns) -> pl.Expr:
     return labels.cast(pl.List(pl.String)).fill_null([]).list.eval(pl.element().replace("", None)).alias("labels")
 
 
-def _scan(path: Path, columns: TextColumns) -> pl.LazyFrame:
+def _frames(path: Path, columns: TextColumns) -> Iterator[pl.DataFrame]:
+    """The used columns, block after block."""
     if _suffix(path) in PARQUET_SUFFIXES:
-        return pl.scan_parquet(path, glob=False)
+        names = {*columns.texts, columns.label, columns.id} - {None}
+        frame = scan_parquet(path).select(names)
+        yield from frame.collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True)
+        return
     schema: dict[str, Any] = dict.fromkeys(columns.texts, pl.String)
     if columns.label is not None:
         inner = pl.Int64 if columns.labels_whole else pl.String
         schema[columns.label] = pl.List(inner) if columns.labels_listed else inner
     if columns.id is not None:
         schema[columns.id] = pl.Int64 if columns.ids_whole else pl.String
-    return pl.scan_ndjson(path, schema=schema)
+    strings = dict.fromkeys(columns.texts, False)
+    if columns.label is not None and not columns.labels_whole:
+        strings[columns.label] = columns.labels_listed
+    if columns.id is not None and not columns.ids_whole:
+        strings[columns.id] = False
+
+    def check() -> None:
+        if (error := _first_problem(path, columns)) is not None:
+            raise error
+
+    yield from json_blocks(path, schema, strings, check, BLOCK_BYTES)
 
 
 def _kinds(path: Path) -> dict[str, str]:
     """Column → string, int, float, list of string, …, from the first rows or the file's schema."""
     if _suffix(path) in PARQUET_SUFFIXES:
+        text.check_regular(path)
         try:
-            return {name: _polars_kind(kind) for name, kind in pl.read_parquet_schema(path).items()}
-        except (pl.exceptions.PolarsError, OSError) as error:
+            return {name: _polars_kind(kind) for name, kind in parquet_schema(path).items()}
+        except (*text.POLARS_ERRORS, OSError) as error:
             raise DataError("this file can't be read", where=path, got=str(error)[:200]) from None
     if _suffix(path) not in JSON_SUFFIXES:
         raise DataError(
             "raw text is read from JSON lines or Parquet", where=path, wanted="a .jsonl, .json or .parquet file"
         )
-    text.head(path)
     kinds: dict[str, str] = {}
-    for number, line in itertools.islice(text.numbered_lines(path), SAMPLE):
-        if line.strip():
-            for name, value in _record(line, path, number).items():
-                known = kinds.get(name, "null")
-                kinds[name] = _json_kind(value) if known in ("null", "list of null") else known
+    for record in sample_objects(path):
+        for name, value in record.items():
+            known = kinds.get(name, "null")
+            kinds[name] = _json_kind(value) if known in ("null", "list of null") else known
     return kinds
-
-
-def _record(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "this line is not JSON", where=f"{path}, line {number:,}", wanted="one JSON object per line", got=str(error)
-        ) from None
-    if not isinstance(record, dict):
-        raise DataError(
-            "this line is not a JSON object",
-            where=f"{path}, line {number:,}",
-            wanted='for example {"text": "…", "labels": ["a", "b"]}',
-            got=line[:80],
-        )
-    return record
 
 
 def _json_kind(value: Any) -> str:
@@ -221,24 +218,32 @@ def _check_kind(name: str, kind: str, wanted: tuple[str, ...], path: Path) -> No
 
 def _diagnosed(path: Path, columns: TextColumns, error: str = "") -> DataError:
     """The error of the first row that is wrong."""
+    found = _first_problem(path, columns)
+    return found or DataError("this file can't be read", where=path, got=error.strip().split("\n")[0][:200] or None)
+
+
+def _first_problem(path: Path, columns: TextColumns) -> DataError | None:
     say(f"{path}: something looks wrong, checking every row")
+    unit = "line" if _suffix(path) in JSON_SUFFIXES else "row"
+    with contextlib.closing(_rows(path)) as rows:
+        for number, row in rows:
+            problem = _row_problem(row, columns)
+            if problem is not None:
+                where = f"{path}, {unit} {number:,}"
+                return DataError(problem[0], where=where, wanted=problem[1], got=problem[2][:80])
+    return None
+
+
+def _rows(path: Path) -> Generator[tuple[int, dict[str, Any]]]:
+    """(number from 1, columns) of every row."""
     if _suffix(path) in JSON_SUFFIXES:
-        for number, line in text.numbered_lines(path):
-            if line.strip():
-                problem = _row_problem(_record(line, path, number), columns)
-                if problem is not None:
-                    return DataError(
-                        problem[0], where=f"{path}, line {number:,}", wanted=problem[1], got=problem[2][:80]
-                    )
-    else:
-        start = 0
-        for block in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True):
-            for place, row in enumerate(block.iter_rows(named=True), start + 1):
-                problem = _row_problem(row, columns)
-                if problem is not None:
-                    return DataError(problem[0], where=f"{path}, row {place:,}", wanted=problem[1], got=problem[2][:80])
-            start += len(block)
-    return DataError("this file can't be read", where=path, got=error.strip().split("\n")[0][:200] or None)
+        with contextlib.closing(text.numbered_lines(path)) as lines:
+            for number, line in lines:
+                if line.strip():
+                    yield number, parse_object(line, path, number)
+        return
+    blocks = scan_parquet(path).collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True)
+    yield from enumerate((row for block in blocks for row in block.iter_rows(named=True)), 1)
 
 
 def _row_problem(row: dict[str, Any], columns: TextColumns) -> tuple[str, str, str] | None:
@@ -263,7 +268,7 @@ def _row_problem(row: dict[str, Any], columns: TextColumns) -> tuple[str, str, s
 def _is_id(value: Any, whole: bool) -> bool:
     if whole:
         return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and not has_surrogate(value)
 
 
 def _wanted(whole: bool) -> str:
@@ -273,4 +278,4 @@ def _wanted(whole: bool) -> str:
 
 
 def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+    return Path(text.plain_name(path)).suffix.lower()

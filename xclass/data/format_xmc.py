@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
-
 from xclass.data import text
 from xclass.data.document_blocks import MOST_NUMBERS, Documents, Layout
-from xclass.data.document_lines import LINES_PER_BLOCK, NUMBER, line_error, parse_lines
+from xclass.data.document_lines import NUMBER, line_blocks, line_error, parse_lines
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
 from xclass.progress import say
@@ -47,11 +45,10 @@ class Xmc:
 
     def read(self, path: Path, layout: Layout) -> Iterator[Documents]:
         """Polars takes the lines apart; the first thing that looks wrong starts the search for its line."""
-        lines = pl.scan_lines(path, glob=False).slice(1)
-        left = layout.documents
+        left, header = layout.documents, 1
         assert left is not None
-        for block in lines.collect_batches(chunk_size=LINES_PER_BLOCK, maintain_order=True):
-            found = block["line"]
+        for block in line_blocks(path):
+            found, header = block[header:], 0
             if len(found) > left and (found[left:].str.strip_chars() == "").all():
                 found = found[:left]
             documents = None if len(found) > left else parse_lines(found, layout)

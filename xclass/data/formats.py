@@ -1,16 +1,17 @@
 """The formats that ingest reads: how a file's columns are found, how it is read, how its bad line is found.
 
-A format has four functions over one file:
+A format has three functions over one file:
 
     columns(path, options) -> Columns      the names and their meaning, from the file's first lines or its schema
-    read(path, columns) -> pl.LazyFrame    columns query, item[, weight][, time]; ids as strings, a row per pair. A null
-                                           item is a query without items; a missing id is "" or a null query
-    looks_wrong(path, columns) -> bool     something that ``read`` lets pass needs ``diagnose``
+    read(path, columns) -> Generator       columns query, item[, weight][, time]; ids as strings, a row per pair. A null
+                                           item is a query without items; a missing id is "" or a null query. Weights
+                                           are Float64; times are numbers, or the text of numbers; null: not a number
     diagnose(path, columns) -> None        raises the DataError of the first bad line; returns when nothing is wrong
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,12 +19,13 @@ import polars as pl
 
 from xclass.data import text
 from xclass.data.columns import Columns
+from xclass.data.detection import detect_format
 from xclass.data.format_csv import Csv, Inter
 from xclass.data.format_jsonl import JsonLines
 from xclass.data.format_lists import Adjacency, Sequences
 from xclass.data.format_parquet import Parquet
 from xclass.data.options import IngestOptions
-from xclass.errors import lookup
+from xclass.errors import DataError, lookup
 
 
 class Format(Protocol):
@@ -33,12 +35,8 @@ class Format(Protocol):
         """Names and meaning of the columns."""
         ...
 
-    def read(self, path: Path, columns: Columns) -> pl.LazyFrame:
-        """The pairs, lazily."""
-        ...
-
-    def looks_wrong(self, path: Path, columns: Columns) -> bool:
-        """Whether ``diagnose`` is needed although reading may succeed."""
+    def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
+        """The pairs, block after block."""
         ...
 
     def diagnose(self, path: Path, columns: Columns) -> None:
@@ -62,28 +60,32 @@ SUFFIXES = {
 
 
 def find_format(name: str, path: Path) -> str:
-    """``name`` if it is one of FORMATS; for "auto" the format that the file's ending or first lines suggest.
+    """The format of one file; see :func:`find_formats`."""
+    return find_formats([path], IngestOptions(format=name))[0]
 
-    Lines that all have the same two to four fields are csv; otherwise adjacency when no two lines start with the same
-    id, else sequences.
+
+def find_formats(paths: Sequence[Path], options: IngestOptions) -> list[str]:
+    """The format of each file: the one that is asked for; else by the file's ending; else, one for all other files,
+    by their first lines (:func:`xclass.data.detection.detect_format`).
 
     Raises:
         ConfigError: there is no such format; names the nearest.
+        DataError: the lines are explained by two formats, or not as the files beside them are.
     """
-    if name != "auto":
-        lookup("format", name, {"auto": None, **FORMATS}, where="--format")
-        return name
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    return SUFFIXES.get(suffix) or _from_lines(text.head(path)[:1000], path)
-
-
-def _from_lines(lines: list[str], path: Path) -> str:
-    if lines[0].lstrip().startswith("{"):
-        return "jsonl"
-    separator = text.find_separator(lines)
-    if separator not in (" ", "\t"):
-        return "csv"
-    rows = [text.split_line(line, " ") for line in lines]
-    if len({len(row) for row in rows}) == 1 and 2 <= len(rows[0]) <= 4:
-        return "csv"
-    return "adjacency" if len({row[0] for row in rows}) == len(rows) else "sequences"
+    if options.format != "auto":
+        lookup("format", options.format, {"auto": None, **FORMATS}, where="--format")
+        return [options.format] * len(paths)
+    known = [SUFFIXES.get(Path(text.plain_name(path)).suffix.lower()) for path in paths]
+    plain = [path for path, name in zip(paths, known, strict=True) if name is None]
+    if not plain:
+        return [str(name) for name in known]
+    found = detect_format(plain, options)
+    beside = next((index for index, name in enumerate(known) if name not in (None, found)), None)
+    if beside is not None:
+        raise DataError(
+            "the files of this directory are in different formats",
+            where=paths[beside].parent,
+            got=f"{paths[beside].name} is {known[beside]}, {plain[0].name} looks like {found}",
+            do="keep the files with pairs alone in a directory, or name one file; or pass --format for all of them",
+        )
+    return [name or found for name in known]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -52,23 +51,6 @@ class FolderKeys:
         found = _keys(self.root, file.parent)
         held = {key: found.get(key) for key in self.integers}
         return {key: int(value) if value is not None and self.integers[key] else value for key, value in held.items()}
-
-
-def as_time(value: int | str | None) -> int | str | None:
-    """A key's value as a time: an ISO date, or date and time of day, in microseconds since 1970 as such columns are.
-
-    >>> as_time("1970-01-02"), as_time("1970-01-01 00:00:01"), as_time(7), as_time("soon")
-    (86400000000, 1000000, 7, 'soon')
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return value
-    whole = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    since = whole - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _keys(root: Path, folder: Path) -> dict[str, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ from xclass.data.spill import memory_needed, read_spilled
 from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
-from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.errors import ConfigError, DataError
+from xclass.files import remove_leftovers, require_absent, scratch_directory
 from xclass.memory import left_memory
 from xclass.progress import say
 
@@ -61,8 +61,8 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
     dataset. Memory then is that, and about 30 bytes per distinct id and 2 bytes per pair besides.
     """
     options, out = options or IngestOptions(), Path(out)
-    if out.exists():
-        raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
+    remove_leftovers(out.parent, out.name)
+    require_absent(out)
     if str(source).startswith(PREFIX):
         return planted.ingest_planted(str(source), out, options)
     if str(source).startswith(planted_documents.PREFIX):
@@ -96,10 +96,9 @@ def memory_of(options: IngestOptions) -> int:
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """A folder for pairs and ids on their way, on the disk where the dataset will be."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as folder:
+    with scratch_directory(out) as folder:
         say(f"pairs and ids go through {folder}: they would not fit in memory")
-        yield Path(folder)
+        yield folder
 
 
 def _choose_split(options: IngestOptions, parts: dict[str, list[Path]], source: Path) -> str | None:

@@ -64,12 +64,12 @@ def join_tables(old: Dataset, table: Table, queries: Union, items: Union, cut_tr
 def _old_columns(old: Dataset, queries: Union, items: Union) -> Iterator[tuple[np.ndarray | None, ...]]:
     """(query, item, weight, time, part) of each part of the dataset, by place among all ids."""
     for name in old.splits:
-        split, times = old.split(name), old.path / name / "times.npy"
+        split = old.split(name)
         yield (
             np.repeat(queries.old_places, split.lengths().numpy()),
             items.old_places[split.values.numpy()],
             None if split.weights is None else split.weights.numpy(),
-            np.load(times, mmap_mode="r", allow_pickle=False) if times.exists() else None,
+            old.times(name),
             np.full(len(split.values), PART_CODES[name], dtype=np.int8),
         )
 
@@ -127,8 +127,8 @@ def as_type_of(old: Dataset, table: Table, role: str, source: Path) -> pl.Series
 
 def check_values(old: Dataset, table: Table, source: Path) -> None:
     """Weights and times must be in both or in neither."""
-    for role, file in (("weight", "weights.npy"), ("time", "times.npy")):
-        there, here = (old.path / "train" / file).exists(), getattr(table.pairs, role) is not None
+    for role in ("weight", "time"):
+        there, here = f"train/{role}s.npy" in old.manifest["files"], getattr(table.pairs, role) is not None
         if there != here:
             raise DataError(
                 f"the dataset has {role}s and this source has none" if there else f"the dataset has no {role}s",
@@ -143,7 +143,7 @@ def check_values(old: Dataset, table: Table, source: Path) -> None:
 def _check_times(old: Dataset, new: Pairs, source: Path) -> None:
     """Whole numbers beyond 2^53 and fractions have no common type that holds both exactly."""
     assert new.time is not None
-    arrays = [np.load(old.path / name / "times.npy", mmap_mode="r", allow_pickle=False) for name in old.splits]
+    arrays = [times for times in map(old.times, old.splits) if times is not None]
     whole = [times for times in [*arrays, new.time] if times.dtype.kind == "i" and len(times)]
     mixed = any(times.dtype.kind == "f" for times in [*arrays, new.time]) and whole
     if mixed and max(max(abs(int(times.min())), abs(int(times.max()))) for times in whole) > EXACT_FLOAT:

@@ -14,15 +14,25 @@ from xclass.data.format_text import read_rows, text_columns
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
 
-ITEM_FILES = ("lbl.json", "lbl.json.gz", "items.jsonl", "items.parquet", "labels.jsonl", "labels.parquet")
+ITEM_FILES = (
+    "lbl.json",
+    "lbl.json.gz",
+    "lbl.json.zst",
+    "items.jsonl",
+    "items.parquet",
+    "labels.jsonl",
+    "labels.parquet",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTexts:
-    """Texts of labels. ids: of the labels, None where a text's number is its label's. texts: None if there are none."""
+    """Texts of labels. ids: of the labels, None where a text's number is its label's. texts: None if there are none.
+    file: where the ids are the rows of this file, from 0, so that there can be no others."""
 
     ids: pl.Series | None = None
     texts: pl.Series | None = None
+    file: Path | None = None
 
     @classmethod
     def find(cls, source: DocumentSource, options: IngestOptions) -> LabelTexts:
@@ -63,12 +73,12 @@ class LabelTexts:
 
 
 def read_names(folder: Path, what: str, size: int | None) -> pl.Series | None:
-    """Line n of ``<what>_names.txt[.gz]`` is the name of number n, from 0; None when there is no such file.
+    """Line n of ``<what>_names.txt`` (or .gz, .zst) is the name of number n, from 0; None when there is no such file.
 
     Raises:
         DataError: another number of lines than ``size``.
     """
-    paths = (folder / f"{what}_names.txt", folder / f"{what}_names.txt.gz")
+    paths = [folder / f"{what}_names.txt{ending}" for ending in ("", *text.OPENERS)]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
@@ -95,4 +105,4 @@ def _label_file(path: Path, whole: bool) -> LabelTexts:
     if ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
         raise DataError("two labels of this file have the same id", where=path, got=twice)
-    return LabelTexts(ids, table["text"])
+    return LabelTexts(ids, table["text"], path if by_row else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,9 +11,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.errors import InputError
+from xclass.data.given import as_id_series
+from xclass.errors import DataError, InputError
+from xclass.once import once
 
 NAMED = 5
+EXAMPLES = 3
+CHECK = "give the ids as they were ingested"
 IDS_PER_PART = 1 << 22
 LEFT_OUT, TAKEN_FOR_UNKNOWN = "left out", "taken for the unknown word"
 
@@ -53,36 +58,40 @@ class IdMap:
         if ids.dtype not in (pl.String, pl.Int64):
             raise InputError("ids are of the wrong type", wanted="strings or int64", got=ids.dtype)
         self._ids = ids
-        self._sorted: pl.Series | None = None
-        self._numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         """How many ids there are."""
         return len(self._ids)
 
+    def examples(self) -> list[str]:
+        """The first few ids, for a message."""
+        return [str(each) for each in self._ids.head(EXAMPLES)]
+
     def numbers(self, ids: pl.Series | Sequence[str] | Sequence[int]) -> Tensor:
-        """int64, the number of each id, −1 where it is unknown.
+        """int64, the number of each id, −1 where it is unknown; in a series, where it is null, too.
 
         Raises:
             InputError: a string where a list is wanted; ids that are neither strings nor integers.
         """
-        wanted = self._as_own_type(as_id_series(ids))
+        if not isinstance(ids, pl.Series) or not (ids.dtype == pl.String or ids.dtype.is_integer()):
+            ids = as_id_series(ids)
+        wanted = self._as_own_type(ids)
         if not len(wanted) or not len(self._ids):
             return torch.full((len(wanted),), -1, dtype=torch.int64)
-        if self._sorted is None:
-            self._sort()
-        assert self._sorted is not None
-        places = self._sorted.search_sorted(wanted).clip(upper_bound=len(self._ids) - 1)
-        found = (self._sorted.gather(places) == wanted).fill_null(False).to_numpy()
+        rising, numbers_of = self._in_order
+        places = rising.search_sorted(wanted).clip(upper_bound=len(self._ids) - 1)
+        found = (rising.gather(places) == wanted).fill_null(False).to_numpy()
         rows = places.to_numpy().astype(np.int64)
-        numbers = rows if self._numbers is None else self._numbers[rows]
+        numbers = rows if numbers_of is None else numbers_of[rows]
         return torch.from_numpy(np.where(found, numbers, -1))
 
-    def _sort(self) -> None:
-        self._sorted = self._ids
-        if not self._ids.is_sorted():
-            order = self._ids.arg_sort()
-            self._sorted, self._numbers = self._ids.gather(order), order.to_numpy().astype(np.int64)
+    @once
+    def _in_order(self) -> tuple[pl.Series, np.ndarray | None]:
+        """The ids, rising, and the number of each; None where the place is the number."""
+        if self._ids.is_sorted():
+            return self._ids, None
+        order = self._ids.arg_sort()
+        return self._ids.gather(order), order.to_numpy().astype(np.int64)
 
     def _as_own_type(self, ids: pl.Series) -> pl.Series:
         if ids.dtype == self._ids.dtype:
@@ -117,22 +126,35 @@ def match_ids(ids: pl.Series, known: pl.Series) -> Tensor:
     return torch.from_numpy(found)
 
 
-def as_id_series(ids: pl.Series | Sequence[str] | Sequence[int]) -> pl.Series:
-    """A series of strings or integers; anything else is an InputError."""
-    if isinstance(ids, str | bytes):
-        raise InputError("a list of ids is wanted", wanted=f"[{ids!r}]", got=repr(ids))
-    if not isinstance(ids, pl.Series):
-        try:
-            ids = pl.Series("id", list(ids), dtype=None if len(ids) else pl.String)
-        except (TypeError, OverflowError) as error:
-            raise InputError("ids must be all strings or all integers", got=str(error).splitlines()[0]) from None
-    if ids.dtype != pl.String and not ids.dtype.is_integer():
-        raise InputError("ids are of the wrong type", wanted="strings or integers", got=ids.dtype)
-    return ids
-
-
 def unknown(ids: pl.Series, numbers: Tensor) -> Unknown:
     """The ids whose number is −1."""
     missing = ids.filter(pl.Series(numbers.numpy() < 0))
     names = missing.head(1000).unique(maintain_order=True).head(NAMED)
     return Unknown(len(missing), [str(name) for name in names], missing)
+
+
+def check_any_known(numbers: Tensor, ids: pl.Series, what: str, known: IdMap, where: object = None) -> None:
+    """DataError when there are ids and not one of them has a number."""
+    if len(numbers) and not bool((numbers >= 0).any()):
+        raise none_known(what, unknown(ids, numbers).names, known.examples(), where)
+
+
+def none_known(
+    what: str, given: Sequence[str], known: Sequence[str], where: object = None, among: str = "known", do: str = CHECK
+) -> DataError:
+    """The error about ids of which not one is known: both sides are shown.
+
+    >>> print(none_known("item", ["1.0", "2.0"], ["1", "2"]))
+    not one item id is known
+      wanted: item ids such as 1, 2
+      got: 1.0, 2.0
+      do: write integers: these ids have gone through a column of floating-point numbers
+    """
+    if _are_floats(given) and not _are_floats(known):
+        do = "write integers: these ids have gone through a column of floating-point numbers"
+    wanted = f"{what} ids such as {', '.join(known)}"
+    return DataError(f"not one {what} id is {among}", where=where, wanted=wanted, got=", ".join(given), do=do)
+
+
+def _are_floats(ids: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"-?\d+\.0*", each) for each in ids)

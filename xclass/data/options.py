@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from xclass.config import Config
+from xclass.config import MOST, Config, Count, Positive, Seed
 from xclass.data.vectoriser import TextOptions
 
 Split = Literal["auto", "given", "random", "leave-last", "time"]
@@ -33,10 +33,10 @@ class IngestOptions(Config):
     """A file with the labels' texts. None: lbl.json or items.jsonl in the source's directory, if there is one."""
     text: TextOptions = TextOptions()
     """How text becomes features."""
-    propensity_a: float = Field(default=0.55, ge=0)
+    propensity_a: float = Field(default=0.55, ge=0, le=10)
     """A of the propensities that psp and psndcg of this dataset use, as its card says: 0.55 as a rule, Wikipedia 0.5,
     Amazon 0.6."""
-    propensity_b: float = Field(default=1.5, ge=0)
+    propensity_b: float = Field(default=1.5, ge=0, le=1_000_000)
     """B of the propensities: 1.5 as a rule, Wikipedia 0.4, Amazon 2.6."""
     split: Split = "auto"
     """auto: given for a directory with train and test files, time where there is a time column, else random."""
@@ -45,24 +45,24 @@ class IngestOptions(Config):
     valid_fraction: float | None = Field(default=None, ge=0, lt=1)
     """Share of the pairs that goes to valid; leave-last: one pair of each query when above 0.
     None: 0.1, but 0 for a given split. A given split that has its own valid part can't be cut again."""
-    min_query_count: int = Field(default=0, ge=0)
+    min_query_count: Count = 0
     """Queries with fewer distinct items are dropped, in turn with the items until nothing changes."""
-    min_item_count: int = Field(default=0, ge=0)
+    min_item_count: Count = 0
     """Items with fewer distinct queries are dropped, in turn with the queries until nothing changes."""
-    vocabulary: int | None = Field(default=None, ge=3)
+    vocabulary: int | None = Field(default=None, ge=3, le=MOST)
     """Plain text: so many items at most, the unknown word and the end of a sentence among them. None: every word that
     train has twice."""
-    context: int | None = Field(default=None, ge=1)
+    context: Positive | None = None
     """Plain text: how many items before a position are its history. None: 4."""
     borders: Borders | None = None
     """Plain text, what the end of a line is. stop: an item like a word, and no history reaches back over it; cross: an
     item like a word, in histories too; ignore: nothing, a part is one sequence. None: stop."""
-    split_number: int = Field(default=1, ge=1)
+    split_number: Positive = 1
     """Which column of the files of splits (``*_trSplit.txt``, ``*_tstSplit.txt``) that lie beside documents counts."""
-    memory: float | None = Field(default=None, ge=0, exclude=True)
+    memory: float | None = Field(default=None, ge=0, le=1e9, exclude=True)
     """GiB that pairs and ids may take; a source that may need more is sorted on disk. None: half of what can be had.
     It is not recorded: the dataset is the same."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random split, of a valid part cut from a given train part, and of planted data."""
     header: bool | None = None
     """Whether a csv file's first line names its columns. None: decided from that line. Without a header the columns

@@ -23,14 +23,16 @@ import torch
 from xclass.data.document_blocks import Layout
 from xclass.data.document_reading import ReadDocuments
 from xclass.data.document_writing import DocumentJob, write_documents
-from xclass.data.documents import document_parts, scratch_directory
+from xclass.data.documents import document_parts
 from xclass.data.feature_files import FeatureSpool
 from xclass.data.options import IngestOptions
 from xclass.data.planted_spec import parse_numbers
 from xclass.data.sparse import Sparse
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError, ConfigError
+from xclass.files import scratch_directory
 from xclass.progress import Progress
+from xclass.records import check_record
 from xclass.rng import numpy_generator
 from xclass.types import TopK, offsets_of
 
@@ -159,7 +161,7 @@ def planted_documents(dataset: Dataset) -> DocumentWorld:
     found = dataset.manifest.get("planted_documents")
     if found is None:
         raise ArtefactError("these documents were not planted", where=dataset.path, do=f"make them with {SPEC}")
-    return DocumentWorld(**found)
+    return check_record(DocumentWorld, found, f"{dataset.path}: planted_documents")
 
 
 def best_lists(dataset: Dataset, queries: np.ndarray, k: int) -> TopK:

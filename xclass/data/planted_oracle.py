@@ -13,7 +13,9 @@ from xclass.data.lists import Lists
 from xclass.data.planted_model import PlantedWorld
 from xclass.data.store import Dataset
 from xclass.errors import ArtefactError
+from xclass.frames import scan_parquet
 from xclass.progress import Progress
+from xclass.records import check_record
 from xclass.rng import numpy_generator
 from xclass.types import Ragged
 
@@ -30,14 +32,14 @@ def planted_world(dataset: Dataset) -> PlantedWorld:
             where=dataset.path,
             do="make one: xclass ingest planted:items=2000,queries=5000,pairs=150000 --out DATASET",
         )
-    return PlantedWorld(**dataset.manifest["planted"])
+    return check_record(PlantedWorld, dataset.manifest["planted"], f"{dataset.path}: planted")
 
 
 def model_items(dataset: Dataset) -> np.ndarray:
     """int64 (N,): the model number of each item number, from the digits of its external id."""
     world = planted_world(dataset)
     digits = pl.col("item_id").str.split("-").list.last().cast(pl.Int64)
-    external = pl.scan_parquet(dataset.path / "items.parquet").select(digits).collect(engine="streaming")["item_id"]
+    external = scan_parquet(dataset.file("items.parquet")).select(digits).collect(engine="streaming")["item_id"]
     return world_item(external.to_numpy(), world.num_items)
 
 

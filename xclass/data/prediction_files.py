@@ -6,30 +6,40 @@
     .parquet .csv .tsv .jsonl    columns by these names, others are not read
     .trec .run                   predictions as TREC runs: query Q0 item rank score tag; the score decides
     .qrels                       truth as TREC relevance judgements: query 0 item relevance; above 0 is a positive
+    a directory                  of such files, all with the same ending, read one after the other in the order of their
+                                 names; names that begin with "_" or "." are passed over
+    a table                      of Polars, pandas or Arrow in memory
 
-Ids are text or integers, never floats. Inside, an id is a 64-bit key: an integer itself, or the hash of a text (two
-different texts among a million are taken for one with a chance of 3 in 10^8).
+All but Parquet also with .gz or .zst behind. Ids are text or integers, never floats. Inside, an id is a 64-bit key: an
+integer itself, or the hash of a text (two different texts among a million are taken for one with a chance of
+3 in 10^8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from xclass.errors import DataError
+from xclass.data.diagnosis import float_ids
+from xclass.data.given import as_list, checked_path
+from xclass.data.given_files import ending_of, scan_parquet, unreadable, write_blocks
+from xclass.data.pair_blocks import IDS, ITEM, NUMBERS, QUERY, RANK, READERS, SCORE
+from xclass.errors import DataError, InputError
 
-QUERY, ITEM, RANK, SCORE = "query_id", "item_id", "rank", "score"
-TREC_RUN = (QUERY, "q0", ITEM, RANK, SCORE, "tag")
-TREC_QRELS = (QUERY, "iteration", ITEM, "relevance")
+PARQUET = ".parquet"
+OLD_MANIFEST = "topk.json"  # of a directory of lists; now its name begins with "_"
 
 
 @dataclass(frozen=True, slots=True)
 class PairFile:
-    """One file, not read yet.
+    """One file, directory or table, not read yet.
 
+    path: what it is called in messages.
     frame: with query_id, item_id and what else of rank, score the file has.
     names: those columns.
     """
@@ -41,10 +51,18 @@ class PairFile:
     def has_text(self, name: str) -> bool:
         """Whether this id column holds text; DataError when it holds neither text nor integers."""
         kind = self.frame.collect_schema()[name]
+        if kind.is_float():
+            raise float_ids(self.path, name, kind)
         if kind != pl.String and not kind.is_integer():
             where = f"{self.path}, column {name}"
             raise DataError("ids are of the wrong type", where=where, wanted="text or integers", got=kind)
         return kind == pl.String
+
+    def examples(self, name: str) -> list[str]:
+        """A few of the ids of a column, for a message."""
+        with unreadable(self.path):
+            found = self.frame.select(pl.col(name).drop_nulls().head(1000)).collect(engine="streaming")
+        return [str(each) for each in found[name].unique(maintain_order=True).head(3)]
 
     def keyed(self, text_queries: bool, text_items: bool) -> pl.LazyFrame:
         """Columns query, item (int64 keys, null where the id is), and for predictions order (rising) and tie (float64).
@@ -64,26 +82,27 @@ class PairFile:
         return [_key(QUERY, text_queries).alias("query"), _key(ITEM, text_items).alias("item")]
 
 
-def scan_predictions(path: Path | str) -> PairFile:
-    """Predictions; DataError when the file or a column is missing or its ending is not known."""
-    file = _scan(path, (QUERY, ITEM), (RANK, SCORE))
-    if not {RANK, SCORE} & set(file.names):
-        raise DataError(
-            "predictions need an order",
-            where=path,
-            wanted="a column rank (1 = best) or score (higher = better)",
-            got=", ".join(file.frame.collect_schema().names()),
-        )
+def scan_predictions(given: Any, folder: Path) -> PairFile:
+    """Predictions; ``folder`` is for what has to become Parquet first.
+
+    Raises:
+        DataError: the file or a column is missing, its ending is not known, or it can't be read.
+    """
+    file = _scan(given, "predictions", folder)
     schema = file.frame.collect_schema()
+    if not set(NUMBERS) & set(file.names):
+        wanted = "a column rank (1 = best) or score (higher = better)"
+        raise DataError("predictions need an order", where=file.path, wanted=wanted, got=", ".join(schema.names()))
     for name in file.names[2:]:
         if not schema[name].is_numeric():
-            raise DataError(f"{name} is of the wrong type", where=path, wanted="numbers", got=schema[name])
+            raise DataError(f"{name} is of the wrong type", where=file.path, wanted="numbers", got=schema[name])
     return file
 
 
-def scan_pairs(path: Path | str) -> PairFile:
+def scan_pairs(given: Any, folder: Path, called: str = "truth") -> PairFile:
     """Truth or train pairs; DataError as for :func:`scan_predictions`."""
-    return _scan(path, (QUERY, ITEM), ())
+    file = _scan(given, called, folder)
+    return PairFile(file.path, file.frame.select(IDS), IDS)
 
 
 def _key(name: str, as_text: bool) -> pl.Expr:
@@ -93,67 +112,68 @@ def _key(name: str, as_text: bool) -> pl.Expr:
     return pl.when(text.is_not_null()).then(text.hash(0).reinterpret(signed=True))
 
 
-def _scan(path: Path | str, needed: tuple[str, ...], wanted: tuple[str, ...]) -> PairFile:
-    path = Path(path)
-    if not path.is_file():
-        raise DataError("there is no such file", where=path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError("this file's ending is not known", where=path, wanted=" ".join(READERS), got=path.suffix)
-    try:
-        frame = reader(path)
-        there = frame.collect_schema().names()
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        raise DataError("this file can't be read", where=path, got=str(error).splitlines()[0]) from None
-    missing = [name for name in needed if name not in there]
+def _scan(given: Any, called: str, folder: Path) -> PairFile:
+    if isinstance(given, str | os.PathLike):
+        path = checked_path(given, called)
+        frame = _of_files(path, folder / called)
+    else:
+        path = Path(f"the table of {called}")
+        frame = _of_table(given, called)
+    there = frame.collect_schema().names()
+    missing = [name for name in IDS if name not in there]
     if missing:
-        raise DataError(
-            "a column is missing",
-            where=path,
-            wanted=" and ".join(missing),
-            got=", ".join(there),
-            do="rename the columns",
-        )
-    names = (*needed, *(name for name in wanted if name in there))
+        wanted, got = " and ".join(missing), ", ".join(there)
+        raise DataError("a column is missing", where=path, wanted=wanted, got=got, do="rename the columns")
+    names = (*IDS, *(name for name in NUMBERS if name in there))
     return PairFile(path, frame.select(names), names)
 
 
-def _scan_table(path: Path) -> pl.LazyFrame:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    names = pl.scan_csv(path, separator=separator, infer_schema=False).collect_schema().names()
-    types = {name: pl.Float64 if name in (RANK, SCORE) else pl.String for name in names}
-    return pl.scan_csv(path, separator=separator, schema=types)
+def _of_files(path: Path, folder: Path) -> pl.LazyFrame:
+    """The rows of a file, or of those of a directory."""
+    files = _files_of(path) if path.is_dir() else [path]
+    endings = sorted({ending_of(file, (PARQUET, *READERS)) for file in files})
+    if len(endings) > 1:
+        raise DataError("this directory holds files of several kinds", where=path, got=" ".join(endings))
+    if endings == [PARQUET]:
+        return scan_parquet(files, path)
+    reader = READERS[endings[0]]()
+    folder.mkdir()
+    with unreadable(path):
+        parts = write_blocks((block for file in files for block in reader.read(file)), folder)
+        if not parts:
+            return pl.LazyFrame(schema=dict.fromkeys(IDS, pl.String) | dict.fromkeys(NUMBERS, pl.Float64))
+        frame = scan_parquet(parts, path)
+        integers = [name for name in frame.collect_schema().names() if name in reader.integers]
+        return frame.with_columns(pl.col(name).cast(pl.Int64) for name in integers)
 
 
-def _scan_json_lines(path: Path) -> pl.LazyFrame:
-    return pl.scan_ndjson(path, infer_schema_length=1000)
+def _files_of(directory: Path) -> list[Path]:
+    """What a directory holds, in the order of the names."""
+    found = [path for path in sorted(directory.iterdir()) if path.name[0] not in "._" and path.name != OLD_MANIFEST]
+    folders = [path.name for path in found if not path.is_file()]
+    if folders or not found:
+        got = f"the directory {folders[0]}" if folders else "nothing"
+        raise DataError("a directory of files is wanted", where=directory, wanted="files side by side", got=got)
+    return found
 
 
-def _scan_trec(names: tuple[str, ...]) -> Callable[[Path], pl.LazyFrame]:
-    """Fields separated by any spaces or tabs; a line with fewer has nulls, which are refused later."""
+def _of_table(given: Any, called: str) -> pl.LazyFrame:
+    """The columns of a table in memory that are read."""
+    if isinstance(given, pl.DataFrame | pl.LazyFrame):
+        named = [name for name, kind in given.lazy().collect_schema().items() if kind in (pl.Categorical, pl.Enum)]
+        return given.lazy().with_columns(pl.col(name).cast(pl.String) for name in named)
+    names = getattr(given, "column_names", getattr(given, "columns", None))
+    if names is None:
+        wanted = "a path, or a table of Polars, pandas or Arrow"
+        raise InputError(f"{called}: neither a path nor a table", wanted=wanted, got=type(given).__name__)
+    columns: dict[str, Sequence[Any]] = {
+        str(name): as_list(given[name], str(name)) for name in names if name in (*IDS, *NUMBERS)
+    }
+    try:
+        return pl.LazyFrame(columns, strict=True)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        got = str(error).splitlines()[0]
+        raise InputError("a column of this table has values of several types", where=called, got=got) from None
 
-    def scan(path: Path) -> pl.LazyFrame:
-        lines = pl.scan_csv(
-            path, separator="\x01", quote_char=None, has_header=False, new_columns=["line"], infer_schema=False
-        )
-        pattern = r"^\s*" + r"\s+".join([r"(\S+)"] * len(names)) + r"\s*$"
-        fields = lines.filter(pl.col("line").str.strip_chars() != "").select(
-            pl.col("line").str.extract_groups(pattern).struct.rename_fields(list(names)).struct.unnest()
-        )
-        if "relevance" in names:
-            return fields.filter(pl.col("relevance").is_null() | (pl.col("relevance").cast(pl.Float64) > 0))
-        return fields.select(QUERY, ITEM, pl.col(SCORE).cast(pl.Float64))
 
-    return scan
-
-
-READERS: dict[str, Callable[[Path], pl.LazyFrame]] = {
-    ".parquet": pl.scan_parquet,
-    ".csv": _scan_table,
-    ".tsv": _scan_table,
-    ".jsonl": _scan_json_lines,
-    ".ndjson": _scan_json_lines,
-    ".trec": _scan_trec(TREC_RUN),
-    ".run": _scan_trec(TREC_RUN),
-    ".qrels": _scan_trec(TREC_QRELS),
-}
+__all__ = ["IDS", "ITEM", "NUMBERS", "QUERY", "RANK", "SCORE", "PairFile", "scan_pairs", "scan_predictions"]

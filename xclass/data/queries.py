@@ -11,10 +11,10 @@ from torch import Tensor
 
 from xclass.data.batches import take_features
 from xclass.data.lists import Lists
-from xclass.data.lookup import TAKEN_FOR_UNKNOWN, IdMap, Unknown, unknown
+from xclass.data.lookup import TAKEN_FOR_UNKNOWN, IdMap, Unknown, check_any_known, unknown
 from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset
-from xclass.errors import DataError, InputError
+from xclass.errors import InputError
 from xclass.rng import torch_generator
 from xclass.types import Batch, Ragged, offsets_of
 
@@ -31,6 +31,7 @@ class Queries:
     histories, rows: query i's history is list ``rows[i]`` of ``histories``, which may be a memory-mapped split.
     features: name → lists, of which list ``rows[i]`` is query i's; empty where there are none.
     hidden: lists of items that are never to be shown, list ``rows[i]`` to query i; None for none.
+    known_items: how many items of all histories are known, where the queries were given by histories; else None.
     """
 
     ids: pl.Series
@@ -41,6 +42,7 @@ class Queries:
     unknown_items: Unknown = field(default=NOBODY)
     features: Mapping[str, Lists] = field(default_factory=dict)
     hidden: Lists | None = None
+    known_items: int | None = None
 
     def __len__(self) -> int:
         """Number of queries, Q."""
@@ -95,10 +97,11 @@ def queries_by_id(
     Raises:
         DataError: not one of them is known.
     """
-    numbers = (known or IdMap(dataset.queries["query_id"])).numbers(ids)
+    known = known or IdMap(dataset.queries["query_id"])
+    numbers = known.numbers(ids)
     missing = unknown(ids, numbers)
     if not none_known:
-        check_any_known(numbers, missing, "query")
+        check_any_known(numbers, ids, "query", known)
     return _of_dataset(dataset, numbers[numbers >= 0], dataset.history(split), missing)
 
 
@@ -117,7 +120,7 @@ def queries_with_histories(
     items = item_ids.numbers(file.items)
     missing = unknown(file.items, items)
     if not none_known:
-        check_any_known(items, missing, "item")
+        check_any_known(items, file.items, "item", item_ids)
     history = Ragged(file.offsets, items)
     if unknown_item is None:
         history = history.filter(items >= 0)
@@ -125,7 +128,8 @@ def queries_with_histories(
         history = Ragged(file.offsets, torch.where(items < 0, unknown_item, items))
         missing = replace(missing, became=TAKEN_FOR_UNKNOWN)
     everything = torch.arange(len(file.query_ids))
-    return Queries(file.query_ids, query_ids.numbers(file.query_ids), history, everything, unknown_items=missing)
+    numbers, known_items = query_ids.numbers(file.query_ids), int((items >= 0).sum())
+    return Queries(file.query_ids, numbers, history, everything, unknown_items=missing, known_items=known_items)
 
 
 def queries_with_features(
@@ -139,6 +143,9 @@ def queries_with_features(
     Raises:
         InputError: there is no field; two fields are of different length; a number that is none of a feature.
     """
+    if not isinstance(features, Mapping) or {type(each) for each in features.values()} != {Ragged}:
+        wanted, got = '{"name": xclass.Ragged, …}', repr(features)[:80]
+        raise InputError("features must be Ragged by name", wanted=wanted, got=got)
     for name, lists in features.items():
         _check_features(name, lists, (sizes or {}).get(name))
     lengths = {name: len(lists) for name, lists in features.items()}
@@ -168,17 +175,14 @@ def histories_of(lists: list[list[str]] | list[list[int]]) -> QueryFile:
     return QueryFile(pl.Series("query_id", range(len(lists)), dtype=pl.Int64), offsets_of(lengths), items)
 
 
+def empty_histories(number: int) -> str:
+    """The note about queries whose history is empty, where the model goes by histories alone."""
+    return (
+        f"{number:,} queries have no known item in their history: all of them get the same list, which says nothing of"
+        " them (the most popular items with score 0, as a rule)"
+    )
+
+
 def _of_dataset(dataset: Dataset, numbers: Tensor, history: Lists, missing: Unknown = NOBODY) -> Queries:
     ids = dataset.queries["query_id"].gather(numbers.numpy())
     return Queries(ids, numbers, history, numbers, missing, features=dataset.query_features, hidden=dataset.hidden)
-
-
-def check_any_known(numbers: Tensor, missing: Unknown, what: str) -> None:
-    """DataError when there are ids and not one of them has a number."""
-    if len(numbers) and not bool((numbers >= 0).any()):
-        raise DataError(
-            f"not one {what} id is known",
-            wanted=f"{what} ids of the dataset",
-            got=", ".join(missing.names),
-            do="check that the file's ids are those that were ingested",
-        )

@@ -7,31 +7,29 @@ folder. Tables of (query_id, item_id) of more than a million rows must have a qu
 from __future__ import annotations
 
 import itertools
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from xclass.data.query_files import (
-    ITEM_COLUMN,
-    QUERY_COLUMN,
-    QueryFile,
-    adjacency_of,
-    checked_suffix,
-    ids_of_lines,
-    json_histories,
-    lines_of,
-    table_of,
+from xclass.data.given_files import (
+    count_lines,
+    delimited,
+    ending_of,
+    scan_parquet,
+    temporary_folder,
     unreadable,
+    write_blocks,
 )
+from xclass.data.lookup import IdMap
+from xclass.data.query_files import ITEM_COLUMN, LINES, QUERY_COLUMN, QUERY_FORMATS, QueryFile, lines_of, table_of
 from xclass.errors import DataError
 
 SLICE_ROWS = 1 << 20
 
 
-def read_query_blocks(path: Path | str, size: int) -> Iterator[QueryFile]:
+def read_query_blocks(path: Path | str, size: int, known: IdMap | None = None) -> Iterator[QueryFile]:
     """What ``read_query_file`` reads, ``size`` queries at a time (the last block has what is left).
 
     Memory: a block, and where a table gives histories a million rows and 8 bytes for each query so far.
@@ -40,63 +38,58 @@ def read_query_blocks(path: Path | str, size: int) -> Iterator[QueryFile]:
         DataError: as read_query_file; rows of a query that lie apart in a table of more than a million rows.
     """
     path = Path(path)
-    suffix = checked_suffix(path)
-    blocks = _lines(path, size) if suffix in LINES else _table(path, size)
+    ending = ending_of(path, QUERY_FORMATS)
+    found = _lines(path, ending, size) if ending in LINES else _table(path, ending, size, known)
     with unreadable(path):
-        first = next(blocks, None)
+        first = next(found, None)
         if first is None or not len(first.query_ids):
             raise DataError("this file holds no query", where=path)
         yield first
-        yield from blocks
+        yield from found
 
 
 def count_queries(path: Path | str) -> int:
     """About how many queries a file holds, for the time that is left: lines, rows, or different query ids of pairs."""
     path = Path(path)
-    suffix = checked_suffix(path)
-    if suffix in LINES:
-        with path.open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    separator = "\t" if suffix == ".tsv" else ","
+    ending = ending_of(path, QUERY_FORMATS)
     with unreadable(path):
-        scan = (
-            pl.scan_parquet(path)
-            if suffix == ".parquet"
-            else pl.scan_csv(path, separator=separator, infer_schema=False)
-        )
-        pairs = {QUERY_COLUMN, ITEM_COLUMN} <= set(scan.collect_schema().names())
-        counted = scan.select(pl.col(QUERY_COLUMN).approx_n_unique() if pairs else pl.len())
-        return int(counted.collect(engine="streaming").item())
+        if ending == ".parquet":
+            scan = scan_parquet(path, path)
+            counted = pl.col(QUERY_COLUMN).approx_n_unique() if _has_pairs(scan) else pl.len()
+            return int(scan.select(counted).collect(engine="streaming").item())
+        lines = count_lines(path)
+        first = None if ending in LINES else next((some for some in delimited(path, ending) if len(some)), None)
+        if first is None or not _has_pairs(first.lazy()):
+            return lines
+        return max(round(lines * first[QUERY_COLUMN].n_unique() / len(first)), 1)
 
 
-def _lines(path: Path, size: int) -> Iterator[QueryFile]:
-    make = LINES[path.suffix.lower()]
-    lines = lines_of(path)
+def _has_pairs(table: pl.LazyFrame) -> bool:
+    return {QUERY_COLUMN, ITEM_COLUMN} <= set(table.collect_schema().names())
+
+
+def _lines(path: Path, ending: str, size: int) -> Iterator[QueryFile]:
+    lines = lines_of(path, ending)
     while block := list(itertools.islice(lines, size)):
-        yield make(path, block)
+        yield LINES[ending](path, block)
 
 
-def _table(path: Path, size: int) -> Iterator[QueryFile]:
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet(path, path, size)
+def _table(path: Path, ending: str, size: int, known: IdMap | None) -> Iterator[QueryFile]:
+    if ending == ".parquet":
+        yield from _rows(scan_parquet(path, path), path, size)
         return
-    with tempfile.TemporaryDirectory(prefix="xclass-queries-") as folder:
-        copy = Path(folder) / "queries.parquet"
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        pl.scan_csv(path, separator=separator, infer_schema=False).sink_parquet(copy)
-        yield from _parquet(copy, path, size)
+    with temporary_folder() as folder:
+        files = write_blocks(delimited(path, ending, known), folder)
+        yield from _rows(scan_parquet(files, path), path, size)
 
 
-def _parquet(file: Path, named: Path, size: int) -> Iterator[QueryFile]:
-    scan = pl.scan_parquet(file)
+def _rows(scan: pl.LazyFrame, path: Path, size: int) -> Iterator[QueryFile]:
     rows = int(scan.select(pl.len()).collect().item())
     if rows <= SLICE_ROWS:
-        yield from _split(table_of(named, scan.collect(), QUERY_COLUMN, ITEM_COLUMN), size)
+        yield from _split(table_of(path, scan.collect(), QUERY_COLUMN, ITEM_COLUMN), size)
         return
-    names = scan.collect_schema().names()
-    pairs = QUERY_COLUMN in names and ITEM_COLUMN in names
-    for block in (_histories if pairs else _plain)(scan, rows, size):
-        yield from _split(table_of(named, block, QUERY_COLUMN, ITEM_COLUMN), size)
+    for block in (_histories if _has_pairs(scan) else _plain)(scan, rows, size):
+        yield from _split(table_of(path, block, QUERY_COLUMN, ITEM_COLUMN), size)
 
 
 def _plain(scan: pl.LazyFrame, rows: int, size: int) -> Iterator[pl.DataFrame]:
@@ -153,11 +146,3 @@ def _split(file: QueryFile, size: int) -> Iterator[QueryFile]:
         offsets = file.offsets[start : start + len(ids) + 1]
         low, high = int(offsets[0]), int(offsets[-1])
         yield QueryFile(ids, offsets - low, file.items.slice(low, high - low))
-
-
-LINES: dict[str, Callable[[Path, list[tuple[int, str]]], QueryFile]] = {
-    ".txt": ids_of_lines,
-    ".jsonl": json_histories,
-    ".ndjson": json_histories,
-    ".adj": adjacency_of,
-}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +15,19 @@ import polars as pl
 
 from xclass.data.columns import Columns, IdKind
 from xclass.data.format_parquet import Parquet, count_rows
-from xclass.data.formats import FORMATS, Format, find_format
+from xclass.data.formats import FORMATS, Format, find_formats
 from xclass.data.hive import FolderKeys
 from xclass.data.ids import IdEncoder, recode
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.sorted_ids import Ids
 from xclass.data.sources import WHOLE
-from xclass.data.text import READ_ERRORS
+from xclass.data.text import POLARS_ERRORS, READ_ERRORS
 from xclass.errors import DataError
 from xclass.progress import Progress, say
 
 ROWS_PER_BATCH = 500_000
+EXACT_FLOAT = 2**53
 
 
 @dataclass(slots=True)
@@ -61,6 +63,7 @@ class Reader(ABC):
 
     def __init__(self) -> None:
         self.pairs_read = 0
+        self._farthest, self._fractions = 0, False
 
     @abstractmethod
     def ids(self, role: str) -> pl.Expr:
@@ -85,25 +88,17 @@ class Reader(ABC):
     def read(self, path: Path, form: Format, columns: Columns, progress: Progress) -> None:
         """Take the pairs of one file."""
         try:
-            checked = form.looks_wrong(path, columns)
-            if checked:
-                _diagnose(path, form, columns)
-            for batch in self._stream(form.read(path, columns), columns):
-                checked = self._append(batch, path, form, columns, checked) or checked
-                progress.advance(len(batch))
-        except (pl.exceptions.PolarsError, *READ_ERRORS) as error:
+            checked = False
+            with closing(form.read(path, columns)) as blocks:
+                for block in blocks:
+                    batch = block.with_columns(self.ids("query").alias("query"), self.ids("item").alias("item"))
+                    checked = self._append(batch, path, form, columns, checked) or checked
+                    progress.advance(len(batch))
+        except (*POLARS_ERRORS, *READ_ERRORS) as error:
             raise _unreadable(path, form, columns, error) from None
         if self.met_empty_ids():
             _diagnose(path, form, columns)
             raise DataError("there are empty ids", where=path, wanted="an id in every row", do="give these rows an id")
-
-    def _stream(self, frame: pl.LazyFrame, columns: Columns) -> Iterator[pl.DataFrame]:
-        expressions = [self.ids("query").alias("query"), self.ids("item").alias("item")]
-        if columns.weight is not None:
-            expressions.append(pl.col("weight").cast(pl.Float64, strict=False))
-        if columns.time is not None:
-            expressions.append(pl.col("time"))
-        return iter(frame.select(expressions).collect_batches(chunk_size=ROWS_PER_BATCH, maintain_order=True))
 
     def _append(self, batch: pl.DataFrame, path: Path, form: Format, columns: Columns, checked: bool) -> bool:
         """Hand one batch on. True when a query was null and ``diagnose`` found that harmless."""
@@ -116,7 +111,7 @@ class Reader(ABC):
             batch = batch.drop_nulls(["query", "item"])
         pairs = {role: batch[role] for role in ("query", "item")}
         for role in batch.columns[2:]:
-            values = _numbers(batch[role], role)
+            values = _weights(batch[role]) if role == "weight" else self._times(batch[role], path)
             if values is None:
                 _diagnose(path, form, columns)
                 raise DataError(f"not every {role} is a finite number", where=path, do="mend the file")
@@ -124,6 +119,25 @@ class Reader(ABC):
         self.pairs_read += len(batch)
         self.take(pairs)
         return blank
+
+    def _times(self, values: pl.Series, path: Path) -> pl.Series | None:
+        """Int64 where all are whole, else Float64; None if one is no number of 64 bits."""
+        times = None if values.dtype.is_float() else values.cast(pl.Int64, strict=False)
+        if times is not None:
+            self._farthest = max(self._farthest, _as_int(times.max()), -_as_int(times.min()))
+        if times is None or times.null_count():
+            times = values.cast(pl.Float64, strict=False).fill_null(float("nan"))
+            self._fractions = self._fractions or len(times) > 0
+            if not (times.abs() < 2.0**63).all():
+                return None
+        if self._fractions and self._farthest > EXACT_FLOAT:
+            raise DataError(
+                "times with fractions and whole numbers beyond 2^53 do not go together",
+                where=path,
+                wanted="times that one type of 64 bits holds exactly",
+                do='write all times in the same unit, or leave them out: --time-col ""',
+            )
+        return times
 
 
 class MemoryReader(Reader):
@@ -182,9 +196,10 @@ def describe_files(parts: dict[str, list[Path]], options: IngestOptions, root: P
     """
     keys = FolderKeys.of(root, [path for paths in parts.values() for path in paths])
     files: list[File] = []
+    names = iter(find_formats([path for paths in parts.values() for path in paths], options))
     for part, paths in parts.items():
         for path in paths:
-            name = find_format(options.format, path)
+            name = next(names)
             form = Parquet(keys.values(path)) if name == "parquet" and keys.integers else FORMATS[name]
             if name == "parquet" and len(paths) > 1 and count_rows(path) == 0:
                 continue
@@ -251,7 +266,7 @@ def _finish(reader: MemoryReader, counts: dict[str, int], files: list[File]) -> 
 
 
 def _same_values(one: File, other: File) -> None:
-    """Weights and times must be in all files or in none."""
+    """Weights and times must be in all files or in none, and times be dates in all or in none."""
     (first, wanted), (path, columns) = (one.path, one.columns), (other.path, other.columns)
     for role in ("weight", "time"):
         if (getattr(columns, role) is None) != (getattr(wanted, role) is None):
@@ -262,6 +277,17 @@ def _same_values(one: File, other: File) -> None:
                 wanted=f'"{getattr(wanted, role) or getattr(columns, role)}", as in {having}',
                 do=f'add it, or leave it out everywhere: --{role}-col ""',
             )
+    if columns.dates != wanted.dates:
+        raise DataError(
+            "one file has dates as times and another has numbers",
+            where=path,
+            wanted=f"{'dates' if wanted.dates else 'numbers'}, as in {first}",
+            do="write the times of every file in the same way",
+        )
+
+
+def _as_int(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _diagnose(path: Path, form: Format, columns: Columns) -> None:
@@ -280,16 +306,10 @@ def _unreadable(path: Path, form: Format, columns: Columns, error: Exception) ->
     )
 
 
-def _numbers(values: pl.Series, role: str) -> pl.Series | None:
-    """Weights as Float32 from 0, times as Int64 where all are whole, else Float64; None if one is neither."""
-    if role == "weight":
-        weights = values.cast(pl.Float32).fill_null(float("nan"))
-        return weights if bool((weights.is_finite() & (weights >= 0)).all()) else None
-    whole = values.cast(pl.Int64, strict=False) if not values.dtype.is_float() else None
-    if whole is not None and whole.null_count() == 0:
-        return whole
-    times = values.cast(pl.Float64, strict=False).fill_null(float("nan"))
-    return times if bool(times.is_finite().all()) else None
+def _weights(values: pl.Series) -> pl.Series | None:
+    """Float32 from 0; None if one is not."""
+    weights = values.cast(pl.Float32).fill_null(float("nan"))
+    return weights if bool((weights.is_finite() & (weights >= 0)).all()) else None
 
 
 def plain_times(times: np.ndarray | None) -> np.ndarray | None:
@@ -297,7 +317,7 @@ def plain_times(times: np.ndarray | None) -> np.ndarray | None:
     if times is None or times.dtype == np.int64:
         return times
     blocks = (times[low : low + ROWS_PER_BATCH] for low in range(0, len(times), ROWS_PER_BATCH))
-    if not all(((block == np.floor(block)) & (np.abs(block) < 2**53)).all() for block in blocks):
+    if not all(((block == np.floor(block)) & (np.abs(block) < EXACT_FLOAT)).all() for block in blocks):
         return times
     whole = times.view(np.int64)
     for low in range(0, len(times), ROWS_PER_BATCH):

@@ -13,6 +13,7 @@ import polars as pl
 
 from xclass.data.ids import IdEncoder, index_dtype
 from xclass.data.keys import KeyNumbers
+from xclass.frames import read_ipc, scan_ipc
 
 IDS_AT_ONCE = 1 << 24
 WAITING_BYTES = 256 << 20
@@ -78,7 +79,7 @@ class Parted:
         files = sorted(place.iterdir()) if place.exists() else []
         frames = []
         for file in files:
-            frames.append(pl.read_ipc(file))
+            frames.append(read_ipc(file))
             file.unlink()
         return pl.concat(frames, how="vertical_relaxed", rechunk=True) if frames else None
 
@@ -107,7 +108,7 @@ class SavedIds:
 
     def __getitem__(self, code: int) -> str | int:
         file = bisect.bisect_right(self._ends, code) - 1
-        row = pl.scan_ipc(self._file(file)).slice(code - self._ends[file], 1).collect()
+        row = scan_ipc(self._file(file)).slice(code - self._ends[file], 1).collect()
         found: str | int = row.item()
         return found
 
@@ -122,7 +123,7 @@ class SavedIds:
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             parted, size_of_part = Parted(Path(folder)), size * max(IDS_AT_ONCE // (4 * size), 1)
             for file, (low, high) in enumerate(itertools.pairwise(self._ends)):
-                rows = pl.read_ipc(self._file(file)).with_columns(number=number[low:high]).filter(pl.col("number") >= 0)
+                rows = read_ipc(self._file(file)).with_columns(number=number[low:high]).filter(pl.col("number") >= 0)
                 parted.add(rows, rows["number"] // size_of_part)
             parted.flush()
             for part in range(-(-len(order) // size_of_part)):
@@ -184,11 +185,11 @@ class SortedRuns:
     def _bounds(self, run: int, cuts: pl.Series) -> list[int]:
         if not len(cuts):
             return [0, self._lengths[run]]
-        inner = pl.read_ipc(self._run(run)).to_series().search_sorted(cuts, side="left")
+        inner = read_ipc(self._run(run)).to_series().search_sorted(cuts, side="left")
         return [0, *inner, self._lengths[run]]
 
     def _slice(self, run: int, low: int, high: int) -> pl.Series:
-        return pl.scan_ipc(self._run(run)).slice(low, high - low).collect().to_series()
+        return scan_ipc(self._run(run)).slice(low, high - low).collect().to_series()
 
     def _run(self, number: int) -> Path:
         return self._folder / "runs" / f"{number:06d}.arrow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xclass.data.text import check_regular, plain_name
 from xclass.errors import DataError
 
 PARTS = ("train", "valid", "test")
@@ -20,8 +21,15 @@ def find_parts(source: Path) -> dict[str, list[Path]]:
     ``split=train/`` and ``split=test/``, as Spark writes them, are a given split, too.
 
     Raises:
-        DataError: there is no such source, nothing in it, or a test part without a train part.
+        DataError: there is no such source, nothing in it, a pipe or a device, or a test part without a train part.
     """
+    parts = _find_parts(source)
+    for path in (path for paths in parts.values() for path in paths):
+        check_regular(path)
+    return parts
+
+
+def _find_parts(source: Path) -> dict[str, list[Path]]:
     if not source.exists():
         raise DataError("there is no such file or directory", where=source, do="check the path")
     if not source.is_dir():
@@ -47,7 +55,7 @@ def part_name(path: Path) -> str | None:
     >>> part_name(Path("train.csv")), part_name(Path("ml-1m.valid.inter")), part_name(Path("train_extra.csv"))
     ('train', 'valid', None)
     """
-    stems = path.name.removeprefix("split=").removesuffix(".gz").split(".")
+    stems = plain_name(path).removeprefix("split=").split(".")
     if len(stems) == 1:
         return PART_NAMES.get(stems[0])
     return PART_NAMES.get(stems[0]) if len(stems) == 2 else PART_NAMES.get(stems[-2])

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data.columns import IdKind
+from xclass.data.columns import Columns, IdKind
 from xclass.data.format_parquet import count_rows
 from xclass.data.ids import check_integers, check_kinds, index_dtype, is_canonical_int64
 from xclass.data.pairs import PART_CODES, Pairs, stable_order
 from xclass.data.reading import File, Reader, Table, kinds_of, plain_times, read_parts, table_of
 from xclass.data.sorted_ids import Parted, SavedIds, SortedRuns, encode
 from xclass.data.sources import WHOLE
+from xclass.data.text import plain_name
 from xclass.progress import Progress
 
 BYTES_PER_PAIR = 64  # in memory, its share of the ids' dictionaries included
@@ -32,6 +33,7 @@ BYTES_PER_ROW = 12  # of a text file: few have shorter rows
 SAMPLED = 1 << 22
 SORTED_BYTES = 200  # per pair, while a range is sorted
 MOST_RANGES = 1024
+COMPRESSION = 8  # of .gz and .zst, at most
 LEAST_MEMORY = 1 << 29
 
 
@@ -49,7 +51,7 @@ def read_spilled(files: list[File], folder: Path, memory: int) -> Table:
     Cost: two passes over the files; on disk two copies of the pairs with their ids.
     """
     scout = Scout({role: kinds_of(files, role) for role in ("query", "item")})
-    plain = [file._replace(columns=dataclasses.replace(file.columns, weight=None, time=None)) for file in files]
+    plain = [file._replace(columns=_ids_alone(file.columns)) for file in files]
     read_parts(plain, scout, "look through")
     integers = {role: _are_integers(scout, files, role) for role in ("query", "item")}
     ranges = min(max(-(-scout.pairs_read * SORTED_BYTES // (max(memory, LEAST_MEMORY) // 4)), 1), MOST_RANGES)
@@ -58,6 +60,11 @@ def read_spilled(files: list[File], folder: Path, memory: int) -> Table:
     spiller.pairs.flush()
     spiller.lonely.flush()
     return _sorted(spiller, counts, files, folder)
+
+
+def _ids_alone(columns: Columns) -> Columns:
+    lists = tuple(role for role in columns.lists if role in ("query", "item"))
+    return dataclasses.replace(columns, weight=None, time=None, lists=lists)
 
 
 def _are_integers(scout: Scout, files: list[File], role: str) -> bool:
@@ -223,4 +230,4 @@ def _rows_at_most(file: File) -> int:
     if file.format == "parquet":
         rows = None if file.columns.lists else count_rows(file.path)
         return size // 2 if rows is None else rows
-    return size * (4 if file.path.suffix == ".gz" else 1) // BYTES_PER_ROW
+    return size * (1 if plain_name(file.path) == file.path.name else COMPRESSION) // BYTES_PER_ROW

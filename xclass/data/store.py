@@ -14,24 +14,29 @@ Of sequences (plain text) queries are positions: train, valid and test one after
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.dataset_record import DatasetRecord
 from xclass.data.document_blocks import TEXT
+from xclass.data.given import checked_path
 from xclass.data.lists import Joined, Lists
+from xclass.data.stored import FINITE, FLOATS, INTEGERS, Wanted, map_array, offsets_wanted
 from xclass.data.vectoriser import FILE as VECTORISER
 from xclass.data.vectoriser import Vectoriser
 from xclass.data.windows import SequenceFacts, Windows
 from xclass.errors import ArtefactError, lookup, nearest
-from xclass.manifest import read_manifest, verify_files
+from xclass.frames import Kinds, check_columns, read_parquet, reading, scan_parquet
+from xclass.manifest import read_manifest, verified_file, verify_files
+from xclass.once import once
 from xclass.types import Ragged
 
 MANIFEST = "dataset.json"
@@ -42,20 +47,33 @@ SIDES = ("query", "item")
 HIDDEN = "hidden"  # items that a query must never be shown
 SEQUENCE = "sequence"  # in the manifest: queries are positions in sequences
 COUNTS_PER_BLOCK = 1 << 22
+TIME_TYPES = ("int64", "float64")
+ID_TYPES = (pl.Int64, pl.String)
+COUNT_TYPES = (pl.Int64, pl.Int32, pl.UInt32, pl.UInt64)
+Found = TypeVar("Found")
+TABLES: dict[str, dict[str, Kinds]] = {
+    "items.parquet": {"item_id": ID_TYPES, "train_count": COUNT_TYPES},
+    "queries.parquet": {"query_id": ID_TYPES},
+}
 
 
 class Dataset:
     """An open, immutable dataset directory. Cheap to open: nothing is read before it is asked for.
 
+    A file is checked when it is first asked for, once a process: it is the one of the manifest (SHA-256), and its
+    numbers are in range. That reads it once, at about 1.5 GB/s.
+
     Raises:
-        ArtefactError: not a dataset, of another format version, or a file is missing or cut.
+        ArtefactError: not a dataset, of another format version, or a file is missing, cut or altered; whatever reads
+            files raises it too.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._mapped: dict[str, Ragged] = {}
+        self._tables: dict[str, Path] = {}
         self._opened = _identity(self.path / MANIFEST)
-        self.manifest: dict[str, Any] = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION)
+        self.manifest: dict[str, Any] = read_manifest(self.path, MANIFEST, KIND, FORMAT_VERSION, DatasetRecord)
         self.num_queries: int = self.manifest["num_queries"]
         self.num_items: int = self.manifest["num_items"]
         self.splits: tuple[str, ...] = tuple(name for name in SPLITS if name in self.manifest["splits"])
@@ -78,10 +96,18 @@ class Dataset:
             return self._mapped[name]
         if name not in self.splits:
             raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
-        found = _ragged(self.path / name)
-        self.check_unchanged()
-        self._mapped[name] = found
-        return found
+        self._mapped[name] = self._ragged(name, self.num_items, least_weight=0)
+        return self._mapped[name]
+
+    def lengths(self, folder: str) -> Tensor:
+        """int64, the length of each list of a split, or of the features ``query_features/NAME``; no value is read."""
+        return torch.from_numpy(np.diff(self._array(f"{folder}/offsets.npy", offsets_wanted(*self._shape(folder)))))
+
+    def times(self, split: str) -> np.ndarray | None:
+        """The time of each pair of a split, memory-mapped: int64 or float64; None where there are none."""
+        name = f"{split}/times.npy"
+        pairs = self.manifest["splits"][split]["pairs"]
+        return self._array(name, Wanted(TIME_TYPES, pairs)) if self._has(name) else None
 
     def check_unchanged(self) -> None:
         """ArtefactError when another dataset has taken the place of this one (``ingest --append``) since it was opened:
@@ -99,7 +125,7 @@ class Dataset:
         """How its sequences are read, where queries are positions of a text; None where histories are sets."""
         return sequence_facts(self.manifest)
 
-    @functools.cached_property
+    @once
     def windows(self) -> Windows | None:
         """The items before every position, oldest first; None where queries are no positions."""
         facts = self.sequence
@@ -137,23 +163,23 @@ class Dataset:
         parts = [self.split("train")]
         if split == "test" and "valid" in self.splits:
             parts.append(self.split("valid"))
-        plain = [Ragged(part.offsets, part.values) for part in parts]
+        plain = [part.with_values(part.values) for part in parts]
         return plain[0] if len(plain) == 1 else Joined(*plain)
 
-    @functools.cached_property
+    @once
     def query_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every query, Ragged with float32 weights, memory-mapped; rising within a list."""
         return self._features("query")
 
-    @functools.cached_property
+    @once
     def item_features(self) -> dict[str, Ragged]:
         """Name → sparse features of every item, as :attr:`query_features`."""
         return self._features("item")
 
-    @functools.cached_property
+    @once
     def hidden(self) -> Ragged | None:
         """Items that a query must never be shown (a document that is itself a label), Ragged by query; None without."""
-        return _ragged(self.path / HIDDEN) if HIDDEN in self.manifest else None
+        return self._ragged(HIDDEN, self.num_items) if HIDDEN in self.manifest else None
 
     def feature_sizes(self, side: str) -> dict[str, int]:
         """Name → number of different features that there can be, of side "query" or "item"."""
@@ -167,7 +193,10 @@ class Dataset:
             raise ArtefactError(
                 f'this dataset has no {side} features "{name}"', where=self.path, do=nearest(name, list(known))
             )
-        return self._read(f"{side}_features/{name}/vocabulary.parquet")
+        file = f"{side}_features/{name}/vocabulary.parquet"
+        columns: dict[str, Kinds] = {"feature": (*ID_TYPES, *COUNT_TYPES), "count": COUNT_TYPES}
+        check_columns(self.file(file), known[name]["size"], columns)
+        return self._read(file)
 
     def feature_counts(self, side: str, name: str) -> tuple[Tensor, int]:
         """int64 (F,): the column ``count`` of the vocabulary; and how many train queries (or items) there are."""
@@ -176,15 +205,15 @@ class Dataset:
 
     def vectoriser(self, side: str = "query", name: str = TEXT) -> Vectoriser:
         """What made the features of texts, for texts that the dataset does not have; ArtefactError when nothing did."""
-        folder = self.path / f"{side}_features" / name
-        if name not in self._described_features(side) or not (folder / VECTORISER).is_file():
+        folder = f"{side}_features/{name}"
+        if name not in self._described_features(side) or f"{folder}/{VECTORISER}" not in self.manifest["files"]:
             raise ArtefactError(
                 "this dataset was not made from raw text",
                 where=self.path,
                 wanted=f"features of a vectoriser in {side}_features/{name}",
                 do="give features, or ingest the texts: xclass ingest --format text",
             )
-        return Vectoriser.load(folder)
+        return Vectoriser.load(self.file(f"{folder}/{VECTORISER}"), self.vocabulary(side, name))
 
     def _described_features(self, side: str) -> dict[str, Any]:
         lookup("side", side, dict.fromkeys(SIDES))
@@ -192,12 +221,10 @@ class Dataset:
         return found
 
     def _features(self, side: str) -> dict[str, Ragged]:
-        folder = self.path / f"{side}_features"
-        found = {name: _ragged(folder / name) for name in self._described_features(side)}
-        self.check_unchanged()
-        return found
+        sizes = self.feature_sizes(side)
+        return {name: self._ragged(f"{side}_features/{name}", size) for name, size in sizes.items()}
 
-    @functools.cached_property
+    @once
     def items(self) -> pl.DataFrame:
         """One row per item number: item_id, train_count and what else ingest found (title, …)."""
         return self._read("items.parquet")
@@ -210,7 +237,7 @@ class Dataset:
             return ids.alias("text")
         return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), ids).alias("text"))["text"]
 
-    @functools.cached_property
+    @once
     def queries(self) -> pl.DataFrame:
         """One row per query number: query_id."""
         return self._read("queries.parquet")
@@ -218,14 +245,54 @@ class Dataset:
     @property
     def item_counts(self) -> Tensor:
         """int32 (N,), train pairs of each item, as ingest numbers them never rising. Read anew at every access."""
-        counts = read_item_counts(self.path / "items.parquet")
-        self.check_unchanged()
-        return counts
+        return self._checked(lambda: read_item_counts(self._table("items.parquet")))
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files, whose content is the manifest's."""
+        return self._checked(lambda: verified_file(self.path, self.manifest, name))
+
+    def _table(self, name: str) -> Path:
+        """The path of a table that has its columns and rows."""
+        if name not in self._tables:
+            rows = self.num_items if name == "items.parquet" else self.num_queries
+            self._tables[name] = checked_table(self.file(name), rows)
+        return self._tables[name]
 
     def _read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-        found = pl.read_parquet(self.path / name, columns=columns)
-        self.check_unchanged()
-        return found
+        path = self._table(name) if name in TABLES else self.file(name)
+        return self._checked(lambda: read_ours(path, columns))
+
+    def _array(self, name: str, wanted: Wanted) -> np.ndarray:
+        return self._checked(lambda: map_array(self.path, self.manifest, name, wanted))
+
+    def _has(self, name: str) -> bool:
+        """Whether there is such a file: one that the manifest does not name is an error when it is read."""
+        return name in self.manifest["files"] or (self.path / name).exists()
+
+    def _shape(self, folder: str) -> tuple[int, int]:
+        """How many lists lie below a folder, and how many values they have together."""
+        side, _, name = folder.partition("_features/")
+        if name:
+            rows = self.num_queries if side == "query" else self.num_items
+            return rows, int(self._described_features(side)[name]["values"])
+        described = self.manifest[HIDDEN] if folder == HIDDEN else self.manifest["splits"][folder]
+        return self.num_queries, int(described["pairs"])
+
+    def _ragged(self, folder: str, size: int, least_weight: float = -FINITE) -> Ragged:
+        """What :func:`write_ragged` wrote below a folder, memory-mapped: values below ``size``."""
+        lists, values = self._shape(folder)
+        wanted = {"offsets": offsets_wanted(lists, values), "values": Wanted(INTEGERS, values, 0, size - 1)}
+        if self._has(f"{folder}/weights.npy"):
+            wanted["weights"] = Wanted(FLOATS, values, least_weight)
+        arrays = (self._array(f"{folder}/{name}.npy", each) for name, each in wanted.items())
+        return Ragged.checked(*map(torch.from_numpy, arrays))
+
+    def _checked(self, read: Callable[[], Found]) -> Found:
+        """What ``read`` gives. Where the dataset was replaced meanwhile, that is what is said."""
+        try:
+            return read()
+        finally:
+            self.check_unchanged()
 
     def verify(self) -> None:
         """Check the SHA-256 of every file; ArtefactError names the first that differs."""
@@ -237,12 +304,24 @@ def sequence_facts(manifest: dict[str, Any]) -> SequenceFacts | None:
     return SequenceFacts(**manifest[SEQUENCE]) if SEQUENCE in manifest else None
 
 
+def checked_table(path: Path, rows: int | None = None) -> Path:
+    """``path``, of an items.parquet or queries.parquet that has its columns (and so many rows); else ArtefactError."""
+    check_columns(path, rows, TABLES[path.name])
+    return path
+
+
+def read_ours(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """A Parquet file of ours; ArtefactError where it can't be read."""
+    with reading(path):
+        return read_parquet(path, columns)
+
+
 def read_item_counts(path: Path) -> Tensor:
     """int32 (N,), the column ``train_count`` of an ``items.parquet``; int64 where a count needs it.
 
     Memory: 4 bytes an item and a block of rows.
     """
-    column = pl.scan_parquet(path).select(pl.col("train_count").cast(pl.Int64))
+    column = scan_parquet(path).select(pl.col("train_count").cast(pl.Int64))
     rows, most = column.select(pl.len(), pl.col("train_count").max().alias("most")).collect(engine="streaming").row(0)
     counts = torch.empty(rows, dtype=torch.int32 if (most or 0) < 1 << 31 else torch.int64)
     for start in range(0, rows, COUNTS_PER_BLOCK):
@@ -255,14 +334,14 @@ def _identity(path: Path) -> tuple[int, int]:
     """Tells a file from another that took its name."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     return found.st_ino, found.st_mtime_ns
 
 
 def open_dataset(path: Path | str) -> Dataset:
     """Open a dataset directory that ``xclass ingest`` made."""
-    return Dataset(path)
+    return Dataset(checked_path(path, "a dataset"))
 
 
 def write_ragged(
@@ -280,21 +359,3 @@ def write_ragged(
         np.save(folder / "weights.npy", weights.astype(np.float32))
     if times is not None:
         np.save(folder / "times.npy", times)
-
-
-def _ragged(folder: Path) -> Ragged:
-    """What :func:`write_ragged` wrote, memory-mapped."""
-    weights = folder / "weights.npy"
-    return Ragged(
-        _memory_map(folder / "offsets.npy"),
-        _memory_map(folder / "values.npy"),
-        _memory_map(weights) if weights.exists() else None,
-    )
-
-
-def _memory_map(path: Path) -> Tensor:
-    """A tensor over a file's pages: read when touched; a write would stay private to this process."""
-    try:
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    except ValueError as error:
-        raise ArtefactError("this array can't be read: cut or altered", where=path, got=str(error)) from None

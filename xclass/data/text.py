@@ -5,51 +5,165 @@ from __future__ import annotations
 import contextlib
 import gzip
 import re
+import stat
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
+import polars as pl
+
 from xclass.errors import DataError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 HEAD_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 23
-READ_ERRORS = (OSError, EOFError, zlib.error)
+CLOSING_BYTES = 1 << 17
+# A panic of Polars on a damaged file is no Exception.
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
+UTF8_MARK = b"\xef\xbb\xbf"
+# How the first bytes of what is no UTF-8 text begin, what it is, and what to do.
+MARKS = (
+    (rb"\xff\xfe|\xfe\xff", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8 FILE > NEW"),
+    (rb"\x1f\x8b", "compressed by gzip", "decompress it, or give it a name that ends in .gz"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "decompress it, or give it a name that ends in .zst"),
+    (rb"BZh[1-9]1AY&SY", "compressed by bzip2", "decompress it: bunzip2 FILE"),
+    (rb"\xfd7zXZ\x00", "compressed by xz", "decompress it: unxz FILE"),
+    (rb"PK\x03\x04", "a zip archive", "unpack it: unzip FILE"),
+)
+LONGEST_MARK = 16
+KINDS = (
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
 BLANKS = re.compile(r"[ \t]+")
 SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open for reading, through gzip when the name ends in .gz; DataError when it can't be opened."""
-    try:
-        return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
+    """The bytes of a regular file, through gzip where its name ends in .gz and Zstandard where it ends in .zst.
+
+    A UTF-8 byte order mark is passed over.
+
+    Raises:
+        DataError: it can't be opened, is a pipe or a device, or holds UTF-16 or what another program compressed.
+    """
+    check_regular(path)
+    with contextlib.ExitStack() as stack, readable(path):
+        file = stack.enter_context(OPENERS.get(path.suffix.lower(), _open_plain)(path))
+        first = file.read(LONGEST_MARK)
+        _check_text(first, path)
+        file.seek(len(UTF8_MARK) if first.startswith(UTF8_MARK) else 0)
+        stack.pop_all()
+    return file
+
+
+def check_regular(path: Path) -> None:
+    """DataError for a pipe, a socket or a device: reading one may never end, and none can be read twice."""
+    with readable(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = next((name for holds, name in KINDS if holds(mode)), "special file")
         raise DataError(
-            "this file can't be read", where=path, got=error.strerror, do="check the path and its rights"
-        ) from None
+            f"this is a {kind}, not a file", where=path, wanted="a regular file", do="write its content to a file first"
+        )
+
+
+def plain_name(path: Path) -> str:
+    """The file's name without .gz or .zst.
+
+    >>> plain_name(Path("a/train.csv.gz")), plain_name(Path("b.zst.csv"))
+    ('train.csv', 'b.zst.csv')
+    """
+    return path.stem if path.suffix.lower() in OPENERS else path.name
 
 
 def head(path: Path) -> list[str]:
     """The whole lines within the first 256 KiB, blank ones left out.
 
     Raises:
-        DataError: the file is empty, or is not UTF-8 there.
+        DataError: the file is empty, is not UTF-8 there, or its lines end in a carriage return alone.
     """
-    with open_binary(path) as file, _readable(path):
+    with open_binary(path) as file, readable(path):
         raw = file.read(HEAD_BYTES)
-    if not raw.strip():
-        raise DataError("this file is empty", where=path, wanted="at least one row")
+    if b"\r" in raw and b"\n" not in raw:
+        raise lone_return(path, 1)
     if len(raw) == HEAD_BYTES:
         raw = raw[: raw.rfind(b"\n") + 1] or raw
-    lines = [_decode(line, path, number + 1) for number, line in enumerate(raw.split(b"\n"))]
-    return [line for line in lines if line.strip()]
+    lines = [_decode(line, path, number).rstrip("\r\n") for number, line in enumerate(raw.split(b"\n"), 1)]
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise DataError("this file is empty", where=path, wanted="at least one row")
+    return lines
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+class Lines:
+    """The lines of an open file, one after another or in blocks, and how many there were.
+
+    Iterating gives (number from 1, line with its end); a DataError names the first line that is not UTF-8.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self.number = 0
+        self._file, self._path = file, path
+
+    def __iter__(self) -> Lines:
+        return self
+
+    def __next__(self) -> tuple[int, str]:
+        line = self._file.readline()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        return self.number, _decode(line, self._path, self.number)
+
+    def block(self, size: int, quoted: bool = False) -> bytes:
+        """About ``size`` bytes of whole lines, each with its end; nothing when there are no more.
+
+        quoted: go on to where the number of quotes is even, if that is not far: there a quoted value may not be cut.
+        """
+        block = self._file.read(size)
+        block += self._file.readline() if not block.endswith(b"\n") else b""
+        if quoted and block.count(b'"') % 2:
+            block += self._closing_lines()
+        if not block.isascii():
+            self._check_decodes(block)
+        block += b"\n" if block and not block.endswith(b"\n") else b""
+        self.number += int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n")))
+        return block
+
+    def _closing_lines(self) -> bytes:
+        """The lines up to one with an odd number of quotes."""
+        lines, size = [], 0
+        while size < CLOSING_BYTES and (line := self._file.readline()):
+            lines.append(line)
+            size += len(line)
+            if line.count(b'"') % 2:
+                break
+        return b"".join(lines)
+
+    def _check_decodes(self, block: bytes) -> None:
+        try:
+            block.decode("utf-8")
+        except UnicodeDecodeError as error:
+            number = block.count(b"\n", 0, error.start)
+            _decode(block.split(b"\n")[number], self._path, self.number + number + 1)
+
+
+def numbered_lines(path: Path) -> Generator[tuple[int, str]]:
     """Every line with its number from 1, without its end; DataError names the first line that is not UTF-8."""
-    with open_binary(path) as file, _readable(path):
-        for number, line in enumerate(file, start=1):
-            yield number, _decode(line, path, number)
+    with open_binary(path) as file, readable(path):
+        for number, line in Lines(file, path):
+            yield number, line.rstrip("\r\n")
 
 
 def whole_lines(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
@@ -58,18 +172,26 @@ def whole_lines(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     Raises:
         DataError: names the first line that is not UTF-8.
     """
+    with open_binary(path) as file, readable(path):
+        lines = Lines(file, path)
+        while block := lines.block(block_bytes):
+            yield block
+
+
+def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[pl.Series]:
+    """The lines without their ends, as strings, in blocks of about so many bytes.
+
+    Raises:
+        DataError: names the first line that is not UTF-8, or that holds a carriage return before its end.
+    """
     number = 1
-    with open_binary(path) as file, _readable(path):
-        while block := file.read(block_bytes):
-            block += file.readline() if not block.endswith(b"\n") else b""
-            try:
-                block.decode("utf-8")
-            except UnicodeDecodeError:
-                for place, line in enumerate(block.split(b"\n"), number):
-                    _decode(line, path, place)
-            lines = block.count(b"\n")
-            yield block.removeprefix(b"\xef\xbb\xbf") if number == 1 else block
-            number += lines
+    for block in whole_lines(path, block_bytes):
+        plain = block.replace(b"\r\n", b"\n") if b"\r" in block else block
+        if b"\r" in plain:
+            raise lone_return(path, number + plain.count(b"\n", 0, plain.index(b"\r")))
+        lines = pl.Series("line", [plain[:-1].decode()]).str.split("\n").explode()
+        number += len(lines)
+        yield lines
 
 
 def split_line(line: str, separator: str) -> list[str]:
@@ -79,19 +201,6 @@ def split_line(line: str, separator: str) -> list[str]:
     (['1', '2', '5'], ['1', '2'])
     """
     return [field for field in BLANKS.split(line) if field] if separator == " " else line.split(separator)
-
-
-def find_separator(lines: list[str]) -> str:
-    """The separator that cuts the lines into the same number of fields, two or more; the first of SEPARATORS wins.
-
-    Where none does, the first that cuts the first line at all: the file is ragged and will be told so.
-    """
-    sample = lines[:100]
-    cutting = [separator for separator in SEPARATORS if len(split_line(lines[0], separator)) > 1]
-    for separator in cutting:
-        if len({len(split_line(line, separator)) for line in sample}) == 1:
-            return separator
-    return cutting[0] if cutting else ","
 
 
 def is_number(text: str) -> bool:
@@ -104,22 +213,56 @@ def is_number(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """What the system or a decompressor says about a damaged file becomes a DataError."""
     try:
         yield
     except READ_ERRORS as error:
-        raise DataError("this file can't be read", where=path, got=str(error), do="check that it is whole") from None
+        got = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            "this file can't be read", where=path, got=got, do="check the path and its rights, and that it is whole"
+        ) from None
+
+
+def lone_return(path: Path, number: int) -> DataError:
+    """The error of a line that holds a carriage return before its end."""
+    return DataError(
+        "there is a carriage return (CR) inside this line",
+        where=f"{path}, line {number:,}",
+        wanted="lines that end in LF or CR LF",
+        do=r"if CR alone ends the lines, convert the file: tr '\r' '\n' < FILE > NEW",
+    )
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _open_gzip(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb"))
+
+
+def _open_zstd(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], zstd.open(path, "rb"))
+
+
+OPENERS = {".gz": _open_gzip, ".zst": _open_zstd}
+
+
+def _check_text(first: bytes, path: Path) -> None:
+    for mark, what, advice in MARKS:
+        if re.match(mark, first):
+            raise DataError(f"this file is {what}", where=path, wanted="UTF-8 text, plain or as .gz or .zst", do=advice)
 
 
 def _decode(line: bytes, path: Path, number: int) -> str:
     try:
-        text = line.decode("utf-8")
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             "this file is not UTF-8",
-            where=f"{path}, line {number}, byte {error.start + 1} of the line",
+            where=f"{path}, line {number:,}, byte {error.start + 1} of the line",
             wanted="UTF-8 text",
             got=f"byte 0x{line[error.start]:02x}",
             do="convert the file, for example: iconv -f latin1 -t utf-8 FILE",
         ) from None
-    return (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.given_files import unreadable
 from xclass.data.keys import KeyNumbers
 from xclass.data.prediction_files import ITEM, QUERY, PairFile, scan_pairs, scan_predictions
 from xclass.errors import DataError
@@ -27,9 +29,13 @@ class PairFiles:
     text_items: bool
 
     @classmethod
-    def open(cls, predictions: Path | str, truth: Path | str, train: Path | str | None) -> PairFiles:
-        """Look at the columns of all files; DataError for what is missing or of the wrong type."""
-        files = [scan_predictions(predictions), scan_pairs(truth), *([] if train is None else [scan_pairs(train)])]
+    def open(cls, predictions: Any, truth: Any, train: Any, folder: Path) -> PairFiles:
+        """Look at the columns of all files; DataError for what is missing or of the wrong type.
+
+        Text files are read and become Parquet in ``folder``, which must stay as long as the files are read.
+        """
+        files = [scan_predictions(predictions, folder), scan_pairs(truth, folder)]
+        files += [] if train is None else [scan_pairs(train, folder, "train pairs")]
         text_queries, text_items = (any(file.has_text(name) for file in files) for name in (QUERY, ITEM))
         return cls(files[0], files[1], files[2] if len(files) > 2 else None, text_queries, text_items)
 
@@ -40,10 +46,8 @@ class PairFiles:
     def pairs(self, file: PairFile) -> pl.DataFrame:
         """Truth or train: columns query, item, and the ids."""
         frame = file.frame.with_columns(file.keyed_columns(self.text_queries, self.text_items))
-        try:
+        with unreadable(file.path):
             pairs = frame.select("query", "item", QUERY, ITEM).collect(engine="streaming")
-        except pl.exceptions.PolarsError as error:
-            raise DataError("this file can't be read", where=file.path, got=str(error).splitlines()[0]) from None
         check_ids(file.path, pairs["query"], pairs["item"], 0)
         return pairs
 

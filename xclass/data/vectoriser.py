@@ -6,16 +6,16 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from xclass.config import Config, build_config
+from xclass.config import Config, Positive, build_config
 from xclass.data.sparse import Sparse, joined
 from xclass.errors import ArtefactError, DataError
-from xclass.manifest import read_json
+from xclass.records import Count, Record, read_record
 
 FILE = "vectoriser.json"
 WORDS = r"\w+"
@@ -34,9 +34,9 @@ class TextOptions(Config):
     """Sequences of exactly n characters within a word between two blanks; shorter words as they are. 0: none."""
     hash_bits: int = Field(default=0, ge=0, le=26)
     """b: a feature's number is a hash of b bits, and no vocabulary is kept. 0: a vocabulary."""
-    max_features: int = Field(default=1 << 18, ge=1)
+    max_features: Positive = 1 << 18
     """The vocabulary keeps the sequences that are in most train documents, so many at most."""
-    min_documents: int = Field(default=2, ge=1)
+    min_documents: Positive = 2
     """The vocabulary keeps what is in at least so many train documents."""
     weighting: Literal["log-tf-idf", "tf-idf", "count", "binary"] = "log-tf-idf"
     """tf-idf: tf · (ln((1 + n) / (1 + df)) + 1), each text to length 1; log-tf-idf: with 1 + ln tf for tf; count: tf;
@@ -47,6 +47,13 @@ class TextOptions(Config):
         if not self.word_ngrams and not self.char_ngrams:
             raise ValueError("word_ngrams and char_ngrams are both 0: nothing is left of a text")
         return self
+
+
+class VectoriserRecord(Record):
+    """What vectoriser.json holds; its options are checked as :class:`TextOptions`."""
+
+    documents: Count
+    options: dict[str, Any]
 
 
 class Vectoriser:
@@ -137,18 +144,17 @@ class Vectoriser:
         (folder / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Vectoriser:
-        """What :meth:`save` and ``vocabulary.parquet`` hold."""
-        found = read_json(folder / FILE)
-        options = build_config(TextOptions, found["options"], where=folder / FILE)
-        table = pl.read_parquet(folder / "vocabulary.parquet")
-        if options.hash_bits and len(table) != 1 << options.hash_bits:
-            raise ArtefactError("the vocabulary is not that of this vectoriser", where=folder)
+    def load(cls, file: Path, vocabulary: pl.DataFrame) -> Vectoriser:
+        """What :meth:`save` wrote to ``file``, and the vocabulary that was stored beside it."""
+        found = read_record(file, VectoriserRecord)
+        options = build_config(TextOptions, found.options, where=file)
+        if options.hash_bits and len(vocabulary) != 1 << options.hash_bits:
+            raise ArtefactError("the vocabulary is not that of this vectoriser", where=file)
         return cls(
             options,
-            found["documents"],
-            table["count"].to_numpy(),
-            None if options.hash_bits else table["feature"].cast(pl.String),
+            found.documents,
+            vocabulary["count"].to_numpy(),
+            None if options.hash_bits else vocabulary["feature"].cast(pl.String),
         )
 
 

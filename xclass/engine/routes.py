@@ -75,12 +75,12 @@ def cut(ids: Tensor, turns: Turns, size: int) -> Cut:
 
 
 def _compiled_cut(ids: Tensor, turns: Turns, size: int) -> Cut:
-    from xclass.tables import plan_kernels
+    from xclass.engine import kernels
 
     counts = torch.zeros(size, dtype=torch.int64)
     found = Cut(torch.empty_like(ids), torch.empty_like(ids), torch.empty_like(ids), counts)
     filled = [each.numpy() for each in (counts, found.rows, found.order, found.places)]
-    plan_kernels.by_owner(ids.numpy(), np.array(turns.holders), *filled)
+    kernels.by_owner(ids.numpy(), np.array(turns.holders), *filled)
     return found
 
 

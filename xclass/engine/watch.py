@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from xclass.streams import to_stderr
 
 BEAT_S = 0.5
 LISTEN_S = 4 * BEAT_S
@@ -161,8 +162,7 @@ def _within(limit_s: float, work: Callable[[], Any]) -> Any:
 
 
 def _warn(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    to_stderr(f"{text}\n")
 
 
 def _first_line(error: BaseException) -> str:

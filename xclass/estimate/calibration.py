@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import statistics
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from xclass.estimate.layout import held, layout_of
 from xclass.estimate.machine import anonymous_bytes
 from xclass.estimate.memory import Job, rows_of
 from xclass.estimate.sample import Shrunk, random_lists, shrink
+from xclass.files import scratch_directory
 from xclass.heads.config import SCORED
 from xclass.model import TwoTower
 from xclass.progress import Progress
@@ -91,10 +91,10 @@ def calibrate(
     started, before = time.perf_counter(), anonymous_bytes() if base_bytes is None else base_bytes
     with (
         Progress("calibration", 5, "parts") as progress,
-        tempfile.TemporaryDirectory(prefix=".xclass-estimate-", dir=place) as folder,
+        scratch_directory(place / "xclass-estimate") as folder,
     ):
         data = _cut(dataset, config, TABLE_BYTES)
-        trial = Trial(data, _tame(config), device, Path(folder))
+        trial = Trial(data, _tame(config), device, folder)
         reserved = _reserved(device)
         trial.build()
         progress.advance(note="training")
@@ -138,8 +138,8 @@ def warm_up(dataset: Dataset, config: RunConfig, device: torch.device, place: Pa
     Args:
         place: an existing directory; what is written there is removed.
     """
-    with tempfile.TemporaryDirectory(prefix=".xclass-warm-", dir=place) as folder:
-        trial = Trial(_cut(dataset, config, WARM_BYTES), _tame(config), device, Path(folder))
+    with scratch_directory(place / "xclass-warm") as folder:
+        trial = Trial(_cut(dataset, config, WARM_BYTES), _tame(config), device, folder)
         trial.build()
         trial.train(WARM_STEPS, NEVER_S)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xclass.build import build_model
 from xclass.data.windows import SequenceFacts
+from xclass.estimate.own_sizes import check_own_sizes
 from xclass.heads import CnnHead
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
 from xclass.model import TwoTower
@@ -108,7 +109,12 @@ class Layout(NamedTuple):
 
 
 def layout_of(config: RunConfig, features: Features | None = None, sequence: SequenceFacts | None = None) -> Layout:
-    """Cost: three models of 512 and 1024 rows. ``features``: side → name → number of features of the dataset."""
+    """Cost: three models of 512 and 1024 rows. ``features``: side → name → number of features of the dataset.
+
+    Raises:
+        XclassError: what does not depend on the dataset exceeds this machine's memory.
+    """
+    check_own_sizes(config)
     sizes = (ROWS, ROWS), (2 * ROWS, ROWS), (ROWS, 2 * ROWS)
     plain, items, queries = (_built(config, *size, features, sequence) for size in sizes)
     model = plain[1]

@@ -17,6 +17,7 @@ from xclass.data.windows import SequenceFacts
 from xclass.engine.placing import Turns, placed
 from xclass.engine.sharded import BLOCK_BYTES as COLLECTED_BYTES
 from xclass.estimate.layout import Features, Layout, layout_of
+from xclass.estimate.own_sizes import CANDIDATE_BYTES, DRAWING
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
 from xclass.heads import HeadConfig, rows_asked, table_shapes
@@ -34,6 +35,7 @@ from xclass.training.validate import SHOWN
 
 BASE = "interpreter and libraries"
 BATCH, LOADER = "batch: rows, gradients, blocks", "loader: shuffled rows"
+CANDIDATES = "batch: candidates and their log-Q"
 WINDOW_ROW_BYTES = 40  # of the loader, see xclass.data.shuffle
 FOUND_BYTES = 36  # of exact search, for each of k items of a query
 SMALL_FILES = 1 << 20
@@ -234,7 +236,10 @@ def _flow(config: RunConfig, job: Job, device: torch.device, layout: Layout, ran
     yield Part("dataset, mapped files", "memory", mapped, certain=False, cache=True)
     rows = job.queries if config.train.batch.by == "query" else job.pairs
     yield Part(LOADER, "memory", min(rows, 2 * WINDOW_ROWS) * WINDOW_ROW_BYTES, "training", certain=False)
-    yield Part(BATCH, place, _batch_bytes(config, job, device, layout, ranks), "training", certain=False)
+    drawn = _drawn_bytes(config, job, ranks)
+    yield Part(CANDIDATES, "memory", drawn, "training")
+    batch = max(_batch_bytes(config, job, device, layout, ranks) - drawn, 0)
+    yield Part(BATCH, place, batch, "training", certain=False)
     if job.valid_pairs:
         settings = config.train.validation
         k = max(_cutoff(name) for name in (settings.metric, *SHOWN))
@@ -268,6 +273,13 @@ def _batch_bytes(config: RunConfig, job: Job, device: torch.device, layout: Layo
     blocks += _network_bytes(config, min(-(-positives_of(config, job) // ranks) + drawn, job.items))
     copies = 4 if ranks == 1 else 8
     return copies * distinct * row_bytes + 6 * queries * row_bytes + blocks + 4 * INT * sum(asked.values())
+
+
+def _drawn_bytes(config: RunConfig, job: Job, ranks: int) -> int:
+    """Numbers and log-Q of the candidates that a step draws whatever the data are."""
+    if config.head.kind not in SCORED or config.sampler.kind not in DRAWING or job.pairs == 0:
+        return 0
+    return candidates_of(config, job, ranks) * CANDIDATE_BYTES
 
 
 def asked_rows(config: RunConfig, job: Job, layout: Layout, ranks: int = 1) -> dict[str, int]:

@@ -49,6 +49,7 @@ from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
 from xclass.estimate.memory import (
     BATCH,
+    CANDIDATES,
     LOADER,
     Job,
     asked_rows,
@@ -70,6 +71,8 @@ ROUNDS = 5  # that follow each other: how many rows, which ones, the rows, gradi
 PREPARED_PER_S = 20e6
 DIVIDED = ("loss",)  # phases by the queries of a rank
 BY_ROWS = ("pull", "push")
+MOST_RANKS = 1 << 14  # what is exchanged is counted rank by rank
+LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,16 @@ class Cluster:
 
     def __post_init__(self) -> None:
         cores = 1 if self.cores is None else self.cores
-        if self.ranks < 1 or not self.bytes_per_s > 0 or self.latency_s < 0 or not cores > 0:
+        rates = [self.bytes_per_s, cores, self.operations_per_s, self.memory_bytes_per_s, self.device_bytes]
+        if (
+            not 1 <= self.ranks <= MOST_RANKS
+            or not 0 <= self.latency_s <= LARGEST
+            or not all(0 < rate <= LARGEST for rate in rates if rate is not None)
+        ):
             raise ConfigError(
                 "such ranks can't be",
-                where="--ranks, --cores, --bandwidth, --latency",
-                wanted="numbers above 0, and a latency that is not below",
+                where="ranks, cores, bandwidth, latency, flops, memory_bandwidth, device_memory",
+                wanted=f"finite numbers above 0, a latency that is not below, and at most {MOST_RANKS:,} ranks",
                 got=asdict(self),
             )
         if (self.operations_per_s is None) != (self.memory_bytes_per_s is None):
@@ -288,7 +296,7 @@ def _measured(parts: list[Part], alone: list[Part], rates: Rates, device: torch.
     place: Place = "accelerator" if device.type == "cuda" else "memory"
     there = {"memory": rates.batch_bytes, "accelerator": rates.accelerator_batch_bytes}
     guessed = by_component(parts, place).get(BATCH, 0) - by_component(alone, place).get(BATCH, 0)
-    kept = [part for part in parts if part.component not in (BATCH, LOADER)]
+    kept = [part for part in parts if part.component not in (BATCH, CANDIDATES, LOADER)]
     there[place] = max(there[place] + guessed, 0)
     return [
         *kept,

@@ -17,7 +17,8 @@ from xclass.estimate.calibration import Rates, calibrate
 from xclass.estimate.cores import at_most
 from xclass.estimate.drawn import drawn_rows
 from xclass.estimate.machine import Available, anonymous_bytes, available, resident_bytes
-from xclass.estimate.memory import BATCH, LOADER, Job, parts_of
+from xclass.estimate.memory import BATCH, CANDIDATES, LOADER, Job, parts_of
+from xclass.estimate.own_sizes import check_own_sizes
 from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.ranks import Cluster, Plan, plan
 from xclass.estimate.routing import routing_s
@@ -89,6 +90,7 @@ def estimate(
         out: where the run would be written; it need not exist.
         calibration: train for some seconds on a small cut. Without, there are no times and batches are guessed.
     """
+    check_own_sizes(config)
     job, base, there = Job.of(dataset), anonymous_bytes(), available(device, out)
     started = time.perf_counter()
     uses_history = config.model.query.reads_history
@@ -125,6 +127,7 @@ def plan_for(
         out: an existing directory, or one below it: where a calibration writes.
         calibration: measure a step here, if the cluster's rates are not stated.
     """
+    check_own_sizes(config)
     where = choose_device("auto") if device == "auto" else torch.device(device)
     if source.startswith(PREFIX):
         return plan(config, Job.planned(source), where, cluster, base_bytes=anonymous_bytes())
@@ -156,7 +159,7 @@ def check_fit(dataset: Dataset, config: RunConfig, device: torch.device, out: Pa
 
 def _measured(parts: list[Part], rates: Rates, device: torch.device) -> list[Part]:
     """What was guessed about batches is replaced by what they took."""
-    kept = [part for part in parts if part.component not in (BATCH, LOADER)]
+    kept = [part for part in parts if part.component not in (BATCH, CANDIDATES, LOADER)]
     kept.append(Part(BATCH, "memory", rates.batch_bytes, "training", certain=False))
     whole = next(part.bytes for part in parts if part.component == "checkpoint")
     copies = rates.saving_bytes > COPY * rates.saved_bytes  # else it goes through blocks

@@ -96,7 +96,7 @@ class Shrunk(NamedTuple):
 
     def seen(self, split: str) -> Ragged:
         """What is left out of lists."""
-        return Ragged(self.train.offsets, self.train.values)
+        return self.train.with_values(self.train.values)
 
 
 def shrink(dataset: Dataset, most_queries: int, most_items: int, feature_share: float = 1.0) -> Shrunk:
@@ -150,7 +150,7 @@ def _runs(lists: int, number: int) -> Tensor:
 
 
 def _folded(lists: Ragged, items: int) -> Ragged:
-    return Ragged(lists.offsets, torch.remainder(lists.values, items), lists.weights)
+    return lists.with_values(torch.remainder(lists.values, items), lists.weights)
 
 
 def random_lists(queries: int, items: int, length: int) -> Ragged:

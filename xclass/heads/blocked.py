@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xclass.heads.blocks import Gradients, Problem, run_blocks
+from xclass.heads.blocks import run_blocks
 from xclass.heads.columns import many_columns, run_columns
 from xclass.heads.masks import Hits
 from xclass.heads.own import own_fits, run_own
+from xclass.heads.problem import Gradients, Problem
 from xclass.heads.top_weights import TopWeights
 from xclass.losses import Loss
 from xclass.losses.seam import final_weights

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from xclass.heads.compiled import Rows, fits
-from xclass.heads.masks import Hits
 from xclass.heads.pairs import add_rows, pair_scores
-from xclass.heads.top_weights import TopWeights, top_weights
-from xclass.losses import Loss
+from xclass.heads.problem import Gradients, Outputs, Problem, outputs
+from xclass.heads.top_weights import top_weights
 from xclass.losses.rows import pass_over
 from xclass.losses.seam import RowSums, mask_value, positive_rows
 from xclass.workers import in_parts, scratch
@@ -24,45 +23,6 @@ from xclass.workers import in_parts, scratch
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
 COMPILED_BLOCK_BYTES = 1 << 20
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it
-
-
-class Problem(NamedTuple):
-    """What the blocks read. R rows: queries, or pairs with one positive each.
-
-    query: (R, D), divided by the temperature. items: (U, D). pos_rows: (P,). neg_rows: (K,) or (R, K).
-    offsets: (R+1,). share: (P,) final weights. pos_log_q: (P,) or None when it is not subtracted.
-    log_q: (K,), (R, K), or None when it is not subtracted; count_log_q: the same, always there.
-    """
-
-    query: Tensor
-    items: Tensor
-    pos_rows: Tensor
-    neg_rows: Tensor
-    offsets: Tensor
-    share: Tensor
-    pos_log_q: Tensor | None
-    log_q: Tensor | None
-    count_log_q: Tensor
-    hits: Hits
-    loss: Loss
-    inverse_temperature: float
-    product_dtype: torch.dtype
-    top_weights: TopWeights | None
-
-
-class Gradients(NamedTuple):
-    """∂(Σ_r weight_r · loss_r): (R, D) for the rows' queries, (U, D) for the items."""
-
-    query: Tensor
-    items: Tensor
-
-
-class Outputs(NamedTuple):
-    """Filled row by row: (R,) loss; (P,) gradient of the positives' logits; (R, D) gradient of the queries times τ."""
-
-    loss: Tensor
-    pos_grad: Tensor
-    query: Tensor
 
 
 class Shape(NamedTuple):
@@ -79,12 +39,6 @@ class Span(NamedTuple):
     high: int
     first: int
     last: int
-
-
-def outputs(problem: Problem) -> Outputs:
-    """Not filled."""
-    query = problem.query
-    return Outputs(query.new_empty(len(query)), query.new_empty(len(problem.pos_rows)), torch.empty_like(query))
 
 
 def scaled(vectors: Tensor, factor: float) -> Tensor:

@@ -15,8 +15,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from xclass.heads.blocks import PART_CELLS, Gradients, Problem, Span, outputs, settle
+from xclass.heads.blocks import PART_CELLS, Span, settle
 from xclass.heads.pairs import add_rows, pair_scores
+from xclass.heads.problem import Gradients, Problem, outputs
 from xclass.losses.rows import pass_over
 from xclass.losses.seam import RowSums, mask_value, positive_rows
 from xclass.workers import in_parts, scratch

@@ -17,7 +17,7 @@ from xclass.losses.compiled import row_switches
 from xclass.losses.seam import mask_value
 
 if TYPE_CHECKING:
-    from xclass.heads.blocks import Outputs, Problem
+    from xclass.heads.problem import Outputs, Problem
 
 NOTHING = np.zeros(0, np.float32)
 
@@ -71,7 +71,7 @@ def finish_arguments(
     found = row_switches(problem.loss)
     assert found is not None
     columns = problem.neg_rows.shape[-1]
-    log_q = torch.zeros(1, columns) if problem.log_q is None else problem.log_q.reshape(-1, columns)
+    log_q = torch.zeros(1, columns) if problem.log_q is None else torch.atleast_2d(problem.log_q)
     settings = found.kind, np.array(found.switches, np.float32), np.float32(found.power)
     given = (
         *(tensor.numpy() for tensor in (problem.query, problem.items, problem.pos_rows, problem.offsets)),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import MOST, Config, Count, Dimension, Dimensions, Number, Positive
 from xclass.heads.bands import band_edges
 from xclass.towers.item_texts import CORRECTION
 
@@ -20,33 +20,36 @@ class HeadConfig(Config):
     """The output layer."""
 
     kind: Literal["dot", "hierarchical", "differentiated", "adaptive", "cnn"] = "dot"
-    """dot: item vectors, with the sampler and the loss of their sections; hierarchical: a softmax over a tree, without
-    item vectors, sampler or index; differentiated: a softmax over all items, rare ones with shorter vectors; adaptive:
-    frequent items and clusters of rare ones in one softmax, and one softmax for each cluster; cnn: as dot, with item
-    vectors computed from the characters of the items' texts (their titles, or their ids where they have none)."""
+    """dot: item vectors, with [sampler] and [loss]. cnn: as dot, with item vectors computed from the characters of the
+    items' texts (their titles, or their ids if they have none). hierarchical: a softmax over a tree; no item vectors,
+    sampler or index. differentiated: a softmax over all items, with shorter vectors for rare items. adaptive: one
+    softmax over frequent items and clusters of rare items, and one softmax within each cluster."""
     tree: Literal["balanced", "huffman", "clustered"] = "huffman"
-    """hierarchical: even in depth; frequent items near the root; or items that are alike together."""
-    arity: int = pydantic.Field(2, ge=2)
-    """hierarchical: the most children of a node."""
-    beam: int = pydantic.Field(64, ge=1)
-    """hierarchical: how many nodes of a level a search keeps; at least the length of the lists that are asked for."""
+    """hierarchical: balanced (all leaves at the same depth), huffman (frequent items near the root) or clustered
+    (similar items together)."""
+    arity: int = pydantic.Field(2, ge=2, le=MOST)
+    """hierarchical: the largest number of children of a node."""
+    beam: Positive = 64
+    """hierarchical: how many nodes of a level the search keeps; at least the length of the requested lists."""
     cluster_by: str = "pairs"
-    """hierarchical, clustered: pairs, which items have the same queries; or the name of the items' features."""
-    cuts: tuple[float, ...] = ()
-    """differentiated, adaptive: where each band after the first begins, as a share of the items, which are in the
-    order of their train counts: (0.05, 0.25) makes bands of 5%, 20% and 75%."""
-    dims: tuple[int, ...] = ()
-    """differentiated: dimensions of each band, model.embedding_dim together; adaptive: of each band but the first."""
-    filters: tuple[pydantic.NonNegativeInt, ...] = (32, 64, 64, 64, 64)
+    """hierarchical with tree = "clustered": pairs (items with the same queries are similar), or the name of a feature
+    set of the items."""
+    cuts: Annotated[tuple[Number, ...], pydantic.Field(max_length=64)] = ()
+    """differentiated, adaptive: where each band after the first begins, as a share of the items in the order of their
+    train counts. (0.05, 0.25) makes bands of 5%, 20% and 75%."""
+    dims: Dimensions = ()
+    """Dimensions of the bands. differentiated: of each band, with sum model.embedding_dim. adaptive: of each band but
+    the first."""
+    filters: tuple[Annotated[int, pydantic.Field(ge=0, le=1 << 16)], ...] = (32, 64, 64, 64, 64)
     """cnn: how many filters read 1, 2, 3, … bytes of the text at a time."""
-    symbol_dim: int = pydantic.Field(16, ge=1)
+    symbol_dim: Dimension = 16
     """cnn: dimensions of the vector of a byte."""
-    highway: int = pydantic.Field(1, ge=0)
-    """cnn: highway layers behind the filters."""
-    correction: int = pydantic.Field(0, ge=0)
-    """cnn: dimensions of a vector of its own for each item, which tells items of like spelling apart; 0 for none."""
-    text_bytes: int = pydantic.Field(48, ge=1)
-    """cnn: a text is read up to so many bytes."""
+    highway: int = pydantic.Field(1, ge=0, le=64)
+    """cnn: number of highway layers after the filters."""
+    correction: Count = 0
+    """cnn: dimensions of an extra vector for each item, which separates items with similar spelling; 0: none."""
+    text_bytes: Positive = 48
+    """cnn: how many bytes of a text are read."""
 
     @pydantic.model_validator(mode="after")
     def _keys_fit_the_kind(self) -> HeadConfig:

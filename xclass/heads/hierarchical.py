@@ -69,6 +69,15 @@ class HierarchicalHead(Head):
         self.register_buffer("leaf_of", leaf_of)
         self.register_buffer("item_of", item_of)
 
+    def check_loaded(self) -> None:
+        """The order of the leaves must be a permutation: compiled loops follow it."""
+        if self.leaf_of is None or self.item_of is None:
+            return
+        numbers = torch.arange(self.num_items)
+        inside = all(bool(((order >= 0) & (order < self.num_items)).all()) for order in (self.leaf_of, self.item_of))
+        if not inside or not torch.equal(self.item_of[self.leaf_of.long()].long(), numbers):
+            raise InputError("the leaves of this tree are in no order", wanted="each item at one leaf")
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HierarchicalHead:
         """Nothing moves: paths are found where batches are prepared, on the CPU."""
         return self

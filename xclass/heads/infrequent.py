@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from xclass.heads.blocked import Scoring, one_pass_loss, run_blocked
-from xclass.heads.blocks import Gradients
 from xclass.heads.pairs import add_rows, pair_scores
+from xclass.heads.problem import Gradients
 from xclass.heads.some_queries import some_queries
 from xclass.losses.seam import final_weights
 

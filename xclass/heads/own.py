@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
-from xclass.heads.blocks import PART_CELLS, Gradients, Problem, outputs, scaled
+from xclass.heads.blocks import PART_CELLS, scaled
 from xclass.heads.compiled import finish_arguments
+from xclass.heads.problem import Gradients, Problem, outputs
 from xclass.losses.compiled import row_switches
 from xclass.types import offsets_of
 from xclass.workers import in_parts

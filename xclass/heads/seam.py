@@ -68,6 +68,9 @@ class Head(nn.Module, ABC):
     def plan(self, batch: Batch, generator: torch.Generator) -> Any:
         """What ``loss`` will need beside vectors, on the CPU; its ``to(device)`` gives it on another device."""
 
+    def check_loaded(self) -> None:
+        """InputError when buffers that were read from a file can't be this head's."""
+
     def plan_part(self, whole: Batch, start: int, stop: int, generator: torch.Generator) -> Any:
         """The plan of the queries ``start … stop-1`` of a batch, drawn as for the whole of it: other processes compute
         the rest. A head that draws says how."""

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from xclass.cells import FAST, OPTIONS, F
-from xclass.heads import trees
+from xclass.heads import huffman
 from xclass.heads.block_kernels import add_to, score
 from xclass.losses.kernels import exp_of, log1p_of
 
@@ -16,7 +16,7 @@ LONG = 1 << 10  # steps
 QUERIES = 16
 U = np.uint64  # a place without a sign: only such ones are known not to count from the end
 
-merge = njit(**OPTIONS)(trees.merge)
+merge = njit(**OPTIONS)(huffman.merge)
 
 
 @njit(**OPTIONS)

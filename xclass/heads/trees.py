@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 from xclass.errors import InputError
+from xclass.heads.huffman import merge
 from xclass.types import offsets_of
 
 
@@ -158,26 +159,6 @@ def huffman_tree(counts: Tensor, arity: int) -> Tree:
     found[num_leaves:] = above[num_leaves:][::-1]
     found = np.where(found < 0, -1, inner - 1 - found)  # the last one made is the root
     return _from_parents(found, num_leaves, arity)
-
-
-def merge(weights, arity, sums, above):  # type: ignore[no-untyped-def]  # compiled as it stands
-    """Parents in the order in which they are made, from weights that rise: two queues, both of which rise."""
-    num_leaves, made, leaf, tree = len(weights), 0, 0, 0
-    take = 2 + (num_leaves - 2) % (arity - 1)
-    while num_leaves - leaf + made - tree > 1:
-        total = weights[0] * 0
-        for _ in range(take):
-            if tree >= made or (leaf < num_leaves and weights[leaf] <= sums[tree]):
-                total += weights[leaf]
-                above[leaf] = made
-                leaf += 1
-            else:
-                total += sums[tree]
-                above[num_leaves + tree] = made
-                tree += 1
-        sums[made] = total
-        made += 1
-        take = arity
 
 
 def _merged(weights: np.ndarray, arity: int) -> np.ndarray:

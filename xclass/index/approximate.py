@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +27,9 @@ EXACT_SHARE = 0.25
 LEAST_ROOM = 8
 ROOM_SHARE = 4
 
+Settings = Mapping[str, int]
+"""The parameters of one search, by name."""
+
 
 def powers_of_two(largest: int) -> list[int]:
     """1, 2, 4, … and ``largest`` itself.
@@ -46,7 +48,8 @@ class ApproximateIndex(ABC):
     with similar numbers together: nothing is proposed less often than without exclusions. A list that is still short
     is fetched twice as wide with twice the reach, three times, then searched exactly. So a list is short only when
     fewer than k items are left. Items that nobody may get are passed over inside the search where the kind can do
-    that, and cost a wider one where it can't. What a query gets does not depend on the queries beside it.
+    that, and cost a wider one where it can't. What a query gets does not depend on the queries beside it, nor on
+    searches that run at the same time in other threads.
 
     Attributes:
         parameters: of a search, by name; :meth:`set_parameters` changes them.
@@ -117,7 +120,7 @@ class ApproximateIndex(ABC):
             exclude = checked_exclude(exclude, len(query_BD), self.num_items)
             k = min(checked_k(k), self.num_items)
             if exclude is None and allowed is None and len(query_BD) * k <= CHUNK_CELLS:
-                found = self._find(query_BD, k, k, None)
+                found = self._find(query_BD, k, k, None, self.parameters)
                 if bool((found.lengths == k).all()):
                     return TopK(torch.arange(len(query_BD) + 1) * k, found.ids.flatten(), found.scores.flatten())
             return self._search(query_BD, k, exclude, allowed)
@@ -174,14 +177,16 @@ class ApproximateIndex(ABC):
         """Hand the parameters on to what searches."""
 
     @abstractmethod
-    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None) -> Found:
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, settings: Settings) -> Found:
         """The best k of each query by true scores, of as many proposals as it takes for lists of k and ``fetch`` − k
-        more that may be hidden."""
+        more that may be hidden; searched with ``settings``, which leave those of other searches alone."""
 
-    def _find_among(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, allowed: Allowed) -> Found:
+    def _find_among(
+        self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, settings: Settings, allowed: Allowed
+    ) -> Found:
         """As :meth:`_find`, allowed items only. A kind that can pass over the others while it searches overrides it."""
         wide = min(math.ceil(fetch / allowed.share), self.num_items)
-        found = self._find(query_BD, wide, wide, None)
+        found = self._find(query_BD, wide, wide, None, settings)
         return best_scored(torch.where(allowed.contains(found.ids), found.ids, -1), found.scores, k, hidden)
 
     def _propose(self, search: _Search, rows: Tensor, fetch: int, factor: int = 1) -> Tensor:
@@ -195,15 +200,15 @@ class ApproximateIndex(ABC):
         if self.factory != "Flat" and fetch > k and fetch > EXACT_SHARE * items:
             search.lists.forget(rows)
             return rows[:0]
-        with self._reaching(factor * self.num_items / items):
-            for chunk in rows.split(max(1, CHUNK_CELLS // fetch)):
-                queries, hidden = search.of(chunk)
-                if allowed is None:
-                    found = self._find(queries, k, fetch, hidden)
-                else:
-                    found = self._find_among(queries, k, fetch, hidden, allowed)
-                search.lists.put(chunk, found.ids, found.scores, found.lengths)
-                again.append(chunk[found.hits > fetch - k])
+        settings = self._farther(factor * self.num_items / items)
+        for chunk in rows.split(max(1, CHUNK_CELLS // fetch)):
+            queries, hidden = search.of(chunk)
+            if allowed is None:
+                found = self._find(queries, k, fetch, hidden, settings)
+            else:
+                found = self._find_among(queries, k, fetch, hidden, settings, allowed)
+            search.lists.put(chunk, found.ids, found.scores, found.lengths)
+            again.append(chunk[found.hits > fetch - k])
         return torch.cat(again)
 
     def _widen(self, search: _Search, rows: Tensor, fetch: int) -> None:
@@ -214,18 +219,11 @@ class ApproximateIndex(ABC):
             if not len(rows):
                 return
 
-    @contextlib.contextmanager
-    def _reaching(self, factor: float) -> Iterator[None]:
-        """With so many times the reach."""
+    def _farther(self, factor: float) -> Settings:
+        """The parameters with so many times the reach. Other searches may run meanwhile, so nothing is set."""
         if factor == 1 or self.reach is None:
-            yield
-            return
-        before = self.parameters[self.reach]
-        self.set_parameters(**{self.reach: math.ceil(before * factor)})
-        try:
-            yield
-        finally:
-            self.set_parameters(**{self.reach: before})
+            return self.parameters
+        return {**self.parameters, self.reach: math.ceil(self.parameters[self.reach] * factor)}
 
 
 class _Search(NamedTuple):

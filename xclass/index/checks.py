@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import operator
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.compiling import compiles
+from xclass.config import MOST
 from xclass.errors import InputError
 from xclass.types import Ragged
-from xclass.vectors import TensorVectors, Vectors
+from xclass.vectors import Vectors, as_vectors, wrong_shape
 from xclass.workers import in_parts
 
 CHECKED_ROWS = 1 << 14
 
 
-def checked_vectors(vectors: Tensor | Vectors) -> Vectors:
+def checked_vectors(vectors: Tensor | np.ndarray | Vectors) -> Vectors:
     """Item vectors as a source whose rows are finite. No copy of a matrix whose rows lie one after the other.
 
     Cost: all of them are read once, block by block.
@@ -22,18 +26,11 @@ def checked_vectors(vectors: Tensor | Vectors) -> Vectors:
     Raises:
         InputError: not a matrix, no row or no column, NaN or infinity (with the first item number).
     """
-    if isinstance(vectors, Tensor):
-        if vectors.dim() != 2 or not vectors.is_floating_point():
-            raise _wrong_shape(f"{vectors.dtype} of shape {tuple(vectors.shape)}")
-        vectors = TensorVectors(vectors.contiguous())
+    vectors = as_vectors(vectors)
     if not len(vectors) or not vectors.dim:
-        raise _wrong_shape(f"{len(vectors)} × {vectors.dim}")
+        raise wrong_shape(f"{len(vectors)} × {vectors.dim}")
     _check_source(vectors)
     return vectors
-
-
-def _wrong_shape(got: str) -> InputError:
-    return InputError("item vectors are of the wrong shape", wanted="floating (N,D), N and D of 1 or more", got=got)
 
 
 @torch.no_grad()
@@ -45,12 +42,16 @@ def _check_source(vectors: Vectors) -> None:
     in_parts(check, len(vectors), len(vectors) // CHECKED_ROWS, vectors.device)
 
 
-def checked_queries(query_BD: Tensor, dim: int) -> Tensor:
+def checked_queries(query_BD: Tensor | np.ndarray, dim: int) -> Tensor:
     """Query vectors as contiguous float32 (B,D).
 
     Raises:
         InputError: another number of dimensions, NaN or infinity (with the first query's place in the batch).
     """
+    if isinstance(query_BD, np.ndarray):
+        query_BD = torch.as_tensor(query_BD)
+    if not isinstance(query_BD, Tensor):
+        raise InputError("query vectors do not fit the index", wanted="a tensor or array", got=type(query_BD).__name__)
     if query_BD.dim() != 2 or query_BD.shape[1] != dim or not query_BD.is_floating_point():
         got = f"{query_BD.dtype} of shape {tuple(query_BD.shape)}"
         raise InputError("query vectors do not fit the index", wanted=f"floating (B, {dim})", got=got)
@@ -60,10 +61,13 @@ def checked_queries(query_BD: Tensor, dim: int) -> Tensor:
 
 
 def checked_k(k: int) -> int:
-    """``k`` itself; InputError below 1."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise InputError("k is too small", wanted="an integer of 1 or more", got=k)
-    return k
+    """``k`` as a plain integer, from any integer type; InputError for what is none, below 1 and above 2^31 − 1."""
+    wanted = f"an integer from 1 to {MOST:,}"
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise InputError("k is not an integer", wanted=wanted, got=repr(k))
+    if not 1 <= operator.index(k) <= MOST:
+        raise InputError("k is too small" if k < 1 else "k is too large", wanted=wanted, got=k)
+    return operator.index(k)
 
 
 def checked_exclude(exclude: Ragged | None, num_queries: int, num_items: int) -> Ragged | None:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from xclass.errors import ConfigError
 
 POINTS_PER_LIST = 39
@@ -138,6 +140,24 @@ def refines(index: Any) -> bool:
 def num_lists(index: Any) -> int:
     """Inverted lists of an IVF index, 1 for another."""
     return int(getattr(unwrapped(index), "nlist", 1))
+
+
+def lists_hold_all(index: Any) -> bool:
+    """Whether the inverted lists of an IVF index hold every item once; True for another index. O(N)."""
+    faiss, ivf = faiss_module(), unwrapped(index)
+    if not isinstance(ivf, faiss.IndexIVF):
+        return True
+    seen = np.zeros(index.ntotal, np.bool_)
+    sizes = [ivf.invlists.list_size(part) for part in range(ivf.nlist)]
+    if sum(sizes) != len(seen):
+        return False
+    for part, size in enumerate(sizes):
+        if size:
+            ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(part), size)
+            if ids.min() < 0 or ids.max() >= len(seen):
+                return False
+            seen[ids] = True
+    return bool(seen.all())
 
 
 def faiss_bytes(index: Any) -> int:

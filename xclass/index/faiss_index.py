@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError, InputError
-from xclass.index.approximate import ApproximateIndex, powers_of_two
+from xclass.index.approximate import ApproximateIndex, Settings, powers_of_two
 from xclass.index.checks import checked_vectors
 from xclass.index.factory import (
     default_factory,
@@ -28,7 +28,7 @@ from xclass.index.factory import (
 )
 from xclass.index.filtering import Allowed
 from xclass.index.rescoring import Found, best_of, best_scored
-from xclass.index.selecting import parameters_among
+from xclass.index.selecting import search_parameters
 from xclass.index.spread import SpreadLists, is_spread, without_spread
 from xclass.types import Ragged
 from xclass.vectors import Vectors
@@ -176,14 +176,28 @@ class FaissIndex(ApproximateIndex):
             if name != REFINE:
                 set_parameter(self.faiss, name, value)
 
-    def _find_among(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, allowed: Allowed) -> Found:
-        parameters = parameters_among(self.faiss, allowed.bits)
-        if parameters is None:
-            return super()._find_among(query_BD, k, fetch, hidden, allowed)
-        return self._find(query_BD, k, min(fetch, len(allowed)), hidden, parameters)
+    def _find_among(
+        self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, settings: Settings, allowed: Allowed
+    ) -> Found:
+        given = search_parameters(self.faiss, self._reach_of(settings), allowed.bits)
+        if given is None:
+            return super()._find_among(query_BD, k, fetch, hidden, settings, allowed)
+        return self._find_given(query_BD, k, min(fetch, len(allowed)), hidden, settings, given)
 
-    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, parameters: Any = None) -> Found:
-        deep = min(fetch + (self.parameters.get(REFINE, 1) - 1) * k, self.num_items)
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, settings: Settings) -> Found:
+        given = None
+        if settings is not self.parameters:
+            given = search_parameters(self.faiss, self._reach_of(settings))
+        return self._find_given(query_BD, k, fetch, hidden, settings, given)
+
+    def _reach_of(self, settings: Settings) -> int:
+        return 0 if self.reach is None else settings[self.reach]
+
+    def _find_given(
+        self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, settings: Settings, parameters: Any
+    ) -> Found:
+        """With Faiss's own parameters of a search, or as the index is set."""
+        deep = min(fetch + (settings.get(REFINE, 1) - 1) * k, self.num_items)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if self._l2 else query_BD
         if not self._inexact:
             with threads(num_threads()):  # a search's short operations run on one, and Faiss would too

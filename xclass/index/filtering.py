@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.once import once
 from xclass.types import Ragged, TopK
 
 
@@ -73,7 +73,7 @@ class Hidden:
         self._num_queries, self._allowed = num_queries, allowed
         self.counts = torch.zeros(num_queries, dtype=torch.int64) if exclude is None else exclude.lengths()
 
-    @cached_property
+    @once
     def _keys(self) -> Tensor:
         """The distinct pairs as rising numbers: query · N + item."""
         if self.lists is None:
@@ -81,7 +81,7 @@ class Hidden:
         lists = self.lists if self._allowed is None else self._allowed.only(self.lists)
         return torch.unique(lists.rows() * self.num_items + lists.values)
 
-    @cached_property
+    @once
     def left(self) -> Tensor:
         """int64 (B,): different items that each query may get."""
         rows = torch.div(self._keys, self.num_items, rounding_mode="floor")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 from xclass.errors import ArtefactError
-from xclass.index.approximate import ApproximateIndex
+from xclass.index.approximate import ApproximateIndex, Settings
 from xclass.index.checks import checked_vectors
 from xclass.index.hashes import ALTERNATIVES, HashFamily, default_family, parse_family
 from xclass.index.rescoring import Found, best_of, best_scored, matrix_of
@@ -147,9 +147,9 @@ class HashIndex(ApproximateIndex):
     def _apply(self) -> None:
         self._scored = self._asked = 0
 
-    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None) -> Found:
+    def _find(self, query_BD: Tensor, k: int, fetch: int, hidden: Ragged | None, settings: Settings) -> Found:
         assert self._family is not None
-        probes = min(self.parameters["probes"], self._family.codes)
+        probes = min(settings["probes"], self._family.codes)
         asked = torch.nn.functional.pad(query_BD, (0, 1)) if len(self.caps) > 1 else query_BD
         digits = self._family.digits_of(asked, min(ALTERNATIVES, self._family.base))
         values, costs = (part.flatten(0, 1).contiguous() for part in (digits.values, digits.costs))

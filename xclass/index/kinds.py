@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from xclass.config import Config
@@ -15,7 +16,7 @@ from xclass.index.faiss_index import FaissIndex
 from xclass.index.hash_index import HashIndex
 from xclass.index.hashes import family_builds
 from xclass.types import Ragged, TopK
-from xclass.vectors import Vectors
+from xclass.vectors import Vectors, as_vectors
 
 AUTO_EXACT_ITEMS = 100_000
 HASHED = ("lsh", "wta")
@@ -126,13 +127,14 @@ def candidates(config: IndexConfig, num_items: int, dim: int) -> list[IndexConfi
     ]
 
 
-def build_index(vectors: Tensor | Vectors, config: IndexConfig | None = None) -> Index:
-    """An index of this kind over ``vectors`` (N,D), a matrix or a source.
+def build_index(vectors: Tensor | np.ndarray | Vectors, config: IndexConfig | None = None) -> Index:
+    """An index of this kind over ``vectors`` (N,D): a tensor, a NumPy array or a source.
 
     Raises:
         ConfigError: an unknown kind (with the nearest), a factory string missing or of no use, Faiss not installed.
         InputError: vectors of the wrong shape, NaN or infinity.
     """
+    vectors = as_vectors(vectors)
     return built(vectors, resolved(config or IndexConfig(), len(vectors)))
 
 

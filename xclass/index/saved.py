@@ -11,27 +11,28 @@ order.npy       (L,N) int32, the items of each hash table by bucket; starts.npy 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from xclass.errors import ArtefactError, InputError
+from xclass.errors import ArtefactError, InputError, nearest
+from xclass.files import atomic_directory, require_space, scratch_directory
 from xclass.index.approximate import ApproximateIndex
 from xclass.index.exact import ExactIndex
-from xclass.index.factory import faiss_module, num_lists
+from xclass.index.factory import faiss_module, lists_hold_all, num_lists
 from xclass.index.faiss_index import FaissIndex
 from xclass.index.frontier import TABLE, write_frontier
 from xclass.index.hash_index import HashIndex
 from xclass.index.kinds import HASHED, INDEX_KINDS, Index
 from xclass.index.spread import is_spread
-from xclass.manifest import atomic_directory, read_manifest, require_space, verify_files, write_manifest
+from xclass.manifest import Manifest, read_manifest, verify_files, write_manifest
 from xclass.progress import say
+from xclass.records import Count, Record
 from xclass.vectors import TensorVectors, Vectors, as_vectors
 
 MANIFEST = "index.json"
@@ -85,8 +86,49 @@ def save_index(
         return write_manifest(folder, MANIFEST, KIND, FORMAT_VERSION, fields)
 
 
-DESCRIBED: dict[str, Any] = {"kind": str, "search_parameters": dict, "metric": str}
-ALSO_APPROXIMATE: dict[str, Any] = {"factory": str, "build_s": (int, float)}
+class DescribedRecord(Record):
+    """What the manifest says of the index; an exact one has no factory string and was built in no time."""
+
+    kind: str
+    metric: str
+    search_parameters: dict[str, Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]]
+    factory: str | None = None
+    build_s: float | None = None
+    caps: list[float] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _is_whole(self) -> DescribedRecord:
+        if self.kind not in INDEX_KINDS:
+            raise ValueError(f"kind: {nearest(self.kind, INDEX_KINDS)}")
+        if self.kind != ExactIndex.kind and (self.factory is None or self.build_s is None):
+            raise ValueError(f"{self.kind} has a factory and a build_s")
+        if self.kind in HASHED and not self.caps:
+            raise ValueError(f"{self.kind} has caps")
+        return self
+
+    def files(self) -> list[str]:
+        """Those that it is read from."""
+        needed = [VECTORS, *([ORDER_FILE, STARTS_FILE] if self.kind in HASHED else [])]
+        needed += [FAISS_FILE] if self.kind not in (*HASHED, *REBUILT) else []
+        return needed + ([LISTS_FILE] if is_spread(self.factory or "") else [])
+
+
+class IndexRecord(Manifest):
+    """The manifest of an index."""
+
+    index: DescribedRecord
+    num_items: Count
+    dim: Count
+    binding: str | None
+    vectors_sha256: str
+    report: dict[str, Any] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _names_its_files(self) -> IndexRecord:
+        missing = set(self.index.files()) - self.files.keys()
+        if missing:
+            raise ValueError(f"files must have {min(missing)}")
+        return self
 
 
 def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors | None = None) -> Index:
@@ -102,8 +144,7 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
         ConfigError: it needs Faiss, which is not installed.
     """
     path = Path(path)
-    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
-    _check_described(path / MANIFEST, manifest)
+    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION, IndexRecord)
     _check_binding(path, manifest, binding, vectors)
     verify_files(path, manifest)
     stored = _read_vectors(path, manifest)
@@ -123,7 +164,7 @@ def load_index(path: Path, binding: str | None = None, vectors: Tensor | Vectors
 
 def read_index_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone, checked for kind, version and file sizes: for ``xclass inspect``."""
-    return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION)
+    return read_manifest(Path(path), MANIFEST, KIND, FORMAT_VERSION, IndexRecord)
 
 
 def laid_out(vectors: Vectors, folder: Path) -> Vectors:
@@ -135,13 +176,9 @@ def laid_out(vectors: Vectors, folder: Path) -> Vectors:
     if vectors.in_memory() is not None:
         return vectors
     require_space(folder, len(vectors) * vectors.dim * 4)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".vectors.", suffix=".npy.tmp")
-    os.close(handle)
-    try:
-        _write_vectors(Path(name), vectors)
-        return TensorVectors(torch.from_numpy(_read_array(Path(name))))
-    finally:
-        Path(name).unlink()
+    with scratch_directory(folder / "vectors") as scratch:
+        _write_vectors(scratch / VECTORS, vectors)
+        return TensorVectors(torch.from_numpy(_read_array(scratch / VECTORS)))
 
 
 def _write_structure(folder: Path, index: Index) -> None:
@@ -180,29 +217,6 @@ def _write_vectors(path: Path, vectors: Vectors) -> None:
             file.write(block.cpu().contiguous().numpy().astype("<f4", copy=False).data)
 
 
-def _check_described(where: Path, manifest: dict[str, Any]) -> None:
-    """What the manifest says of the index has the types that reading it relies on, and names the files it needs."""
-    described = manifest.get("index")
-    described = described if isinstance(described, dict) else {}
-    kind = described.get("kind")
-    wanted: dict[str, Any] = DESCRIBED if kind == ExactIndex.kind else DESCRIBED | ALSO_APPROXIMATE
-    good = all(isinstance(described.get(name), type_) for name, type_ in wanted.items())
-    good = good and kind in INDEX_KINDS and all(type(manifest.get(name)) is int for name in ("num_items", "dim"))
-    good = good and all(type(value) is int for value in described["search_parameters"].values())
-    if not good or (kind in HASHED and not _numbers(described.get("caps"))):
-        raise ArtefactError("this manifest does not describe an index", where=where, do="index the run again")
-    needed = [VECTORS, *([ORDER_FILE, STARTS_FILE] if kind in HASHED else [])]
-    needed += [FAISS_FILE] if kind not in (*HASHED, *REBUILT) else []
-    needed += [LISTS_FILE] if is_spread(described.get("factory") or "") else []
-    missing = [name for name in needed if name not in manifest.get("files", {})]
-    if missing:
-        raise ArtefactError("this manifest does not name a file of its index", where=where, wanted=missing[0])
-
-
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(value, int | float) for value in values)
-
-
 def _check_binding(path: Path, manifest: dict[str, Any], binding: str | None, vectors: Tensor | Vectors | None) -> None:
     if binding is not None and manifest["binding"] != binding:
         raise ArtefactError(
@@ -233,8 +247,10 @@ def _read_vectors(path: Path, manifest: dict[str, Any]) -> Vectors:
 def _read_array(path: Path) -> np.ndarray[Any, Any]:
     try:
         held: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  NumPy parses the header as Python, which fails in many ways
         raise ArtefactError("this array can't be read", where=path, got=str(error)) from None
+    if not held.flags.c_contiguous:
+        raise ArtefactError("this array is stored by columns", where=path, do="index the run again")
     return held
 
 
@@ -245,6 +261,8 @@ def _read_faiss(path: Path, manifest: dict[str, Any], index: FaissIndex) -> Any:
         raise ArtefactError("Faiss can't read this index", where=path / FAISS_FILE, got=str(error)) from None
     extra = 1 if index.metric == "l2_augmented" else 0
     _check_shape(path / FAISS_FILE, manifest, (faiss_index.ntotal, faiss_index.d - extra))
+    if not lists_hold_all(faiss_index):
+        raise ArtefactError("the lists of this index do not hold every item once", where=path / FAISS_FILE)
     return faiss_index
 
 

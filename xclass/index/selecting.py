@@ -1,4 +1,4 @@
-"""Faiss's search parameters with the allowed items in them, for the index types that can look at those alone."""
+"""Faiss's parameters of one search, which leave those of others alone: how far it looks, and among what."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from xclass.index.factory import faiss_module
 PLAIN = ("IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer")
 
 
-def parameters_among(index: Any, bits: np.ndarray) -> Any:
-    """Search parameters that let only the items of a bitmap through, with what the index is set to; None: it can't.
+def search_parameters(index: Any, reach: int, bits: np.ndarray | None = None) -> Any:
+    """Faiss's parameters of a search; what else the index is set to stays.
 
     Args:
         index: any Faiss index, wrapped or not.
-        bits: uint8, item i is bit i mod 8 of byte i div 8. It must live as long as the search.
+        reach: ``nprobe`` or ``efSearch``, whichever it has.
+        bits: uint8, only items whose bit is set come out: item i is bit i mod 8 of byte i div 8. It must live as long
+            as the search. None: all items.
+
+    Returns:
+        None where this index type takes no such parameters: then no bitmap can be handed in.
     """
     faiss = faiss_module()
-    return _parameters(faiss, faiss.downcast_index(index), faiss.IDSelectorBitmap(bits))
+    selector = None if bits is None else faiss.IDSelectorBitmap(bits)
+    return _parameters(faiss, faiss.downcast_index(index), reach, selector)
 
 
-def _parameters(faiss: Any, index: Any, selector: Any) -> Any:
+def _parameters(faiss: Any, index: Any, reach: int, selector: Any) -> Any:
     if isinstance(index, faiss.IndexPreTransform):
-        inner = _parameters(faiss, faiss.downcast_index(index.index), selector)
+        inner = _parameters(faiss, faiss.downcast_index(index.index), reach, selector)
         return inner and faiss.SearchParametersPreTransform(index_params=inner)
     if isinstance(index, faiss.IndexRefine):
-        inner = _parameters(faiss, faiss.downcast_index(index.base_index), selector)
+        inner = _parameters(faiss, faiss.downcast_index(index.base_index), reach, selector)
         return inner and faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=inner)
     if isinstance(index, faiss.IndexIVF):
         kind = faiss.IVFPQSearchParameters if isinstance(index, faiss.IndexIVFPQ) else faiss.SearchParametersIVF
-        return kind(sel=selector, nprobe=index.nprobe, max_codes=index.max_codes)
+        return kind(sel=selector, nprobe=reach, max_codes=index.max_codes)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
-    return faiss.SearchParameters(sel=selector) if type(index).__name__ in PLAIN else None
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=reach)
+    return faiss.SearchParameters(sel=selector) if selector and type(index).__name__ in PLAIN else None

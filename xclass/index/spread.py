@@ -94,7 +94,7 @@ class SpreadLists:
         """int64 (B, fetch): proposals from the ``nprobe`` first lists, −1 behind the last."""
         faiss = faiss_module()
         norms = torch.linalg.vector_norm(query_BD, dim=1, keepdim=True)
-        nprobe = min(self._index.nprobe, len(self.table))
+        nprobe = min((self._index if parameters is None else parameters).nprobe, len(self.table))
         ranks, lists = self._router.search(torch.cat([query_BD, norms], 1).numpy(), nprobe)
         ranks -= norms.numpy() * self.table[lists, -1]  # where codes say what is left of c, they add to ⟨q, c⟩
         parameters = faiss.SearchParametersIVF() if parameters is None else parameters

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pydantic
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Exponent, Positive, PositiveNumber
 from xclass.losses.item_weights import ItemWeights, item_weights
 from xclass.losses.logistic import (
     bpr_loss,
@@ -30,6 +30,7 @@ from xclass.losses.softmax import (
     importance_loss,
     sampled_softmax_loss,
 )
+from xclass.metrics.propensity import LARGEST_A, LARGEST_B
 
 LOSSES: dict[str, Loss] = {
     "sampled-softmax": Loss(sampled_softmax_loss, "softmax", finish_sampled_softmax),
@@ -74,65 +75,71 @@ class LossConfig(Config):
         "bpr",
         "full-sigmoid",
     ] = "sampled-softmax"
-    """importance: the softmax with its sum estimated from the sample, the target in it where it was drawn only.
-    full-softmax and full-sigmoid are the references: every item for every query, sampler.kind = "all"."""
+    """sampled-softmax, nce, sampled-logistic, negative-sampling and bpr compare positives with sampled negatives.
+    importance: a softmax whose sum is estimated from the sample alone; the target is in it only if it was drawn.
+    full-softmax and full-sigmoid use every item for every query and need sampler.kind = "all"."""
     positives: Literal["decoupled", "joint", "per-positive"] = "decoupled"
-    """Several targets of a query: decoupled (each alone against the negatives, none of them a negative), joint
-    (all in one denominator, or target 1/T each, as TensorFlow has it), per-positive (each pair is a row of its own,
-    for which another target, when drawn, is a negative)."""
+    """How several targets of a query are treated. decoupled: each one against the negatives; other targets are in no
+    denominator. joint: all in one denominator (logistic losses: target 1/T each), as in TensorFlow. per-positive: each
+    pair is a row of its own, for which the other targets can be negatives."""
     positive_in_denominator: bool = True
-    """sampled-softmax: false leaves the positive out of the sum it is set against."""
-    denominator_power: float = pydantic.Field(1.0, gt=0)
-    """sampled-softmax: the sum over negatives to this power; above 1 weighs hard negatives more."""
-    normaliser_weight: float = pydantic.Field(0.0, ge=0)
-    """full-softmax: α of the penalty α (log Z − log N)² that makes scores log-probabilities without a sum over
+    """sampled-softmax: false leaves the positive out of the denominator."""
+    denominator_power: PositiveNumber = 1.0
+    """sampled-softmax: the sum over the negatives is raised to this power. Above 1, hard negatives weigh more."""
+    normaliser_weight: Amount = 0.0
+    """full-softmax: α of the penalty α (log Z − log N)², which makes scores log-probabilities that need no sum over the
     items."""
     normalised_share: float = pydantic.Field(1.0, gt=0, le=1)
-    """full-softmax: γ below 1 computes log Z for a random share of the queries, for the penalty alone."""
+    """full-softmax: γ. Below 1, log Z is computed for a random share γ of the queries, and only for the penalty."""
     normalised_by: Literal["query", "batch"] = "query"
-    """normalised_share below 1: queries are drawn one by one, or whole batches, so that the others read no row but
-    those of their targets."""
-    effective_size: float = pydantic.Field(0.0, ge=0)
-    """importance: a query's sample grows, sample_block candidates at a time, until its effective size
-    (Σ r)² / Σ r², r = e^score / expected count, reaches this, or all num_sampled candidates are in it. 0: all."""
-    sample_block: int = pydantic.Field(32, ge=1)
-    """importance, with effective_size: candidates that a sample grows by."""
+    """With normalised_share below 1. query: queries are chosen one by one. batch: whole batches are chosen; the others
+    read only the rows of their targets."""
+    effective_size: Amount = 0.0
+    """importance: candidates are added to the sample of a query, sample_block at a time, until its effective size (Σ
+    r)² / Σ r² with r = e^score / expected count reaches this value or all num_sampled candidates are used. 0: all are
+    used."""
+    sample_block: Positive = 32
+    """importance, with effective_size: number of candidates added at a time."""
     exact_when_short: bool = False
-    """importance, with effective_size: a query whose sample does not reach it has the exact sum over all items, which
-    reads the whole item table in every step."""
+    """importance, with effective_size: a query whose sample stays below effective_size gets the exact sum over all
+    items. This reads the whole item table in every step."""
     log_z: float | Literal["items"] = 0.0
-    """nce, sampled-logistic: log Z: score − log_z is a log-probability of the model; items: the logarithm of their
-    number. Where learned, the start."""
+    """nce, sampled-logistic: log Z, a constant such that score − log_z is a log-probability of the model. "items": the
+    logarithm of the number of items. If log Z is learned, this is its initial value."""
     learn_log_z: bool = False
-    """nce, sampled-logistic: log_z is a parameter, learned at train.dense_learning_rate."""
+    """nce, sampled-logistic: true learns log_z, with train.dense_learning_rate."""
     subtract_log_q: bool | None = None
-    """Logits are score − log_q, for negatives and positives. Unset: as the loss wants it, which is true but for
-    negative-sampling, bpr and the full losses."""
+    """true: logits are score − log_q, for negatives and positives. Unset: true, except for negative-sampling, bpr and
+    the full losses."""
     corrected_log_q: bool = False
-    """sampled-softmax: log_q is subtracted from negatives only, as the positive is there with probability 1."""
+    """sampled-softmax: log_q is subtracted from negatives only, since the positive is in the denominator with
+    probability 1."""
     remove_accidental_hits: bool | None = None
-    """A candidate that is a target of the query is no negative of it. Unset: true but for nce."""
+    """A candidate that is a target of the query is not a negative of this query. Unset: true, except for nce,
+    importance and full-softmax."""
     remove_known_positives: bool | None = None
-    """Nor is any other train positive of the query. Unset: true but for nce and per-positive."""
+    """A candidate that is any other train positive of the query is not a negative of this query. Unset: true, except
+    for nce, importance, full-softmax and positives = "per-positive"."""
     calibration: float = pydantic.Field(0.0, ge=0, le=1)
-    """nce, sampled-logistic, negative-sampling: gBCE's t. The positive's probability is raised to β, which is 1 for
-    t = 0 and the share of items drawn for t = 1."""
-    top_k: int = pydantic.Field(0, ge=0)
-    """Weigh a target by its place among the items: much inside the top k, little below. 0: all targets alike."""
-    top_k_temperature: float = pydantic.Field(0.1, gt=0)
-    """How soft the edge of top_k is, in units of the score."""
+    """nce, sampled-logistic, negative-sampling: t of gBCE. The probability of a positive is raised to β, which is 1 for
+    t = 0, and the share of sampled items for t = 1."""
+    top_k: Count = 0
+    """Weigh a target by its estimated rank: much inside the top k, little below. 0: all targets weigh the same."""
+    top_k_temperature: PositiveNumber = 0.1
+    """Width of the transition at rank top_k, in units of the score."""
     item_weights: ItemWeights = "none"
-    """Weights of targets by their item. For labels that are missing: propensity (1/p of Jain et al. 2016),
-    propensity-bound (2/p − 1), propensity-unbiased (the unbiased loss; of nce, sampled-logistic, negative-sampling and
-    full-sigmoid). For tail items: count-power ((mean count / count)^item_weight_power), effective-number."""
-    propensity_a: float | None = pydantic.Field(None, gt=0)
-    """A of the propensities. Unset: as the dataset was ingested with; .55 as a rule."""
-    propensity_b: float | None = pydantic.Field(None, ge=0)
-    """B of the propensities. Unset: as the dataset was ingested with; 1.5 as a rule."""
-    item_weight_power: float = pydantic.Field(0.5, ge=0)
+    """Weights of targets by their item. For missing labels: propensity (1/p of Jain et al. 2016), propensity-bound (2/p
+    − 1), propensity-unbiased (the unbiased loss; for nce, sampled-logistic, negative-sampling and full-sigmoid). For
+    rare items: count-power ((mean count / count)^item_weight_power), effective-number. none: all items weigh the
+    same."""
+    propensity_a: float | None = pydantic.Field(None, gt=0, le=LARGEST_A)
+    """A of the propensities. Unset: the value stored with the dataset, normally .55."""
+    propensity_b: float | None = pydantic.Field(None, ge=0, le=LARGEST_B)
+    """B of the propensities. Unset: the value stored with the dataset, normally 1.5."""
+    item_weight_power: Exponent = 0.5
     """The power in item_weights = "count-power"."""
     effective_beta: float = pydantic.Field(0.999, ge=0, lt=1)
-    """β in item_weights = "effective-number": weights are as 1/(1 − β^count)."""
+    """β in item_weights = "effective-number": weights are proportional to 1/(1 − β^count)."""
 
     @pydantic.model_validator(mode="after")
     def _switches_fit_the_loss(self) -> LossConfig:

@@ -49,6 +49,11 @@ class Comparison:
     differences: list[Difference]
     resamples: int
 
+    def __repr__(self) -> str:
+        first = next(iter(self.runs.values()))
+        names = ", ".join(self.runs)
+        return f"Comparison({first.num_queries:,} queries of {names}; see .table() and .difference_table())"
+
     def to_dict(self) -> dict[str, Any]:
         """What ``xclass compare --json`` prints."""
         first = next(iter(self.runs.values()))

@@ -76,6 +76,10 @@ class Evaluation:
     query_ids: pl.Series | None = None
     calibration: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"Evaluation({self.num_queries:,} queries: {found}; more in .table())"
+
     def with_intervals(self, resamples: int, seed: int = 0) -> Evaluation:
         """The same with bootstrap intervals of ``metrics``; see :func:`xclass.metrics.significance.intervals`."""
         found = intervals(self.per_query, self.per_query_best, resamples, seed)

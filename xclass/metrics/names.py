@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from xclass.config import MOST
 from xclass.errors import InputError, nearest
 from xclass.metrics import propensity, ranking
 from xclass.metrics.matching import Matches, match
@@ -81,7 +82,7 @@ def parse_metric(text: str) -> MetricName:
     """Read ``name@k``.
 
     Raises:
-        InputError: another form, an unknown name (with the nearest known one), k < 1.
+        InputError: another form, an unknown name (with the nearest known one), k < 1 or above 2^31 − 1.
 
     >>> parse_metric("recall@20")
     MetricName(name='recall', k=20)
@@ -91,8 +92,9 @@ def parse_metric(text: str) -> MetricName:
         raise InputError(
             f'there is no metric "{name}"', wanted="name@k, e.g. recall@20", got=text, do=nearest(name, METRICS)
         )
-    if not sign or not digits.isascii() or not digits.isdigit() or int(digits) < 1:
-        raise InputError("a metric needs a cut-off of 1 or more", wanted=f"{name}@k, e.g. {name}@20", got=text)
+    if not sign or not digits.isascii() or not digits.isdigit() or not 1 <= int(digits[:12]) <= MOST:
+        wanted = f"{name}@k, e.g. {name}@20, k up to {MOST:,}"
+        raise InputError("a metric needs a cut-off of 1 or more", wanted=wanted, got=text[:100])
     return MetricName(name, int(digits))
 
 

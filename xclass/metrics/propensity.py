@@ -24,6 +24,7 @@ from xclass.metrics.matching import Matches
 from xclass.metrics.ranking import discounts, ideal_dcg
 
 DEFAULT_A = 0.55
+LARGEST_A, LARGEST_B = 10, 1_000_000
 DEFAULT_B = 1.5
 
 
@@ -60,12 +61,13 @@ def inverse_propensities(item_counts: Tensor, num_queries: int, a: float = DEFAU
         a, b: the data set's constants. (.55, 1.5) as a rule; Wikipedia (.5, .4); Amazon (.6, 2.6).
 
     Raises:
-        InputError: num_queries < 3: C would not be positive; a or b is not a finite number from 0.
+        InputError: num_queries < 3: C would not be positive; a or b is out of range.
     """
     if num_queries < 3:
         raise InputError("propensities need train queries", wanted="num_queries of 3 or more", got=num_queries)
-    if not all(math.isfinite(value) and value >= 0 for value in (a, b)):
-        raise InputError("the constants of propensities can't be right", wanted="A and B from 0", got=f"{a}, {b}")
+    if not (0 <= a <= LARGEST_A and 0 <= b <= LARGEST_B):
+        wanted = f"A from 0 to {LARGEST_A}, B from 0 to {LARGEST_B:,}"
+        raise InputError("the constants of propensities can't be right", wanted=wanted, got=f"{a}, {b}")
     c = (math.log(num_queries) - 1.0) * (b + 1.0) ** a
     weights = item_counts.to(torch.float64, copy=True)  # in place from here on: the one float64 number an item
     return weights.add_(b).pow_(-a).mul_(c).add_(1.0)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -21,11 +21,11 @@ class ScheduleConfig(Config):
     """How the learning rate moves from the first step to the last."""
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
-    """constant; linear or cosine fall to ``final`` of the base rate."""
-    warmup_steps: int = pydantic.Field(0, ge=0)
-    """Steps over which the rate rises linearly from 0 first."""
+    """constant; or linear or cosine decrease to ``final`` × the base rate."""
+    warmup_steps: Count = 0
+    """Number of first steps in which the rate rises linearly from 0."""
     final: float = pydantic.Field(0.0, ge=0.0, le=1.0)
-    """Share of the base rate that is left at the end."""
+    """Rate at the end, as a share of the base rate."""
 
 
 def learning_rate(config: ScheduleConfig, base: float, step: int, total_steps: int) -> float:

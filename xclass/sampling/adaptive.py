@@ -11,7 +11,7 @@ from torch import Tensor
 from xclass.errors import InputError
 from xclass.sampling.bigram import BigramCounts
 from xclass.sampling.learned_law import LearnedLaw
-from xclass.sampling.seam import BaseSampler, check_ids, check_size, with_positives
+from xclass.sampling.seam import BaseSampler, check_ids, check_size, check_state, with_positives
 from xclass.types import Negatives, Ragged
 
 Proposal = Literal["unigram", "bigram", "mixture"]
@@ -241,6 +241,10 @@ class AdaptiveProposal(BaseSampler):
         self.unigram.load_state({key[8:]: value for key, value in state.items() if key.startswith("unigram.")})
         if self.bigram is not None:
             self.bigram.load_state({key[7:]: value for key, value in state.items() if key.startswith("bigram.")})
+        if state["weights"].shape != self.weights.shape:
+            got = tuple(state["weights"].shape)
+            raise InputError('"weights" of this state is of another shape', wanted=tuple(self.weights.shape), got=got)
+        check_state("weights", state["weights"], 0, 1)
         self.weights, self._batch = state["weights"].clone(), int(state["batch"])
         self._drawn.clear()
         self._told.clear()

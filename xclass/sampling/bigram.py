@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xclass.compiling import compiles
 from xclass.errors import InputError
+from xclass.sampling.seam import check_state
 
 FIRST_FOLD = 1 << 12
 GROWTH = 0.25  # pairs wait until they are so large a share of those counted: sorting costs a few looks at each
@@ -115,8 +116,13 @@ class BigramCounts:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
         pairs, waiting = state["pairs"], state["waiting"]
-        if len(pairs) and int(pairs[-1]) >= self.num_items**2:
+        most = self.num_items**2 - 1
+        if len(pairs) and int(pairs[-1]) > most:
             raise InputError("the state is of another catalogue", wanted=f"{self.num_items} items")
+        check_state("pairs", pairs, 0, most)
+        check_state("pairs", pairs.diff(), 1, most)
+        check_state("counts", state["counts"], 1, 1 << 53, len(pairs))
+        check_state("waiting", waiting, 0, most)
         self._set(pairs, state["counts"])
         self._waiting, self._num_waiting = [waiting] if len(waiting) else [], len(waiting)
 

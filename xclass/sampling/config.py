@@ -9,7 +9,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Positive, PositiveNumber, Power
 from xclass.errors import ConfigError
 from xclass.sampling.adaptive import AdaptiveProposal, Proposal
 from xclass.sampling.all_items import AllItems
@@ -45,62 +45,66 @@ class SamplerConfig(Config):
         "adaptive",
         "all",
     ] = "uniform"
-    """uniform; log-uniform; fixed-unigram (train counts to a power, or a file of weights); learned-unigram (the targets
-    seen so far); in-batch; target (the different targets of a part of the data); given (a file with each query's own
-    candidates); hard (each query's own, from an index); mixture of `parts`;
-    adaptive (a proposal that follows the model while it trains); all items."""
-    num_sampled: int = pydantic.Field(1024, ge=0)
-    """Candidates shared by a batch; for given and hard of each query's list, and there 0 takes all of it."""
+    """uniform. log-uniform: by Zipf's law over the item numbers. fixed-unigram: train counts to a power, or weights
+    from a file. learned-unigram: frequencies of the targets seen so far. in-batch: the targets of the batch. target:
+    the different targets of the last batches. given: candidates for each query, from a file. hard: the items that the
+    model ranks highest for each query. mixture: the candidates of several samplers, in `parts`. adaptive: a mixture
+    that follows the model during training. all: every item."""
+    num_sampled: Count = 1024
+    """Number of candidates that a batch shares. given and hard: number of candidates drawn from the list of each query;
+    0: the whole list."""
     replacement: bool = True
     """uniform, log-uniform, fixed-unigram, learned-unigram, in-batch: false makes all candidates of a batch
     different. The other kinds never repeat an item."""
     per_query: bool = False
-    """uniform, log-uniform, fixed-unigram, learned-unigram: num_sampled draws for each query, in place of draws that
-    all queries of a batch share."""
+    """uniform, log-uniform, fixed-unigram, learned-unigram: true draws num_sampled candidates for each query, instead
+    of candidates that the batch shares."""
     counts: Counts = "calibrated"
-    """Expected counts without replacement: calibrated, or TensorFlow's formula."""
-    power: float = 0.75
+    """Expected counts without replacement: calibrated, or by TensorFlow's formula."""
+    power: Power = 0.75
     """fixed-unigram: weights are raised to this power."""
-    smoothing: float | None = pydantic.Field(None, ge=0)
+    smoothing: Amount | None = None
     """fixed-unigram: added to every weight before the power. Unset: 1 for train counts, so that items without a train
-    pair can be drawn too, and 0 for a file."""
-    num_reserved_ids: int = pydantic.Field(0, ge=0)
-    """fixed-unigram: the first so many items are never drawn, and a file has no weights for them."""
-    num_shards: int = pydantic.Field(1, ge=1)
-    """fixed-unigram: only items whose number % num_shards is `shard` are drawn."""
-    shard: int = pydantic.Field(0, ge=0)
+    pair can be drawn, and 0 for weights from a file."""
+    num_reserved_ids: Count = 0
+    """fixed-unigram: number of items, from item 0 on, that are never drawn; a file has no weights for them."""
+    num_shards: Positive = 1
+    """fixed-unigram: only items with number % num_shards = shard are drawn."""
+    shard: Count = 0
     """fixed-unigram: see num_shards."""
     file: str | None = None
-    """fixed-unigram: a text file with one weight per item in place of train counts. given: a file of each query's
-    items: columns query_id, item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history": […]}, or adjacency
-    lines."""
-    window: int = pydantic.Field(0, ge=0)
-    """learned-unigram: only the last so many targets count; 0 for all."""
+    """fixed-unigram: a text file with one weight for each item, instead of train counts. given: a file with the
+    candidates of each query: columns query_id and item_id (Parquet, CSV, TSV), JSON lines {"query_id": …, "history":
+    […]}, or adjacency lines."""
+    window: Count = 0
+    """learned-unigram: how many of the last targets count; 0: all."""
     decay: float = pydantic.Field(0.0, ge=0, lt=1)
-    """learned-unigram: a target of a batches ago counts decay^a; 0 for no decay."""
+    """learned-unigram: a target counts decay^n when it was seen n batches ago; 0: no decay."""
     corrected: bool = False
-    """target: log-Q from how often an item is among the candidates, by train counts, in place of a constant."""
+    """target: true computes log-Q from train counts; false uses a constant."""
     frequency: Literal["counts", "streaming"] = "counts"
-    """in-batch: log-Q from train counts, or from the gaps between an item's occurrences as they come."""
+    """in-batch: where log-Q comes from. counts: train counts. streaming: the number of batches between occurrences of
+    an item, estimated during training."""
     frequency_rate: float = pydantic.Field(0.05, gt=0, le=1)
-    """in-batch, streaming: how fast the estimated gap follows."""
-    frequency_hashes: int = pydantic.Field(1, ge=1)
-    """in-batch, streaming: hash functions; the largest gap of them is taken."""
-    frequency_buckets: int = pydantic.Field(0, ge=0)
-    """in-batch, streaming: buckets of each hash function; 0 for one per item."""
-    frequency_start: float = pydantic.Field(0.001, gt=0)
-    """in-batch, streaming: occurrences in a batch that are assumed of an item until its second one."""
-    depth: int = pydantic.Field(100, ge=1)
-    """hard: items taken from the index for each query; its known positives are never among them."""
-    refresh_epochs: int = pydantic.Field(1, ge=1)
-    """hard: the items are mined before the first epoch, and anew every so many epochs."""
+    """in-batch, streaming: how fast the estimate changes (the weight of a new observation)."""
+    frequency_hashes: Positive = 1
+    """in-batch, streaming: number of hash functions; the largest of their estimates is used."""
+    frequency_buckets: Count = 0
+    """in-batch, streaming: number of buckets of each hash function; 0: one for each item."""
+    frequency_start: PositiveNumber = 0.001
+    """in-batch, streaming: occurrences in a batch that are assumed for an item until it occurs a second time."""
+    depth: Positive = 100
+    """hard: number of items mined for each query; known positives are never among them."""
+    refresh_epochs: Positive = 1
+    """hard: items are mined before the first epoch, and again every refresh_epochs epochs."""
     factory: str | None = None
-    """hard: Faiss factory string of the index that is mined; exact search without it."""
+    """hard: Faiss factory string of the index used for mining. Unset: exact search."""
     proposal: Proposal = "mixture"
-    """adaptive: unigram (of the targets, shared by a batch); bigram (of the targets after the last item of the query's
-    history, for each query); mixture of both. Each with uniform draws, by weights that lower KL(model, proposal)."""
+    """adaptive: what is mixed with uniform draws. unigram: all targets seen so far, shared by a batch. bigram: the
+    targets seen after the last item of the query's history, for each query. mixture: both. The weights of the mixture
+    are learned by lowering KL(model, proposal)."""
     proposal_rate: float = pydantic.Field(0.05, gt=0, lt=1)
-    """adaptive: how fast those weights follow."""
+    """adaptive: how fast the weights of the mixture change."""
     parts: tuple[SamplerConfig, ...] = ()
     """mixture: the samplers whose candidates are joined."""
 

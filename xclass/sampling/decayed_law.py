@@ -10,7 +10,7 @@ from torch import Tensor
 from xclass.errors import InputError
 from xclass.sampling.label_log import GrowingLog
 from xclass.sampling.laws import Bins, gathered
-from xclass.sampling.seam import check_size
+from xclass.sampling.seam import check_size, check_state
 
 FORGOTTEN = 1e-12  # a label that weighs less is left out of draws
 LARGEST = 1e100  # weights are kept relative to a past batch; beyond this they are scaled back
@@ -111,12 +111,26 @@ class DecayedLaw:
         if len(state["grown"]) != self.num_items:
             got = len(state["grown"])
             raise InputError("the state is of another catalogue", wanted=f"{self.num_items} items", got=got)
+        self._check_state(state)
         self._grown = state["grown"].clone()
         self.num_seen, self._dropped = state["numbers"].tolist()
         self._scale, self._learned, self._mass_dropped = state["scales"].tolist()
         for log, values in ((self._labels, "log"), (self._ends, "ends"), (self._mass, "mass")):
             log.replace(state[values])
         self._recount()
+
+    def _check_state(self, state: dict[str, Tensor]) -> None:
+        numbers, (log, ends, mass) = state["numbers"], (state[name] for name in ("log", "ends", "mass"))
+        largest = torch.finfo(torch.float64).max
+        check_state("numbers", numbers, 0, 1 << 53, 2)
+        check_state("scales", state["scales"], 0, largest, 3)
+        check_state("scales", state["scales"][:1], torch.finfo(torch.float64).tiny, largest)
+        check_state("grown", state["grown"], 0, largest)
+        check_state("log", log, 0, self.num_items - 1)
+        check_state("mass", mass, 0, largest, len(ends))
+        first = numbers[1:].to(ends.dtype)
+        check_state("ends", torch.cat([first, ends]).diff(), 0, len(log))
+        check_state("ends", torch.cat([first, ends])[-1:] - first, len(log), len(log))
 
     def _forget(self) -> None:
         """Batches too old to be drawn leave the log; large weights are scaled back, once in thousands of batches."""

@@ -10,7 +10,7 @@ from xclass.sampling.calibration import calibrated_tries
 from xclass.sampling.decayed_law import DecayedLaw
 from xclass.sampling.drawn import Counts, Drawn
 from xclass.sampling.learned_law import LearnedLaw
-from xclass.sampling.seam import check_ids
+from xclass.sampling.seam import check_ids, check_state
 from xclass.types import Ragged
 
 STALE = 1e-3  # the calibration is made anew when so large a share of the weight is new
@@ -85,6 +85,7 @@ class LearnedUnigram(Drawn):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`, bit for bit."""
+        check_state("calibration", state["calibration"], 0, torch.finfo(torch.float64).max, 3)
         self.law.load_state(state)
         self._tries, self._last_tries, calibrated_at = state["calibration"].tolist()
         self._calibrated_at = int(calibrated_at)

@@ -12,12 +12,13 @@ from torch import Tensor
 from xclass.compiling import compiles
 from xclass.errors import InputError
 from xclass.sampling.laws import Bins, Law, UniformLaw, WeightedLaw, gathered
-from xclass.sampling.seam import check_size
+from xclass.sampling.seam import check_size, check_state
 
 FIRST_CAPACITY = 1 << 12
 FOLD = 1 << 20  # labels: shorter logs are not worth folding
 FOLD_SHARE = 4  # labels per item: folding costs as much as some ten labels an item
 NUM_BINS = 1 << 15
+MOST_SEEN = 1 << 53
 NO_TALLY = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -126,6 +127,7 @@ class LearnedLaw:
         log, folded = state["log"], state.get("folded")
         if folded is not None and len(folded) != self.num_items:
             raise InputError("the state is of another catalogue", wanted=f"{self.num_items} items", got=len(folded))
+        self._check_state(log, folded, int(state["num_seen"]))
         self.num_seen = int(state["num_seen"])
         self._counts = torch.ones(self.num_items, dtype=torch.int64) if folded is None else folded.clone()
         self.num_folded = int(self._counts.sum()) - self.num_items
@@ -134,6 +136,13 @@ class LearnedLaw:
         self._count(log, 1)
         self._log = torch.empty(self.window or max(len(log), FIRST_CAPACITY), dtype=self._log.dtype)
         self._log[: len(log)] = log
+
+    def _check_state(self, log: Tensor, folded: Tensor | None, seen: int) -> None:
+        before = 0 if folded is None else int(folded.sum()) - self.num_items
+        length = min(seen, self.window) if self.window else seen - before
+        check_state("log", log, 0, self.num_items - 1, length)
+        if folded is not None:
+            check_state("folded", folded, 1, MOST_SEEN)
 
     def _update_window(self, labels: Tensor) -> None:
         """A ring: new labels take the places of the oldest."""

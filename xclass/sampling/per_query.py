@@ -18,7 +18,8 @@ class GivenCandidates(BaseSampler):
         num_items: N.
         num_sampled: so many of each list, drawn anew for every batch without repeats; 0 for all of them.
 
-    The candidates of a batch are (B, K), K the longest list of the batch, −1 where a list is shorter. An item of the
+    The candidates of a batch are (B, K), K the longest list of the batch and at least 1, −1 where a list is shorter: a
+    query without candidates has no negatives, which every loss takes. An item of the
     list has the expected count m/L when m of its L items are drawn, else 1. Cost O(candidates of the batch).
     """
 
@@ -41,7 +42,8 @@ class GivenCandidates(BaseSampler):
         if self.num_sampled:
             lists = _some_of_each(lists, self.num_sampled, generator)
         lengths = lists.lengths()
-        padded = torch.full((len(lists), int(lengths.max()) if len(lengths) else 0), -1, dtype=torch.int64)
+        longest = int(lengths.max()) if len(lengths) else 0
+        padded = torch.full((len(lists), max(longest, 1)), -1, dtype=torch.int64)
         padded[torch.arange(padded.shape[1]) < lengths.unsqueeze(1)] = lists.values.long()
         return padded
 

@@ -136,3 +136,12 @@ def check_ids(ids: Tensor, num_items: int) -> None:
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= num_items):
         wrong = ids[(ids < 0) | (ids >= num_items)][0]
         raise InputError("a positive is no item", wanted=f"0 to {num_items - 1}", got=int(wrong))
+
+
+def check_state(name: str, values: Tensor, low: float, high: float, length: int | None = None) -> None:
+    """InputError unless a tensor that a sampler goes on from holds numbers ``low … high`` (and so many of them)."""
+    if length not in (None, len(values)):
+        raise InputError(f'"{name}" of this state is of another length', wanted=length, got=len(values))
+    if values.numel() and not (low <= values.min().item() and values.max().item() <= high):  # NaN is in no range
+        got = f"{values.min().item()} … {values.max().item()}"
+        raise InputError(f'"{name}" of this state is out of range', wanted=f"{low} … {high}", got=got)

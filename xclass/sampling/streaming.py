@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.seam import check_size
+from xclass.sampling.seam import check_size, check_state
 
 PRIME = (1 << 31) - 1
 
@@ -72,6 +72,12 @@ class StreamingFrequency:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
+        for name, own in (("last", self._last), ("gap", self._gap)):
+            if state[name].shape != own.shape:
+                got = tuple(state[name].shape)
+                raise InputError(f'"{name}" of this state is of another shape', wanted=tuple(own.shape), got=got)
+        check_state("last", state["last"], 0, int(state["batch"]))
+        check_state("gap", state["gap"], torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max)
         self._last.copy_(state["last"])
         self._gap.copy_(state["gap"])
         self._batch = int(state["batch"])

@@ -9,7 +9,7 @@ from xclass.errors import InputError
 from xclass.sampling.calibration import calibrated_tries, inclusion
 from xclass.sampling.distinct import first_occurrences
 from xclass.sampling.laws import Bins
-from xclass.sampling.seam import BaseSampler, check_size
+from xclass.sampling.seam import BaseSampler, check_size, check_state
 from xclass.types import Ragged
 
 
@@ -87,4 +87,6 @@ class TargetSampling(BaseSampler):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
+        for name in ("current", "previous"):
+            check_state(name, state[name], 0, self.num_items - 1)
         self._current, self._previous = state["current"], state["previous"]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Amount, Config, Count, Positive, PositiveNumber
 
 Weighting = Literal["log-tf-idf", "tf-idf", "unit", "given"]
 
@@ -15,57 +15,58 @@ class LinearConfig(Config):
     """One sparse weight vector per item over the features, trained one against the rest."""
 
     weighting: Weighting = "log-tf-idf"
-    """Of the features, rows of unit length: tf-idf: tf · ln(n / df); log-tf-idf: with 1 + ln tf for tf; unit: as given;
-    given: as given, whatever the length."""
-    cost: float = pydantic.Field(0.3, gt=0)
-    """C in ½‖w‖² + C Σ max(0, 1 − y w·x)²: how much an error counts against small weights."""
+    """Weights of the features. tf-idf: tf · ln(n / df). log-tf-idf: the same with 1 + ln tf instead of tf. unit: as
+    stored. These three are scaled to rows of unit length. given: as stored, not scaled."""
+    cost: PositiveNumber = 0.3
+    """C in ½‖w‖² + C Σ max(0, 1 − y w·x)²: a larger C weighs errors more against small weights."""
     negatives: Literal["all", "mined"] = "all"
-    """all: every document without the item; mined: those whose neighbours have it, and some drawn."""
-    mined: int = pydantic.Field(100, ge=0)
-    """Negatives are mined among so many items that the neighbours of a document suggest most."""
-    drawn: int = pydantic.Field(20, ge=0)
-    """mined: so many more negatives for each item, drawn uniformly."""
-    per_item: int = pydantic.Field(1000, ge=1)
-    """mined: at most so many mined negatives for an item, those that suggest it most."""
-    min_count: int = pydantic.Field(1, ge=1)
-    """Items with fewer train documents have no weights: neighbours and towers score them alone."""
-    passes: int = pydantic.Field(12, ge=1)
-    """At most so many passes over an item's documents."""
-    tolerance: float = pydantic.Field(0.03, gt=0)
-    """An item is done when no projected gradient of a pass was larger."""
-    bias: float = pydantic.Field(1.0, ge=0)
-    """Value of the feature that every document has; 0 for none."""
-    prune: float = pydantic.Field(0.02, ge=0)
-    """Weights that are smaller are dropped."""
-    max_weights: int = pydantic.Field(0, ge=0)
-    """An item keeps so many of its largest weights; 0 keeps all."""
+    """Negatives of an item. all: every document without it. mined: documents whose neighbours suggest it, and some
+    random ones."""
+    mined: Count = 100
+    """mined: how many of the items that the neighbours of a document suggest most are considered."""
+    drawn: Count = 20
+    """mined: number of additional negatives for each item, drawn uniformly."""
+    per_item: Positive = 1000
+    """mined: largest number of mined negatives for an item; those that suggest it most are kept."""
+    min_count: Positive = 1
+    """Items with fewer train documents get no weights; only neighbours and towers score them."""
+    passes: Positive = 12
+    """Largest number of passes over the documents of an item."""
+    tolerance: PositiveNumber = 0.03
+    """Training of an item ends when all projected gradients of a pass are below this value."""
+    bias: Amount = 1.0
+    """Value of the constant feature of every document; 0: no constant feature."""
+    prune: Amount = 0.02
+    """Weights with a smaller absolute value are dropped."""
+    max_weights: Count = 0
+    """How many of its largest weights an item keeps; 0: all."""
     search: Literal["all", "shortlist"] = "all"
-    """all: every item that shares a feature with the document is scored, through lists by feature; shortlist: only what
-    other scorers suggest, at a cost of the items suggested."""
+    """all: every item that shares a feature with the document is scored. shortlist: only items that other scorers
+    suggest; the cost follows their number."""
 
 
 class NeighboursConfig(Config):
     """The items of the nearest train documents, by cosine of the features."""
 
     weighting: Weighting = "log-tf-idf"
-    """As of linear."""
-    k: int = pydantic.Field(50, ge=1)
-    """Documents that have a say."""
-    power: float = pydantic.Field(2.0, gt=0)
-    """A document has similarity^power votes for each of its items."""
-    max_postings: int = pydantic.Field(0, ge=0)
-    """A feature is looked up in so many documents at most, those where it weighs most; 0: in all that have it."""
+    """See documents.linear.weighting."""
+    k: Positive = 50
+    """Number of nearest documents that vote."""
+    power: PositiveNumber = 2.0
+    """A document gives similarity^power votes to each of its items."""
+    max_postings: Count = 0
+    """Largest number of documents looked up for a feature: those in which it weighs most. 0: all."""
 
 
 class FusionWeights(Config):
     """The weight of each scorer's scores in their sum."""
 
-    towers: float = pydantic.Field(0.0, ge=0)
-    """Of inner products of the towers."""
-    linear: float = pydantic.Field(0.0, ge=0)
-    """Of margins of the linear weights: 1 is a sure item, −1 surely none."""
-    neighbours: float = pydantic.Field(0.0, ge=0)
-    """Of shares of the neighbours' votes, from 0 to 1."""
+    towers: Amount = 0.0
+    """Weight of the inner products of the towers."""
+    linear: Amount = 0.0
+    """Weight of the margins of the linear weights: 1 means surely relevant, −1 surely not."""
+    neighbours: Amount = 0.0
+    """Weight of the shares of the neighbours' votes, from 0 to 1."""
 
     @property
     def given(self) -> dict[str, float]:
@@ -77,29 +78,32 @@ class FusionConfig(Config):
     """How the scorers' scores are added up."""
 
     cut: float = pydantic.Field(0.1, ge=0, lt=1)
-    """Share of the train documents on which weights are chosen, by scorers trained on the rest, which takes as long
-    again as the training. A valid split serves instead where there is one, at no such cost. 0: weights are given."""
-    cut_queries: int = pydantic.Field(4096, ge=1)
-    """At most so many documents choose weights."""
-    shortlist: int = pydantic.Field(100, ge=1)
-    """Items that linear weights or towers suggest; where neither looks at all items, those that neighbours suggest."""
+    """Share of the train documents on which the weights are chosen; the scorers for this are trained on the rest, which
+    doubles the training time. If the dataset has a valid split, it is used instead, at no extra time. 0: the weights
+    are given."""
+    cut_queries: Positive = 4096
+    """Largest number of documents for choosing the weights."""
+    shortlist: Positive = 100
+    """Number of items that linear or towers suggest. If neither searches all items: number of items that neighbours
+    suggest."""
     weights: FusionWeights = FusionWeights()
-    """To give them instead: one above 0 for each scorer. All 0: they are chosen."""
+    """Given weights: one above 0 for each scorer. All 0: the weights are chosen."""
 
 
 class DocumentsConfig(Config):
     """What scores items for a document, and how its sparse features are read."""
 
     scorers: tuple[Literal["towers", "linear", "neighbours"], ...] = ("towers",)
-    """What is trained and added up: the two towers of [model]; linear weights; nearest train documents. Any of them."""
+    """Which scorers are trained and added up: towers (the two towers of [model]), linear (linear weights), neighbours
+    (nearest train documents)."""
     features: str = ""
-    """Name of the features that linear and neighbours read; empty where the dataset has one kind."""
+    """Name of the feature set that linear and neighbours read. Empty: the only one of the dataset."""
     linear: LinearConfig = LinearConfig()
-    """One sparse weight vector per item."""
+    """One sparse weight vector for each item."""
     neighbours: NeighboursConfig = NeighboursConfig()
-    """The items of the nearest train documents."""
+    """Items of the nearest train documents."""
     fusion: FusionConfig = FusionConfig()
-    """How scores are added up."""
+    """How the scores are added up."""
 
     @pydantic.model_validator(mode="after")
     def _scorers_fit(self) -> DocumentsConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.once import once
 from xclass.progress import Progress
 from xclass.rng import torch_generator
 from xclass.scorers.config import LinearConfig
@@ -17,6 +17,7 @@ from xclass.scorers.dual import Weights, against_all, against_lists
 from xclass.scorers.neighbours import NeighboursScorer, joined
 from xclass.scorers.plain import Rows
 from xclass.scorers.products import best_products, list_products, rows_of
+from xclass.scorers.stored import checked_rows, checked_tensor
 from xclass.scorers.terms import Terms
 from xclass.types import Ragged, offsets_of
 
@@ -72,7 +73,7 @@ class LinearScorer:
         weights, bias = _collected(parts, size)
         return cls(config, terms, weights, bias, having.lengths() > 0)
 
-    @functools.cached_property
+    @once
     def _by_feature(self) -> Rows:
         return self.weights.by_feature()
 
@@ -107,11 +108,17 @@ class LinearScorer:
         return {"idf": self.terms.idf, "bias": self.bias, "trained": self.trained, **tensors}
 
     @classmethod
-    def of_tensors(cls, config: LinearConfig, tensors: dict[str, Tensor]) -> LinearScorer:
-        """The scorer whose tensors these are; they may be memory-mapped."""
-        offsets, features, values = (tensors[f"weights.{name}"].numpy() for name in ("offsets", "features", "values"))
-        terms = Terms(config.weighting, tensors["idf"])
-        return cls(config, terms, Rows(offsets, features, values, terms.size), tensors["bias"], tensors["trained"])
+    def of_tensors(cls, config: LinearConfig, tensors: dict[str, Tensor], num_items: int) -> LinearScorer:
+        """The scorer whose tensors these are; they may be memory-mapped.
+
+        Raises:
+            InputError: they can't be: types, shapes or ranges. KeyError: one is missing.
+        """
+        terms = Terms(config.weighting, checked_tensor(tensors, "idf", torch.float32))
+        bias = checked_tensor(tensors, "bias", torch.float32, num_items)
+        trained = checked_tensor(tensors, "trained", torch.bool, num_items)
+        names = ("weights.offsets", "weights.features", "weights.values")
+        return cls(config, terms, checked_rows(tensors, names, num_items, terms.size), bias, trained)
 
 
 def mined_negatives(

@@ -17,6 +17,7 @@ from xclass.errors import InputError
 from xclass.scorers.config import NeighboursConfig
 from xclass.scorers.plain import Rows
 from xclass.scorers.products import best_products, rows_of, sum_lists
+from xclass.scorers.stored import checked_lists, checked_rows, checked_tensor
 from xclass.scorers.terms import Terms
 from xclass.types import Ragged, TopK
 
@@ -90,18 +91,15 @@ class NeighboursScorer:
 
     @classmethod
     def of_tensors(cls, config: NeighboursConfig, tensors: dict[str, Tensor], num_items: int) -> NeighboursScorer:
-        """The scorer whose tensors these are; they may be memory-mapped."""
-        items = Ragged(tensors["items.offsets"], tensors["items.values"], tensors.get("items.weights"))
-        offsets, documents, weights = (
-            tensors[f"postings.{name}"].numpy() for name in ("offsets", "documents", "weights")
-        )
-        return cls(
-            config,
-            Terms(config.weighting, tensors["idf"]),
-            Rows(offsets, documents, weights, len(items)),
-            items,
-            num_items,
-        )
+        """The scorer whose tensors these are; they may be memory-mapped.
+
+        Raises:
+            InputError: they can't be: types, shapes or ranges. KeyError: one is missing.
+        """
+        items = checked_lists(tensors, ("items.offsets", "items.values", "items.weights"), num_items)
+        terms = Terms(config.weighting, checked_tensor(tensors, "idf", torch.float32))
+        names = ("postings.offsets", "postings.documents", "postings.weights")
+        return cls(config, terms, checked_rows(tensors, names, terms.size, len(items)), items, num_items)
 
 
 def largest_postings(postings: Rows, most: int) -> Rows:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count, Dimensions, Power
 
 QueryKind = Literal[
     "id", "history", "context", "id+history", "features", "id+features", "history+features", "id+history+features"
@@ -17,44 +17,48 @@ class FeatureConfig(Config):
     """How bags of sparse features are made."""
 
     names: tuple[str, ...] = ()
-    """Sets of features that are read, each with a table of its own; their bags are added. Empty: all of the dataset."""
+    """Names of the feature sets to read. Each set has its own table, and their bags are added. Empty: all sets of the
+    dataset."""
     weighting: Literal["stored", "idf", "tf-idf"] = "stored"
-    """stored: weights as the dataset has them; idf: times the feature's inverse document frequency; tf-idf: their
-    log(1 + weight) times that."""
+    """Weight of a feature in its bag. stored: as in the dataset. idf: stored weight × inverse document frequency.
+    tf-idf: log(1 + stored weight) × inverse document frequency."""
     combiner: Literal["sum", "mean", "sqrtn"] = "sqrtn"
-    """What a bag is divided by: nothing, the sum of its weights, or their length (TF-IDF rows of unit length)."""
+    """What the weighted sum of a bag is divided by. sum: nothing. mean: the sum of the absolute weights. sqrtn: the
+    root of the sum of squared weights."""
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
-    """In training each feature is left out of its bag with this chance."""
+    """In training, the probability that a feature is left out of its bag."""
 
 
 class ContextConfig(Config):
     """How an ordered history becomes a vector."""
 
     mode: Literal["weighted", "concat"] = "concat"
-    """weighted: a bag with a weight for each place and dimension; concat: a linear layer over the vectors side by
-    side."""
-    length: int = pydantic.Field(0, ge=0)
-    """So many items before a position are read; 0 takes as many as the dataset gives."""
+    """weighted: a sum with a learned weight for each position and dimension. concat: a linear layer over the
+    concatenated vectors."""
+    length: Count = 0
+    """How many items before a position are read; 0: as many as the dataset stores."""
 
 
 class QueryTowerConfig(Config):
     """The query tower."""
 
     kind: QueryKind = "history"
-    """What is known of a query: id (a vector of its own), history (the items it has), features (sparse features or
-    text); what is named is added. context: the last items before it in their order, for positions of a text."""
+    """What the query vector is made of: id (a vector for each query), history (the items of the query), features
+    (sparse features or text), or a sum of these. context: the last items in their order, for positions of a text; it
+    cannot be combined with other kinds."""
     history_weights: Literal["mean", "degree"] = "mean"
-    """degree: an item of train count c has weight c^-degree_power in the history."""
-    degree_power: float = 0.5
+    """mean: all items of a history weigh the same. degree: an item with train count c has the weight
+    c^-degree_power."""
+    degree_power: Power = 0.5
     """The power in history_weights = "degree"."""
     share_item_table: bool = False
-    """The history reads the head's item table instead of one of its own."""
-    hidden: tuple[int, ...] = ()
-    """Widths of a residual MLP at the end of the tower; empty for none."""
+    """true: the history reads the head's table of items instead of a table of its own."""
+    hidden: Dimensions = ()
+    """Widths of the layers of a residual MLP at the end of the tower; empty: no MLP."""
     context: ContextConfig = ContextConfig()
-    """Of kind = "context"."""
+    """Settings of kind = "context"."""
     features: FeatureConfig = FeatureConfig()
-    """Of the query's features."""
+    """How the features of a query are read."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -77,14 +81,15 @@ class ItemTowerConfig(Config):
     """The item tower."""
 
     kind: Literal["id", "features", "id+features"] = "id"
-    """id: a vector of its own for each item; features: the bags of its features (a label's text), which also serves
-    items without a train pair; both, added."""
+    """What an item vector is made of. id: a vector for each item. features: the bags of its features (the text of a
+    label), which also gives vectors to items without a train pair. id+features: the sum of both."""
     share_feature_table: bool = False
-    """Items read the rows of the query's features of the same name: one vocabulary for documents and labels."""
-    hidden: tuple[int, ...] = ()
-    """Widths of a residual MLP at the end of the tower; empty for none."""
+    """true: items read the feature rows of the query tower, for features of the same name. Documents and labels then
+    need one vocabulary."""
+    hidden: Dimensions = ()
+    """Widths of the layers of a residual MLP at the end of the tower; empty: no MLP."""
     features: FeatureConfig = FeatureConfig()
-    """Of the item's features."""
+    """How the features of an item are read."""
 
     @property
     def parts(self) -> tuple[str, ...]:

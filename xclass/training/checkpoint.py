@@ -15,10 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
+import pydantic
 from torch import Tensor
 
 from xclass.errors import ArtefactError, XclassError
 from xclass.manifest import (
+    Manifest,
     atomic_directory,
     read_manifest,
     remove_directory,
@@ -29,7 +31,8 @@ from xclass.manifest import (
 )
 from xclass.progress import say
 from xclass.tensorfile import Blocks, load_checked, write_tensors
-from xclass.training.resharding import TENSORS, WHOLE, Holders, Place, Wanted, read_rows
+from xclass.training.position import Position
+from xclass.training.resharding import TENSORS, WHOLE, Holders, Place, Wanted, read_rows, rows_file
 from xclass.training.snapshot import SPARE_BYTES, Cancelled, Snapshot
 
 MANIFEST = "checkpoint.json"
@@ -40,6 +43,21 @@ KEEP = 2
 SMALL_FILES_BYTES = 1 << 20
 Found = TypeVar("Found")
 RowNames = Mapping[str, list[str]]
+
+
+class CheckpointRecord(Manifest):
+    """The manifest of a checkpoint: plain values, and of how many ranks it is."""
+
+    state: dict[str, Any]
+    ranks: int = pydantic.Field(1, ge=1, lt=1 << 16)
+
+    @pydantic.model_validator(mode="after")
+    def _names_its_files(self) -> CheckpointRecord:
+        ranks = range(self.ranks if self.ranks > 1 else 0)
+        missing = {TENSORS, *(rows_file(Place(rank, self.ranks)) for rank in ranks)} - self.files.keys()
+        if missing:
+            raise ValueError(f"files must have {min(missing)}")
+        return self
 
 
 class Content(NamedTuple):
@@ -241,8 +259,7 @@ class CheckpointStore:
         if not best.exists():
             self.prune(1)
             return
-        state = read_state(best)
-        best_step = state.get("position", state)["step"]
+        best_step = read_position(best).step
         for path in self._numbered():
             remove_directory(path)
         os.rename(best, self.folder / checkpoint_name(best_step))
@@ -290,8 +307,13 @@ def checkpoint_name(step: int) -> str:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The plain values of a checkpoint."""
-    state: dict[str, Any] = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)["state"]
+    state: dict[str, Any] = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION, CheckpointRecord)["state"]
     return state
+
+
+def read_position(path: Path) -> Position:
+    """Where training stood at a checkpoint."""
+    return Position.read(read_state(path), path / MANIFEST)
 
 
 def read_checkpoint(
@@ -325,10 +347,7 @@ def read_checkpoint(
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
-    if TENSORS not in manifest["files"]:
-        raise ArtefactError("this checkpoint holds no tensors", where=path, wanted=TENSORS, do="remove it")
-    return manifest
+    return read_manifest(path, MANIFEST, KIND, FORMAT_VERSION, CheckpointRecord)
 
 
 def _verified(path: Path) -> Path:

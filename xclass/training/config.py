@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
-from xclass.config import Config
+from xclass.config import Config, Count, Positive, PositiveNumber, Seconds, Seed
 from xclass.data.batches import BatchConfig
 from xclass.optim.schedule import ScheduleConfig
 from xclass.training.checkpoint import KEEP
@@ -13,43 +13,45 @@ from xclass.training.checkpoint import KEEP
 class ValidationConfig(Config):
     """Validation on a fixed sample of queries of the valid split, by exact top-k."""
 
-    every_epochs: int = pydantic.Field(1, ge=1)
-    """Validate after so many epochs, and after the last."""
-    queries: int = pydantic.Field(5000, ge=1)
-    """At most so many queries, the same ones each time."""
+    every_epochs: Positive = 1
+    """Validate after every this many epochs, and after the last one."""
+    queries: Positive = 5000
+    """Largest number of queries to measure; the same queries are measured each time."""
     metric: str = "auto"
-    """What early stopping and the choice of the best checkpoint go by: a metric of `evaluate`, higher is better, or
-    perplexity, lower is better. auto: recall@20, of positions of a text perplexity."""
-    patience: int = pydantic.Field(0, ge=0)
-    """Stop after so many validations without a better metric; 0 never stops early."""
+    """The metric for early stopping and for the choice of the best checkpoint: a metric of `evaluate` (higher is
+    better) or perplexity (lower is better). auto: recall@20, or perplexity for positions of a text."""
+    patience: Count = 0
+    """Stop after this many validations without improvement; 0: never stop early."""
     keep_best: bool = True
-    """The finished run holds the weights of the best validation, not the last ones."""
+    """true: the finished run has the weights of the best validation. false: the last weights."""
 
 
 class TrainingConfig(Config):
     """The loop."""
 
-    epochs: int = pydantic.Field(10, ge=0)
-    """Passes over the train split; 0 keeps the initial weights (a spectral start is usable as it is)."""
-    steps: int | None = pydantic.Field(None, ge=0)
-    """Stop after so many steps, whatever the epochs say."""
-    learning_rate: float = pydantic.Field(0.1, gt=0)
-    """Base rate of the tables' row-wise optimiser."""
-    dense_learning_rate: float = pydantic.Field(0.001, gt=0)
-    """Base rate of the towers' dense layers (Adam)."""
+    epochs: Count = 10
+    """Passes over the train split. 0 keeps the initial weights; a spectral initialisation is a usable model."""
+    steps: Count | None = None
+    """Stop after this many steps, even if epochs would allow more."""
+    learning_rate: PositiveNumber = 0.1
+    """Base learning rate of the tables (row-wise optimiser)."""
+    dense_learning_rate: PositiveNumber = 0.001
+    """Base learning rate of the dense layers of the towers (Adam)."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """How both rates move."""
+    """How both learning rates change."""
     batch: BatchConfig = BatchConfig()
-    """How the pairs are cut into batches."""
-    seed: int = pydantic.Field(0, ge=0)
-    """Of the initial weights, the order and the samples. The same seed gives the same bits on a CPU."""
-    report_every_s: float = pydantic.Field(10.0, gt=0)
-    """A record in metrics.jsonl at least this often."""
-    checkpoint_every_s: float = pydantic.Field(300.0, ge=0)
-    """A checkpoint this often; 0 writes one after every epoch and at the end only."""
-    keep_checkpoints: int = pydantic.Field(KEEP, ge=1)
-    """How many checkpoints stay, beside that of the best weights. The last whole one stays until the next is whole."""
+    """How pairs are divided into batches."""
+    seed: Seed = 0
+    """Seed of the initial weights, the order of the data and the samples. The same seed gives the same bits on the same
+    CPU with the same number of threads, versions and extras."""
+    report_every_s: float = pydantic.Field(10.0, gt=0, le=1e9)
+    """Longest time between two records in metrics.jsonl, in seconds."""
+    checkpoint_every_s: Seconds = 300.0
+    """Seconds between checkpoints. 0: only after every epoch and at the end."""
+    keep_checkpoints: Positive = KEEP
+    """Number of checkpoints to keep, besides the one with the best weights. The newest complete checkpoint is kept
+    until the next one is complete."""
     tensorboard: bool = False
-    """Write what metrics.jsonl holds into RUN/tensorboard, too. Needs the extra "tensorboard"."""
+    """true: also write the contents of metrics.jsonl to RUN/tensorboard. Needs the extra "tensorboard"."""
     validation: ValidationConfig = ValidationConfig()
-    """Used when the dataset has a valid split."""
+    """Validation, if the dataset has a valid split."""

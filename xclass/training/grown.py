@@ -21,6 +21,7 @@ from xclass.sampling.renumbering import renumbered
 from xclass.tables import Table
 from xclass.tables.places import blocks
 from xclass.tables.start import write_normal
+from xclass.tensorfile import read_header
 from xclass.towers.item_texts import CORRECTION
 from xclass.training.state import SAMPLER, ModelState
 
@@ -177,11 +178,11 @@ def _check_tensors(
     path: Path, rows: dict[str, Tensor], small: dict[str, Tensor], model: TwoTower, maps: dict[str, Numbers]
 ) -> None:
     """The checkpoint holds what the grown model has, of the same shapes and types but for the number of rows."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys() if not name.startswith(SAMPLER)}  # noqa: SIM118
-    wanted = {name: list(tensor.shape) for name, tensor in small.items()}
+    stored = {name: (entry.dtype, *entry.shape) for name, entry in read_header(path).items()}
+    shapes = {name: shape for name, shape in stored.items() if not name.startswith(SAMPLER)}
+    wanted = {name: (tensor.dtype, *tensor.shape) for name, tensor in small.items()}
     for name, tensor in rows.items():
-        wanted[name] = [len(maps[space_of(table_of(name))].new_of_old), *tensor.shape[1:]]
+        wanted[name] = (tensor.dtype, len(maps[space_of(table_of(name))].new_of_old), *tensor.shape[1:])
     if shapes != wanted:
         odd = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
         raise ArtefactError(
@@ -204,10 +205,14 @@ def grow_sampler(model: TwoTower, learned: dict[str, Tensor], numbers: Tensor, s
     sampler = getattr(model.head, "sampler", None)
     if sampler is None or not learned:
         return []
-    carried = renumbered(sampler, learned, numbers) if same else None
+    try:
+        carried = renumbered(sampler, learned, numbers) if same else None
+        if carried is not None:
+            sampler.load_state(carried.state)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = "what the sampler of this run had learned can't be read"
+        raise ArtefactError(what, got=f"{error!r}"[:200], do="train anew, or restore the checkpoint") from None
     restarted = [type(sampler).__name__] if carried is None else carried.restarted
     for name in restarted:
         say(f"what the sampler {name} had learned does not fit the grown run: it begins anew")
-    if carried is not None:
-        sampler.load_state(carried.state)
     return restarted

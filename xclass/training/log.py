@@ -9,12 +9,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pydantic_core
+
 from xclass.manifest import atomic_file
 from xclass.progress import say
+from xclass.records import Count, Metric, Record
 from xclass.training.board import FOLDER, Board
 
 GROWN = "grown"
 PHASES = ("load", "sample", "pull", "loss", "push")
+
+
+class LogRecord(Record):
+    """What every record holds of what is read again."""
+
+    step: Count
+    event: str | None = None
+    train_s: Metric = 0.0
+    positives_per_s: Metric | None = None
+    valid: dict[str, Metric] | None = None
 
 
 class PhaseClock:
@@ -166,27 +179,42 @@ def open_log(path: Path, first_step: int, tensorboard: bool, mine: bool) -> Metr
 
 
 def cut_after(path: Path, first_step: int) -> list[dict[str, Any]]:
-    """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and half-written lines; the rest."""
+    """Drop what an interrupted run wrote beyond the checkpoint that is resumed, and what is no record; the rest.
+
+    A line on stderr says how many lines were no records: one that was being written, or that was damaged.
+    """
     if not path.exists():
         return []
-    kept = list[dict[str, Any]]()
-    before = 0  # records before the run was last grown: its steps are counted anew from there
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        kept.append(record)
-        if record.get("event") == GROWN:
-            before = len(kept)
-    kept[before:] = [record for record in kept[before:] if _is_before(record, first_step)]
+    records, damaged = read_log(path)
+    if damaged:
+        say(f"{path}: {damaged:,} cut or damaged lines are dropped")
+    grown = [number for number, record in enumerate(records, 1) if record.get("event") == GROWN]
+    before = grown[-1] if grown else 0  # records before the run was last grown: its steps are counted anew from there
+    kept = records[:before] + [record for record in records[before:] if _is_before(record, first_step)]
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     return kept
 
 
+def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a file, and how many of its lines are none."""
+    lines = path.read_bytes().splitlines()
+    records = [record for record in map(_record, lines) if record is not None]
+    return records, len(lines) - len(records)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of the file; None when it is no record."""
+    try:
+        found: dict[str, Any] = pydantic_core.from_json(line)
+        LogRecord.model_validate(found)
+    except ValueError:
+        return None
+    return found
+
+
 def _is_before(record: dict[str, Any], first_step: int) -> bool:
-    return "event" not in record and record["step"] <= first_step
+    return "event" not in record and bool(record["step"] <= first_step)
 
 
 def rss_bytes() -> int:

@@ -14,7 +14,7 @@ import torch
 
 from xclass.data.batches import TrainBatches
 from xclass.engine import Engine, LocalEngine
-from xclass.errors import ArtefactError, InputError, Interrupted, XclassError
+from xclass.errors import RESUME, ArtefactError, InputError, Interrupted, XclassError
 from xclass.memory import keep_freed_memory
 from xclass.model import Prepared, TwoTower
 from xclass.optim.schedule import learning_rate
@@ -79,8 +79,12 @@ class Trainer:
         loaded = self.store.load(self.state.tensors(), SAMPLER, self.state.row_names())
         if loaded is None:
             return False
-        self.state.load_sampler(loaded.others)
-        self.position = Position(**loaded.state["position"])
+        try:
+            self.model.head.check_loaded()
+            self.state.load_sampler(loaded.others)
+        except InputError as error:
+            raise ArtefactError(error.what, where=loaded.path, wanted=error.wanted, got=error.got) from None
+        self.position = Position.read(loaded.state, loaded.path)
         self._report = Report(self.position.phase_s)
         say(f"resuming from step {self.position.step:,} of {self.total_steps:,}")
         return True
@@ -154,7 +158,7 @@ class Trainer:
             self._checkpoint(beside=False, best=best)
         except ArtefactError as error:
             found = f"no checkpoint could be written ({error.what}), a resume goes on from the one before"
-        raise Interrupted(f"stopped by a signal at step {here.step:,}; {found}", "run the same command with --resume")
+        raise Interrupted(f"stopped by a signal at step {here.step:,}; {found}", RESUME)
 
     def _prepare(self, batch: Batch, step: int) -> Prepared:
         part = self.engine.part(len(batch))
@@ -254,17 +258,22 @@ class Trainer:
         """Until no checkpoint is being written. Best weights that could not be kept are not the best ones any more."""
         self.store.wait()
         if self.config.validation.keep_best and self.position.best is not None:
-            kept = self.store.best()
-            if kept is None or kept["position"]["step"] < self.position.best_step:
-                self.position.take_best(kept and kept["position"])
+            kept = self._best()
+            if kept is None or kept.step < self.position.best_step:
+                self.position.take_best(kept)
+
+    def _best(self) -> Position | None:
+        """The position of the checkpoint with the best weights."""
+        state = self.store.best()
+        return None if state is None else Position.read(state, self.store.folder / BEST)
 
     def _choose_weights(self) -> None:
         """Load the best validated weights back, unless the last ones are the best."""
         here, settings = self.position, self.config.validation
-        kept = self.store.best() if settings.keep_best else None
-        if kept is None or kept["position"]["step"] == here.step:
+        kept = self._best() if settings.keep_best else None
+        if kept is None or kept.step == here.step:
             return
-        here.take_best(kept["position"])
+        here.take_best(kept)
         best = self.store.folder / BEST
         try:
             self.store.read(best, self.state.tensors(), SAMPLER, self.state.row_names())

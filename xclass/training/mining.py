@@ -92,7 +92,7 @@ def search_all(
         for part in queries.split(index.queries_at_once):
             batches = inference_batches(windows or train, part, BATCH, features)
             query_BD = torch.cat([model.query_vectors(batch) for batch in batches])
-            found = index.search(query_BD, depth, exclude=Ragged(train.offsets, train.values).take(part))
+            found = index.search(query_BD, depth, exclude=train.with_values(train.values).take(part))
             lengths[part] = found.lengths()
             values.append(found.ids)
             progress.advance(len(part))

@@ -32,6 +32,7 @@ from xclass.training.checkpoint import (
     KIND,
     MANIFEST,
     SMALL_FILES_BYTES,
+    CheckpointRecord,
     CheckpointStore,
     Content,
     Loaded,
@@ -170,7 +171,7 @@ def join(path: Path) -> None:
 
     Reads and writes all of it once, block by block.
     """
-    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION)
+    manifest = read_manifest(path, MANIFEST, KIND, FORMAT_VERSION, CheckpointRecord)
     ranks = manifest.get("ranks", 1)
     if ranks == 1:
         return
@@ -236,7 +237,7 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        verify_files(path, read_manifest(path, MANIFEST, KIND, FORMAT_VERSION))
+        verify_files(path, read_manifest(path, MANIFEST, KIND, FORMAT_VERSION, CheckpointRecord))
     except XclassError:
         return False
     return True

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.errors import InputError
 from xclass.model import TwoTower
 from xclass.tables import Table
 from xclass.tensorfile import Blocks, as_bytes, blocks_of, order_of
@@ -99,10 +100,24 @@ class ModelState:
         return {f"{SAMPLER}{key}": tensor.contiguous() for key, tensor in learned.items()}
 
     def load_sampler(self, tensors: dict[str, Tensor]) -> None:
-        """Give the sampler back what :meth:`sampler_tensors` held."""
+        """Give the sampler back what :meth:`sampler_tensors` held.
+
+        Raises:
+            InputError: it can't be of this sampler.
+        """
         sampler = getattr(self.model.head, "sampler", None)
-        if sampler is not None:
-            sampler.load_state({key.removeprefix(SAMPLER): tensor for key, tensor in tensors.items()})
+        if sampler is None:
+            return
+        state = {key.removeprefix(SAMPLER): tensor for key, tensor in tensors.items()}
+        own = sampler.state()
+        for name, tensor in state.items():
+            like = own.get(name, tensor)
+            if (tensor.dtype, tensor.dim()) != (like.dtype, like.dim()):
+                raise InputError(f'"{name}" of the sampler is of another type', wanted=like.dtype, got=tensor.dtype)
+        try:
+            sampler.load_state(state)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError("what the sampler had learned can't be read", got=f"{error!r}"[:200]) from None
 
     def send_blocks(self, tensors: dict[str, Tensor]) -> None:
         """What another process writes with :meth:`model_blocks`: this one's part, in the same order."""

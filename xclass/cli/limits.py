@@ -1,0 +1,27 @@
+"""Limits of the process under which the libraries can't be loaded: they would crash instead of raising an error."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from xclass.errors import XclassError
+
+LIBRARIES_BYTES = 10 << 28  # 2.5 GiB of addresses, most of them never touched
+THREAD_BYTES = 64 << 20  # stack, arena and buffers of each thread of a library's pool
+
+
+def check_limits() -> None:
+    """XclassError when this process may have fewer addresses than torch, Polars, Faiss and numba map (``ulimit -v``).
+
+    Below that their allocators abort the process, here and there. Above it memory that runs out is an ordinary error.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = LIBRARIES_BYTES + THREAD_BYTES * (os.cpu_count() or 1)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        raise XclassError(
+            "this process may not use enough address space",
+            wanted=f"{wanted / 1e9:.1f} GB or more for the libraries alone",
+            got=f"{limit / 1e9:.1f} GB",
+            do=f"raise the limit: ulimit -v {-(-wanted // 1024)}, or unlimited",
+        )
