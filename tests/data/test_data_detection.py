@@ -74,7 +74,7 @@ FOUND = {
     "a tab behind the user": ({"a.txt": "1\t5 6 7\n2\t5\t8 9\n3\t1\n"}, "adjacency"),
     "a user without items": ({"a.txt": "1 5 6\n2\n3 7\n"}, "adjacency"),
     "few lines, different heads": ({"a.txt": "1 2\n3 4 5\n2 7\n"}, "adjacency"),
-    "few lines, a head again": ({"a.txt": "1 2\n3 4 5\n1 7\n"}, "sequences"),
+    "few lines, a head again": ({"a.txt": "1 2\n3 4 5\n1 3\n"}, "sequences"),
     # what says so itself
     "objects": ({"a.txt": '{"user": 1, "item": 2}\n'}, "jsonl"),
     "one table by its ending, one by its lines": ({"a.csv": "1,2\n", "b.txt": "3,4\n3,5\n"}, "csv"),
@@ -92,6 +92,8 @@ def test_format_is_found(tmp_path: Path, case: str) -> None:
 
 
 UNCLEAR = {
+    "few lines, a head again that is no item": (
+        {"a.txt": "1 2\n3 4 5\n1 7\n"}, ["adjacency", "sequences"]),
     "user item and what": ({"a.txt": even(30, 2)}, ["csv", "adjacency"]),
     "ten of each user": ({"a.txt": even(30, 10)}, ["csv", "adjacency"]),
     "sequences of one length": ({"a.txt": rows(300, *[(1, 40)] * 6)}, ["csv", "sequences"]),

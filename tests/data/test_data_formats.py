@@ -62,7 +62,7 @@ def test_read_gives_the_seam_s_columns(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_auto_finds_the_format(tmp_path: Path, name: str) -> None:
-    content = {"sequences": "1 2\n3 4 5\n1 7\n", "adjacency": "1 2\n3 4 5\n2 7\n"}
+    content = {"sequences": "1 2\n3 4 5\n1 3\n", "adjacency": "1 2\n3 4 5\n2 7\n"}
     path = write(tmp_path / "t.txt", content[name]) if name in content else files_of_every_format(tmp_path)[name]
     assert find_format("auto", path) == name
 

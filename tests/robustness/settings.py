@@ -22,8 +22,29 @@ SMALL = (0, -1, 1, 2, 3, 0.5, -0.5, 1.5, 1e-300, -0.0, 0.999999, 7.0, math.nan, 
 HUGE = (2**31, 2**31 - 1, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30, 1e18, 1e308, [10**9], [2**31, 2**31], 10**400)
 LONG = ("epochs", "max_steps", "patience", "resamples")  # more of it takes longer, rightly
 KINDS = {
-    "loss.kind": ("full-softmax", "sampled-softmax", "nce", "negative-sampling", "sampled-logistic", "bpr", "importance", "x"),
-    "sampler.kind": ("uniform", "log-uniform", "unigram", "learned-unigram", "in-batch", "mixture", "hard", "bigram", "target", "per-query", "all-items"),
+    "loss.kind": (
+        "full-softmax",
+        "sampled-softmax",
+        "nce",
+        "negative-sampling",
+        "sampled-logistic",
+        "bpr",
+        "importance",
+        "x",
+    ),
+    "sampler.kind": (
+        "uniform",
+        "log-uniform",
+        "unigram",
+        "learned-unigram",
+        "in-batch",
+        "mixture",
+        "hard",
+        "bigram",
+        "target",
+        "per-query",
+        "all-items",
+    ),
     "head.kind": ("dot", "hierarchical", "adaptive", "differentiated", "cnn", "x"),
     "optimizer": ("adagrad", "adam", "sgd", "x"),
     "model.query.kind": ("history", "id", "features", "context"),
@@ -49,7 +70,22 @@ LINES = {
 WORDS = ("", " ", "x", "0", "-1", "1", "nan", "inf", "-inf", "1e400", "9" * 30, "2147483648", "9223372036854775808", "0x10", "1_000", "1,5", "0.5,1.5",
          "nan,inf", "é", "a,b", "=", "a=b", "a=", "[", "{}", "null", ",", "::", "\t", "\\", "'", '"', "x" * 300, "auto", "cpu", "cuda", "recall",
          "recall@5", "ndcg", "user_id", "item_id", "1GiB", "-1GiB", "1e300GiB", "10GB/s", "1us", "nan GB", "LSH4x4", "IVF4,Flat", "HNSW8", "PQ4", "😀")  # fmt: skip
-PATHS = ("pairs.csv", "ds", "run", ".", "nowhere", "nowhere/x", "pairs.csv/x", "run/run.json", "c.toml", "a[b].txt", "loop", "x" * 300, "lists.parquet", "all.jsonl")
+PATHS = (
+    "pairs.csv",
+    "ds",
+    "run",
+    ".",
+    "nowhere",
+    "nowhere/x",
+    "pairs.csv/x",
+    "run/run.json",
+    "c.toml",
+    "a[b].txt",
+    "loop",
+    "x" * 300,
+    "lists.parquet",
+    "all.jsonl",
+)
 EXCLUDED = ("--help", "--calibrate", "--install-completion", "--show-completion")
 
 
@@ -60,7 +96,9 @@ def configuration(chance: Random, folder: Path) -> Case:
     for _ in range(chance.choice([1, 1, 2])):
         key = chance.choice(keys)
         given.append((key, chance.choice(KINDS[key] if key in KINDS and chance.random() < 0.7 else (*SMALL, *HUGE))))
-    trained = chance.random() < 0.5 and not any(key.rpartition(".")[2] in LONG and value in HUGE for key, value in given)
+    trained = chance.random() < 0.5 and not any(
+        key.rpartition(".")[2] in LONG and value in HUGE for key, value in given
+    )
     kinds = [(key, chance.choice(KINDS[key])) for key in chance.sample(list(KINDS), 2) if chance.random() < 0.3]
     sets = [part for key, value in [*kinds, *given] for part in ("--set", f"{key}={_toml(value)}")]
     source = "doc" if any(value == "features" for _, value in kinds) else "ds"
@@ -101,7 +139,9 @@ def _judged(said: Said, folder: Path) -> Verdict:
 
 def _value(chance: Random, option: Any) -> str:
     kind = type(option.type).__name__
-    takes_path = "Path" in kind or "path" in str(option.metavar or "").lower() or (option.metavar or "") in ("FILE", "DIRECTORY")
+    takes_path = (
+        "Path" in kind or "path" in str(option.metavar or "").lower() or (option.metavar or "") in ("FILE", "DIRECTORY")
+    )
     return chance.choice(PATHS if takes_path and chance.random() < 0.8 else WORDS)
 
 
