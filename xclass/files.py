@@ -87,6 +87,11 @@ def require_absent(path: Path) -> None:
         raise ArtefactError("this directory exists already", where=path, do="choose another --out, or remove it first")
 
 
+def _real(path: Path | str) -> Path:
+    """Where a path leads; unlike ``Path.resolve`` without an error for links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def check_target(path: Path, wanted: str) -> None:
     """ArtefactError when something is at ``path`` that is not what is to be written: ``A_FILE`` or ``A_DIRECTORY``."""
     try:
@@ -118,7 +123,7 @@ def inside(directory: Path, name: str) -> Path:
     """
     path = Path(directory) / name
     plain = "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
-    if not plain or not path.resolve().is_relative_to(Path(directory).resolve()):
+    if not plain or not _real(path).is_relative_to(_real(directory)):
         raise ArtefactError(
             "a file outside of its directory is named",
             where=directory,
@@ -131,10 +136,10 @@ def inside(directory: Path, name: str) -> Path:
 
 def check_contained(directory: Path) -> None:
     """ArtefactError when a symbolic link below a directory that is written to leads out of it."""
-    root = Path(directory).resolve()
+    root = _real(directory)
     for place, folders, files in os.walk(directory):
         for path in (Path(place) / name for name in [*folders, *files]):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not _real(path).is_relative_to(root):
                 raise ArtefactError(
                     "a symbolic link leads out of the directory", where=path, got=path.resolve(), do="remove the link"
                 )

@@ -181,11 +181,11 @@ def test_follow_counts_are_pairs_of_neighbours():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "text", "query_col": "user"}, "not for plain text"),
+        ({"format": "text", "query_col": "user"}, "no effect on this source"),
         ({"format": "text", "split": "random"}, "divided already"),
         ({"format": "text", "split": "time"}, "divided already"),
-        ({"format": "sequences", "vocabulary": 10}, "for plain text"),
-        ({"context": 3}, "for plain text"),
+        ({"format": "sequences", "vocabulary": 10}, "one of: plain text"),
+        ({"context": 3}, "one of: plain text"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, message):

@@ -107,7 +107,11 @@ def test_min_counts_count_distinct_pairs_and_are_reported(tmp_path: Path) -> Non
     dataset = ingest_text(tmp_path, "a.csv", content, min_query_count=2, min_item_count=2)
     assert pairs(dataset) == [("b", "x"), ("b", "y"), ("c", "x"), ("c", "y")]
     dropped = dataset.manifest["report"]["dropped"]
-    assert dropped == {"duplicates": 2, "min_counts": {"pairs": 2, "queries": 1, "items": 1, "rounds": 1}}
+    assert dropped == {
+        "duplicates": 2,
+        "min_counts": {"pairs": 2, "queries": 1, "items": 1, "rounds": 1},
+        "low_weights": 0,
+    }
     text = render_report(dataset.manifest["report"])
     assert "2 pairs, 1 queries and 1 items below the minimum counts, in 1 round" in text
 
@@ -163,7 +167,7 @@ def test_report_of_a_time_split_shows_dates(tmp_path: Path) -> None:
     text = render_report(dataset.manifest["report"])
     assert "test       1 pairs of 1 queries, 1 items, 2020-09-16 12:26:40 to 2020-09-16 12:26:40" in text
     assert "cut-off of test: pairs at or after 2020-09-16 12:26:40" in text
-    assert as_date(1_600_000_000_000_000_000) == as_date(1_600_000_000.0)
+    assert as_date(1_600_000_000_000_000_000, "nanoseconds") == as_date(1_600_000_000.0, "seconds")
 
 
 def test_encoder_codes_over_several_frames() -> None:

@@ -267,7 +267,11 @@ def test_fractions_of_planted_data(tmp_path: Path) -> None:
         ("planted:items=5,queries=5,pairs=20", {}, ["num_items", "at least 64"]),
         ("planted:items=100,queries=5,pairs=9", {}, ["pairs", "at least 10"]),
         ("planted:items=100,queries=5,pairs=900", {}, ["pairs", "at most 125"]),
-        ("planted:items=100,queries=5,pairs=50", {"min_item_count": 2}, ["min_item_count does not apply"]),
+        (
+            "planted:items=100,queries=5,pairs=50",
+            {"min_item_count": 2},
+            ["--min-item-count: this option has no effect"],
+        ),
         ("planted:items=100,queries=5,pairs=50", {"split": "time"}, ["split at random"]),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_block_can_be_drawn_alone_and_seeds_differ() -> None:
         ("planted-documents:documents=100,features=50,label=20", {}, 'no "label"'),
         ("planted-documents:documents=100,features=5,labels=20", {}, "too few"),
         ("planted-documents:documents=100,features=50,labels=80,themes=9", {}, "too few"),
-        ("planted-documents:documents=100,features=50,labels=20", {"min_item_count": 2}, "does not apply"),
+        ("planted-documents:documents=100,features=50,labels=20", {"min_item_count": 2}, "has no effect"),
         ("planted-documents:documents=100,features=50,labels=20", {"split": "time"}, "split at random"),
     ],
 )

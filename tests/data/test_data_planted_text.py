@@ -98,7 +98,7 @@ def test_what_is_stored_is_what_was_drawn(tmp_path):
         ("items=400,words=0", {}, "does not fit"),
         ("items=400", {}, "needs words"),
         ("items=400,words=90,topics=3", {}, "has no"),
-        ("items=400,words=90", {"vocabulary": 10}, "does not apply"),
+        ("items=400,words=90", {"vocabulary": 10}, "has no effect"),
         ("items=400,words=90", {"split": "time"}, "at random"),
     ],
 )

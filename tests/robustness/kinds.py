@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.robustness import artefacts, sources
+from tests.robustness import artefacts, given_files, settings, sources
 from tests.robustness.cases import Case
 
 
@@ -22,4 +22,7 @@ class Kind:
 KINDS = {
     "sources": Kind(40, sources.case),
     "artefacts": Kind(25, artefacts.case),
+    "given files": Kind(17, given_files.case),
+    "configuration": Kind(10, settings.configuration),
+    "options": Kind(8, settings.options),
 }

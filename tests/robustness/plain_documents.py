@@ -101,7 +101,7 @@ def texts(data: bytes) -> Documents:
         found.labels.append({str(label) for label in given})
     if len(kinds) > 1:
         raise Refusal("strings and integers")
-    json.dumps([entry for entry in entries], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    json.dumps(list(entries), ensure_ascii=False).encode("utf-8", "surrogatepass")
     return found
 
 
@@ -144,6 +144,8 @@ def matrix(data: bytes) -> tuple[tuple[int, int], list[list[tuple[int, float]]]]
         raise Refusal(f"not an archive: {error}") from None
     if bytes(np.atleast_1d(parts["format"])[0:1].tobytes()).replace(b"\0", b"") != b"csr":
         raise Refusal("not in rows")
+    if parts["indices"].dtype.kind not in "iu" or parts["data"].dtype.kind not in "iufb" or parts["indptr"].dtype.kind not in "iu":
+        raise Refusal("not numbers")
     shape, offsets = np.atleast_1d(parts["shape"]).tolist(), np.atleast_1d(parts["indptr"]).tolist()
     columns, values = np.atleast_1d(parts["indices"]).tolist(), np.atleast_1d(parts["data"]).astype(np.float32).tolist()
     good = (

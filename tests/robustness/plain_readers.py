@@ -213,7 +213,7 @@ def time_of(value: Any, dates: bool) -> float | int:
         since = moment - EPOCH
         return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     number = number_of(value)
-    if abs(number) >= 2**63:
+    if not -(2**63) <= number < 2**63:
         raise Refusal(f"no time: {value!r}")
     return number
 
@@ -300,6 +300,16 @@ def adjacency(data: bytes) -> Reading:
         for item in fields[1:]:
             found.add(fields[0], item)
     return found.checked()
+
+
+def guessed(data: bytes) -> list[Reading]:
+    """What lines of ids may be when nothing says which: lists of queries where no two begin alike, else sequences; a
+    table of two to four columns where all are as long."""
+    rows = [blank_fields(line) for line in lines_of(text_of(data)) if line.strip()]
+    readings = [adjacency(data) if len({row[0] for row in rows}) == len(rows) else sequences(data)]
+    if len({len(row) for row in rows}) == 1 and 2 <= len(rows[0]) <= 4:
+        readings.append(delimited(data, " ", header=False))
+    return readings
 
 
 def sequences(data: bytes) -> Reading:

@@ -38,10 +38,15 @@ Base = Annotated[
 FileFormat = Annotated[
     str | None, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMAT_NAMES)}. [default: auto]")
 ]
-QueryCol = Annotated[str | None, typer.Option(help="Column of the query ids; found by its name if left out.")]
+QueryCol = Annotated[
+    str | None,
+    typer.Option("--query-col", "--user-col", help="Column of the query ids; found by its name if left out."),
+]
 ItemCol = Annotated[str | None, typer.Option(help="Column of the item ids; found by its name if left out.")]
-WeightCol = Annotated[str | None, typer.Option(help='Column of the weights; "" for none.')]
-TimeCol = Annotated[str | None, typer.Option(help='Column of the times; "" for none.')]
+WeightCol = Annotated[
+    str | None, typer.Option("--weight-col", "--rating-col", help='Column of the weights; "" for none.')
+]
+TimeCol = Annotated[str | None, typer.Option("--time-col", "--timestamp-col", help='Column of the times; "" for none.')]
 TestFraction = Annotated[float | None, typer.Option(help="Share of the pairs that goes to test.")]
 ValidFraction = Annotated[float | None, typer.Option(help="Share that goes to valid.")]
 SplitName = Annotated[
@@ -126,6 +131,10 @@ def ingest(
     item_col: ItemCol = None,
     weight_col: WeightCol = None,
     time_col: TimeCol = None,
+    min_weight: Annotated[
+        float | None,
+        typer.Option(help="Drop rows with a lower weight or rating: they are no positives."),
+    ] = None,
     split: SplitName = None,
     test_fraction: TestFraction = None,
     valid_fraction: ValidFraction = None,
@@ -160,10 +169,11 @@ def ingest(
     columns = {"query_col": query_col, "item_col": item_col, "weight_col": weight_col, "time_col": time_col}
     shares = {"test_fraction": test_fraction, "valid_fraction": valid_fraction, "split_number": split_number}
     form = {"header": header, "separator": separator, "memory": memory, "item_text": item_text}
-    least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "seed": seed}
+    least = {"min_query_count": min_query_count, "min_item_count": min_item_count, "min_weight": min_weight}
     choices = {
         "format": _checked("--format", file_format, FORMAT_NAMES),
         "split": split,
+        "seed": seed,
         "text_col": tuple(text_col) if text_col else None,
         "text": text or None,
         **_propensity(propensity),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xclass.config import build_config
 from xclass.data.ingest import apply_min_counts, merge_rows
 from xclass.data.joining import (
     NEW,
@@ -22,15 +23,19 @@ from xclass.data.joining import (
     join_tables,
     merge_into_old,
 )
+from xclass.data.option_use import check_files
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TEST, TRAIN, Pairs
 from xclass.data.planted_spec import PREFIX
 from xclass.data.planted_text import PREFIX as TEXT_PREFIX
 from xclass.data.reading import Table, describe_files, read_table
+from xclass.data.source_columns import about_columns
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
+from xclass.data.times import check_units
+from xclass.data.weights import check_weights, drop_low_weights
 from xclass.errors import ArtefactError, ConfigError
 from xclass.files import remove_leftovers
 from xclass.progress import say
@@ -99,7 +104,10 @@ class _Recipe(NamedTuple):
 def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Dataset:
     parts = find_parts(source)
     recipe = _recipe(old, given, parts, source)
-    table = read_table(describe_files(parts, recipe.options, source))
+    files = describe_files(parts, recipe.options, source)
+    check_files(files, given, source)
+    table = read_table(files)
+    low = drop_low_weights(table.pairs, recipe.options.min_weight, str(source))
     check_values(old, table, source)
     duplicates = merge_rows(table, str(source))
     queries = Union.of(old.queries["query_id"], as_type_of(old, table, "query", source))
@@ -111,12 +119,16 @@ def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Data
     counted = (part % NEW == TRAIN) | (part == UNDIVIDED) if recipe.split == "given" else None
     kept, dropped = apply_min_counts(joined, counted, recipe.options, (queries.old, items.old))
     labels, cuts = _labels(joined.pairs, recipe)
+    check_weights(joined, labels, str(source))
+    if joined.pairs.time is not None:
+        check_units(joined.pairs.time, source)
     grown = _grown(joined, labels, known, queries, items, kept.queries)
     report: dict[str, Any] = {
         "source": str(source),
         "formats": table.formats,
         "read": table.counts,
-        "dropped": {"duplicates": duplicates, "min_counts": dropped},
+        **about_columns(table, recipe.split, recipe.options.model_copy(update={"split": recipe.split})),
+        "dropped": {"duplicates": duplicates, "min_counts": dropped, "low_weights": low},
         "appended": grown,
     }
     if cuts:
@@ -158,7 +170,7 @@ def _recipe(old: Dataset, given: IngestOptions, parts: dict[str, list[Path]], so
     recorded = dict(old.manifest["options"])
     columns = old.manifest.get("columns", {})
     recorded |= {f"{role}_col": "" for role in ("weight", "time") if role not in columns}
-    options = IngestOptions.model_validate({**recorded, **set_now})
+    options = build_config(IngestOptions, {**recorded, **set_now}, where=old.path / "dataset.json")
     whole = own_parts or (split == "given" and "test_fraction" not in set_now)
     valid_share = 0.0 if "valid" in parts else options.valid_share("given" if own_parts else split)
     seed = derive_seed(options.seed, "append", len(old.manifest.get("history", [0])))
@@ -209,7 +221,7 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
     }
     entry = {key: report[key] for key in ("source", "formats", "read", "dropped", "appended")}
     entry["options"] = given.model_dump(mode="json", include=given.model_fields_set)
-    lasting = IngestOptions.model_validate(old.manifest["options"]).model_dump(mode="json", include=READING_OPTIONS)
+    lasting = build_config(IngestOptions, old.manifest["options"]).model_dump(mode="json", include=READING_OPTIONS)
     fields = {
         "options": {**recipe.options.model_dump(mode="json"), **lasting},
         "history": [*old.manifest.get("history", [first]), entry],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +45,7 @@ class Columns:
     """The columns of one file and their meaning.
 
     names: every column, in the file's order. quoted: whether a csv file may quote its fields. lists: the meanings whose
-    column holds lists. dates: whether times are dates in text.
+    column holds lists. dates: whether times are dates in text. samples: the first values of columns without a meaning.
     """
 
     query: str
@@ -60,6 +60,7 @@ class Columns:
     quoted: bool = True
     lists: tuple[str, ...] = ()
     dates: bool = False
+    samples: Mapping[str, Sequence[object]] = field(default_factory=dict, compare=False)
 
     def used(self) -> dict[str, str]:
         """Meaning to column name, of those that are there."""
@@ -107,6 +108,11 @@ def resolve_columns(
 def is_usual_name(name: str) -> bool:
     """Whether a header may be known by this name."""
     return any(_is_one_of(name, usual) for usual in [*USUAL_NAMES.values(), OTHER_NAMES])
+
+
+def is_time_name(name: str) -> bool:
+    """Whether this is a usual name of the time."""
+    return _is_one_of(name, USUAL_NAMES["time"])
 
 
 def names_a_pair(fields: Sequence[str]) -> bool:

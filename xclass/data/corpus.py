@@ -17,6 +17,7 @@ import polars as pl
 
 from xclass.data import text
 from xclass.data.format_text import holds_text
+from xclass.data.option_use import check_shares, check_use
 from xclass.data.options import IngestOptions
 from xclass.data.sequence_writing import SequenceJob, write_sequences
 from xclass.data.sources import PARTS, WHOLE, find_parts
@@ -29,12 +30,6 @@ from xclass.rng import numpy_generator
 UNKNOWN, BORDER = b"<unk>", b"</s>"
 DEFAULT_CONTEXT = 4
 LEAST_COUNT = 2
-ONLY_HERE = ("vocabulary", "context", "borders")
-# What a text does not have.
-REFUSED = (
-    "query_col", "item_col", "weight_col", "time_col", "text_col", "item_text", "header", "separator",
-    "min_query_count",
-)  # fmt: skip
 SPLITS = {True: ("auto", "given"), False: ("auto", "random")}
 
 
@@ -62,18 +57,11 @@ class Words(NamedTuple):
 def find_corpus(source: Path, options: IngestOptions) -> Corpus | None:
     """The plain text of a source, None when it holds something else. It is plain text when the format "text" is asked
     for and the files are neither JSON lines nor Parquet, which hold documents.
-
-    Raises:
-        ConfigError: an option for plain text, and it is none.
     """
     if options.format == "text":
         parts = find_parts(source)
         if not holds_text(next(iter(parts.values()))[0]):
             return Corpus(parts, source)
-    for option in ONLY_HERE:
-        if getattr(options, option) is not None:
-            do = "pass --format text, with files that are neither JSON lines nor Parquet; or leave it out"
-            raise ConfigError("this option is for plain text", where=f"--{option}", do=do)
     return None
 
 
@@ -113,10 +101,8 @@ def ingest_corpus(corpus: Corpus, out: Path, options: IngestOptions) -> Dataset:
 
 
 def _check(corpus: Corpus, options: IngestOptions) -> None:
-    for option in REFUSED:
-        if getattr(options, option) not in (None, 0, ()):
-            flag = "--" + option.replace("_", "-")
-            raise ConfigError("this option is not for plain text", where=flag, do=f"leave {flag} out")
+    check_use(options, "plain text", corpus.place)
+    check_shares(options, "given" if corpus.given else "random", corpus.place)
     allowed = SPLITS[corpus.given]
     if options.split not in allowed:
         what = "is divided already" if corpus.given else "has no times and no given split"

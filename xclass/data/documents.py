@@ -13,6 +13,7 @@ from xclass.data.document_sources import DocumentSource, read_filters, read_spli
 from xclass.data.document_writing import PART_OF_CODE, DocumentJob, write_documents
 from xclass.data.feature_files import FeatureSpool
 from xclass.data.label_texts import LabelTexts, read_names
+from xclass.data.option_use import check_shares, check_use
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TEST, TRAIN, VALID
 from xclass.data.store import Dataset
@@ -20,9 +21,6 @@ from xclass.data.vectoriser import Vectoriser
 from xclass.errors import ConfigError, DataError
 from xclass.files import scratch_directory
 from xclass.rng import numpy_generator
-
-REFUSED = ("weight_col", "time_col", "header", "separator", "min_query_count", "min_item_count")
-COLUMNS = ("query_col", "item_col", "text_col", "item_text")
 
 
 def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) -> Dataset:
@@ -57,11 +55,12 @@ def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) 
 
 
 def _checked_split(source: DocumentSource, options: IngestOptions) -> str:
-    refused = REFUSED if source.form == "text" else (*REFUSED, *COLUMNS)
-    for option in refused:
-        if getattr(options, option) not in (None, 0, ()):
-            flag = "--" + option.replace("_", "-")
-            raise ConfigError(f"this option is not for the format {source.form}", where=flag, do=f"leave {flag} out")
+    check_use(options, "documents with text" if source.form == "text" else source.form, source.place)
+    check_shares(options, "given" if source.given else "random", source.place)
+    if source.splits is None and "split_number" in options.model_fields_set and options.split_number > 1:
+        raise ConfigError(
+            "there are no files of splits beside these documents", where="--split-number", do="leave it out"
+        )
     allowed = ("auto", "given") if source.given else ("auto", "random")
     if options.split not in allowed:
         what = "are divided already" if source.given else "have no times and no given split"

@@ -49,7 +49,9 @@ class JsonLines:
             number, cell = first["query"]
             raise mixed_types(f"{path}, line {number:,}", str(found["query"]), "one query in a line", cell)
         dates = are_dates(value for record in records.values() for value in _values(record.get(str(found["time"]))))
-        return Columns(**found, names=tuple(names), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
+        unused = [name for name in names if name not in found.values()]
+        samples = {name: [record.get(name) for record in records.values()] for name in unused}
+        return Columns(**found, names=tuple(names), lists=lists, dates=dates, samples=samples, **kinds)  # type: ignore[arg-type]
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader with a schema of the used columns, block by block; lists are exploded.

@@ -10,7 +10,6 @@ import polars as pl
 from xclass.data import text
 from xclass.data.columns import Columns
 from xclass.data.options import IngestOptions
-from xclass.errors import ConfigError
 
 FIELDS = pl.col("line").str.extract_all(r"[^ \t]+")
 
@@ -23,7 +22,7 @@ class Adjacency:
 
     def columns(self, path: Path, options: IngestOptions) -> Columns:
         """There is nothing to find out; a file that is empty or not text is an error."""
-        return _plain_columns(path, options, "adjacency")
+        return _plain_columns(path)
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """One row per item; one with a null item for a query that stands alone."""
@@ -48,7 +47,7 @@ class Sequences(Adjacency):
 
     def columns(self, path: Path, options: IngestOptions) -> Columns:
         """There is nothing to find out; a file that is empty or not text is an error."""
-        return _plain_columns(path, options, "sequences")
+        return _plain_columns(path)
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """One row per item."""
@@ -60,15 +59,6 @@ class Sequences(Adjacency):
             yield pairs.explode("item", empty_as_null=False).collect(engine="streaming")
 
 
-def _plain_columns(path: Path, options: IngestOptions, name: str) -> Columns:
-    for role in ("query_col", "item_col", "weight_col", "time_col"):
-        if getattr(options, role):
-            flag = "--" + role.replace("_", "-")
-            raise ConfigError(
-                f"the format {name} has no columns to name",
-                where=flag,
-                got=getattr(options, role),
-                do=f"leave {flag} out",
-            )
+def _plain_columns(path: Path) -> Columns:
     text.head(path)
     return Columns(query="query", item="item", names=("query", "item"))

@@ -48,7 +48,12 @@ class Parquet:
             )
         time = found["time"]
         dates = time is not None and _inner(schema[time]) == pl.String and are_dates(self._first_values(path, time))
-        return Columns(**found, names=tuple(schema), lists=lists, dates=dates, **kinds)  # type: ignore[arg-type]
+        samples = {
+            name: list(self._first_values(path, name))
+            for name, kind in schema.items()
+            if name not in found.values() and not kind.is_nested()
+        }
+        return Columns(**found, names=tuple(schema), lists=lists, dates=dates, samples=samples, **kinds)  # type: ignore[arg-type]
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader; lists are exploded."""

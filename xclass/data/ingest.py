@@ -13,6 +13,7 @@ from xclass.data import planted, planted_documents, planted_text
 from xclass.data.corpus import find_corpus, ingest_corpus
 from xclass.data.document_sources import find_documents
 from xclass.data.documents import ingest_documents
+from xclass.data.option_use import check_files, check_shares
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import (
     PART_CODES,
@@ -26,11 +27,14 @@ from xclass.data.pairs import (
 )
 from xclass.data.planted_spec import PREFIX
 from xclass.data.reading import Table, describe_files, read_table
+from xclass.data.source_columns import about_columns
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.spill import memory_needed, read_spilled
 from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
+from xclass.data.times import check_units, count_zeros
+from xclass.data.weights import check_weights, drop_low_weights
 from xclass.errors import ConfigError, DataError
 from xclass.files import remove_leftovers, require_absent, scratch_directory
 from xclass.memory import left_memory
@@ -78,14 +82,18 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
     parts = find_parts(Path(source))
     split = _choose_split(options, parts, Path(source))
     files = describe_files(parts, options, Path(source))
+    check_files(files, options, source)
     memory = memory_of(options)
     with contextlib.ExitStack() as stack:
         if memory_needed(files) <= memory:
             table = read_table(files)
         else:
             table = read_spilled(files, stack.enter_context(_beside(out)), memory)
-        split = split or ("time" if table.pairs.time is not None else "random")
-        return _build(table, str(source), out, split, options)
+        return _build(table, str(source), out, split or _split_by_times(table), options)
+
+
+def _split_by_times(table: Table) -> str:
+    return "time" if table.pairs.time is not None else "random"
 
 
 def memory_of(options: IngestOptions) -> int:
@@ -135,17 +143,25 @@ def _build(table: Table, source: str, out: Path, split: str, options: IngestOpti
         raise DataError(
             "a split by time needs times", where=source, wanted="a time column", do="name it: --time-col NAME"
         )
+    check_shares(options, split, source)
+    low = drop_low_weights(pairs, options.min_weight, source)
+    if pairs.time is not None:
+        check_units(pairs.time, source)
     merged = merge_rows(table, source)
     train = None if pairs.part is None else pairs.part == TRAIN
     kept, counts_dropped = apply_min_counts(table, train, options)
     _check_something_is_left(pairs, counts_dropped["pairs"], source, options)
     labels, cuts = _labels(pairs, split, options)
+    check_weights(table, labels, source)
     report: dict[str, Any] = {
         "source": source,
         "formats": table.formats,
         "read": table.counts,
-        "dropped": {"duplicates": merged, "min_counts": counts_dropped},
+        **about_columns(table, split, options),
+        "dropped": {"duplicates": merged, "min_counts": counts_dropped, "low_weights": low},
     }
+    if pairs.time is not None and (zeros := count_zeros(pairs.time)):
+        report["zero_times"] = zeros
     if cuts:
         report["cut_offs"] = cuts
     return write_table(table, labels, (kept.queries, None), out, split, options, report)

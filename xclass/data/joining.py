@@ -87,7 +87,8 @@ def merge_into_old(pairs: Pairs) -> int:
         keep[second] = False
         pairs.part[first] = np.minimum(pairs.part[first], pairs.part[second])
         if pairs.weight is not None:
-            pairs.weight[first] += pairs.weight[second]
+            with np.errstate(over="ignore"):  # what is too large is refused later, by name
+                pairs.weight[first] += pairs.weight[second]
     merged = len(keep) - int(np.count_nonzero(keep))
     if merged:
         pairs.select(keep)

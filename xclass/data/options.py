@@ -38,6 +38,8 @@ class IngestOptions(Config):
     Amazon 0.6."""
     propensity_b: float = Field(default=1.5, ge=0, le=1_000_000)
     """B of the propensities: 1.5 as a rule, Wikipedia 0.4, Amazon 2.6."""
+    min_weight: float | None = Field(default=None, ge=0, le=3.4e38)
+    """Rows with a lower weight are dropped first: with 4, ratings of 4 and 5 are positives, and lower ones are not."""
     split: Split = "auto"
     """auto: given for a directory with train and test files, time where there is a time column, else random."""
     test_fraction: float = Field(default=0.2, ge=0, lt=1)

@@ -149,7 +149,8 @@ def merge_duplicates(pairs: Pairs) -> tuple[int, np.ndarray]:
             starts = np.ones(len(order), dtype=bool)
             starts[again] = False
             totals = np.bincount(np.cumsum(starts) - 1, weights=pairs.weight[order])
-            pairs.weight[order[starts]] = totals
+            with np.errstate(over="ignore"):  # what is too large is refused later, by name
+                pairs.weight[order[starts]] = totals
     merged = len(keep) - int(np.count_nonzero(keep))
     found = np.concatenate(overlaps) if overlaps else np.zeros((0, 2), dtype=np.int64)
     if merged and len(found) == 0:

@@ -22,6 +22,7 @@ import polars as pl
 from xclass.data import writing
 from xclass.data.arrays import VALUES_PER_BLOCK, ArrayWriter, rewrite_blocks
 from xclass.data.ids import index_dtype
+from xclass.data.option_use import check_use
 from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.planted_model import PlantedWorld
@@ -233,14 +234,7 @@ def ingest_planted(source: str, out: Path, options: IngestOptions) -> Dataset:
 
     A seed in the source goes before the option.
     """
-    default = IngestOptions()
-    for name in type(options).model_fields:
-        if name not in ("test_fraction", "valid_fraction", "seed", "split") and getattr(options, name) != getattr(
-            default, name
-        ):
-            raise ConfigError(
-                f"{name} does not apply to planted data", where=source, got=getattr(options, name), do="leave it out"
-            )
+    check_use(options, "planted data", source)
     if options.split not in ("auto", "random"):
         raise ConfigError(
             "planted data is split at random", where="--split", wanted="random", got=options.split, do="leave it out"

@@ -25,6 +25,7 @@ from xclass.data.document_reading import ReadDocuments
 from xclass.data.document_writing import DocumentJob, write_documents
 from xclass.data.documents import document_parts
 from xclass.data.feature_files import FeatureSpool
+from xclass.data.option_use import check_use
 from xclass.data.options import IngestOptions
 from xclass.data.planted_spec import parse_numbers
 from xclass.data.sparse import Sparse
@@ -128,11 +129,7 @@ def ingest_planted_documents(source: str, out: Path, options: IngestOptions) -> 
 
     Time: about that of writing. Memory: 30 bytes a pair, 60 bytes a label.
     """
-    allowed = {"test_fraction", "valid_fraction", "seed", "split"}
-    default = IngestOptions()
-    for name in sorted(set(IngestOptions.model_fields) - allowed):
-        if getattr(options, name) != getattr(default, name):
-            raise ConfigError(f"{name} does not apply to planted documents", where=source, do="leave it out")
+    check_use(options, "planted documents", source)
     if options.split not in ("auto", "random"):
         raise ConfigError("planted documents are split at random", where="--split", wanted="random", got=options.split)
     world = DocumentWorld(**{"seed": options.seed, **parse_planted_documents(source)})

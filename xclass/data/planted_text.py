@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from xclass.data.option_use import check_use
 from xclass.data.options import IngestOptions
 from xclass.data.planted_spec import parse_numbers
 from xclass.data.sequence_writing import SequenceJob, write_sequences
@@ -44,7 +45,6 @@ DECIMAL = {"first": "first", "second": "second", "zipf": "zipf", "shift": "shift
 BORDER = "</s>"
 LINES_PER_BLOCK = 1 << 13
 HELD_OUT = 0.05
-APPLY = ("context", "test_fraction", "valid_fraction", "seed", "split")
 
 
 class Block(NamedTuple):
@@ -196,11 +196,7 @@ def ingest_planted_text(source: str, out: Path, options: IngestOptions) -> Datas
 
 
 def _world(source: str, options: IngestOptions) -> TextWorld:
-    default = IngestOptions()
-    for name in set(type(options).model_fields) - set(APPLY):
-        if getattr(options, name) != getattr(default, name):
-            what = f"{name} does not apply to planted text"
-            raise ConfigError(what, where=source, got=getattr(options, name), do="leave it out")
+    check_use(options, "planted text", source)
     if options.split not in ("auto", "random"):
         raise ConfigError("planted text is split at random", where="--split", wanted="random", got=options.split)
     values = parse_numbers(source, PREFIX, SPEC, WHOLE, DECIMAL, ("items", "words"))

@@ -28,6 +28,7 @@ from xclass.progress import Progress, say
 
 ROWS_PER_BATCH = 500_000
 EXACT_FLOAT = 2**53
+NO_TIME = -(2**63)  # what NumPy and pandas write for a time that is missing
 
 
 @dataclass(slots=True)
@@ -118,6 +119,8 @@ class Reader(ABC):
     def _times(self, values: pl.Series, path: Path) -> pl.Series | None:
         """Int64 where all are whole, else Float64; None if one is no number of 64 bits."""
         times = None if values.dtype.is_float() else values.cast(pl.Int64, strict=False)
+        if times is not None and times.min() == NO_TIME:
+            return None
         if times is not None:
             self._farthest = max(self._farthest, _as_int(times.max()), -_as_int(times.min()))
         if times is None or times.null_count():

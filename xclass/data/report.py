@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
-EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
-"""A time at or above the first number has so many units per second: nano-, micro-, milliseconds, seconds."""
+from xclass.data.times import as_date, common_unit
+
+WITHOUT = {
+    "valid": "training is not validated, so it neither stops early nor keeps the best checkpoint",
+    "test": "there is nothing to evaluate on",
+}
 
 
 def render_report(report: dict[str, Any]) -> str:
     """The report as text for a person, one fact per line."""
     if "text" in report:
         return _text(report)
-    lines = [f"read       {_read(report)}"]
+    lines = [f"read       {_read(report)}", *_columns(report), *_merged(report["dropped"])]
     lines += [f"dropped    {line}" for line in _dropped(report["dropped"])]
     lines += _appended(report["appended"]) if "appended" in report else []
     lines.append(f"kept       {report['kept']:,} pairs of {report['queries']:,} queries and {report['items']:,} items")
     lines += _documents(report) if "documents" in report else []
+    lines += _split(report)
+    unit = _unit(report)
     for name, part in report["splits"].items():
         lines.append(
-            f"{name:<11}{part['pairs']:,} pairs of {part['queries']:,} queries, {part['items']:,} items{_dates(part)}"
+            f"{name:<11}{part['pairs']:,} pairs of {part['queries']:,} queries, {part['items']:,} items"
+            f"{_dates(part, unit)}"
         )
     lines += [f"note       {line}" for line in _notes(report)]
     return "\n".join(lines)
@@ -46,19 +52,6 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def as_date(time: float) -> str:
-    """A Unix time in seconds, milli-, micro- or nanoseconds as a UTC date; any other number as it is.
-
-    >>> as_date(1_600_000_000), as_date(1_600_000_000_000), as_date(42)
-    ('2020-09-13 12:26:40', '2020-09-13 12:26:40', '42')
-    """
-    for least, per_second in EPOCH_UNITS:
-        if least <= time < least * 1e3:
-            moment = datetime.datetime.fromtimestamp(time / per_second, tz=datetime.UTC)
-            return moment.strftime("%Y-%m-%d %H:%M:%S")
-    return str(time)
-
-
 def _read(report: dict[str, Any]) -> str:
     total = sum(report["read"].values())
     parts = (
@@ -69,10 +62,8 @@ def _read(report: dict[str, Any]) -> str:
 
 def _dropped(dropped: dict[str, Any]) -> list[str]:
     lines = []
-    if dropped["duplicates"]:
-        lines.append(
-            f"{dropped['duplicates']:,} pairs that were there before (merged, weights summed, first time kept)"
-        )
+    if dropped.get("low_weights"):
+        lines.append(f"{dropped['low_weights']:,} pairs below the minimum weight")
     counts = dropped["min_counts"]
     if counts["queries"] or counts["items"] or counts["pairs"]:
         lines.append(
@@ -81,6 +72,30 @@ def _dropped(dropped: dict[str, Any]) -> list[str]:
             f"in {counts['rounds']} round{'' if counts['rounds'] == 1 else 's'}"
         )
     return lines or ["nothing"]
+
+
+def _merged(dropped: dict[str, Any]) -> list[str]:
+    found = dropped["duplicates"]
+    return [f"merged     {found:,} repeated pairs (weights summed, first time kept)"] if found else []
+
+
+def _columns(report: dict[str, Any]) -> list[str]:
+    if "columns" not in report:
+        return []
+    used = ", ".join(f"{role} {name}" for role, name in report["columns"].items())
+    unused = f"; not used: {', '.join(report['unused'])}" if report["unused"] else ""
+    return [f"columns    {used}{unused}"]
+
+
+def _split(report: dict[str, Any]) -> list[str]:
+    if not report.get("split_reason"):
+        return []
+    return [f"split      {report['split']}, as {report['split_reason']} (--split chooses another)"]
+
+
+def _unit(report: dict[str, Any]) -> str | None:
+    """The unit of the times, the same for all dates that are shown."""
+    return common_unit(part["last_time"] for part in report["splits"].values() if "last_time" in part)
 
 
 def _documents(report: dict[str, Any]) -> list[str]:
@@ -105,14 +120,14 @@ def _appended(grown: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _dates(part: dict[str, Any]) -> str:
+def _dates(part: dict[str, Any], unit: str | None) -> str:
     if "first_time" not in part:
         return ""
-    return f", {as_date(part['first_time'])} to {as_date(part['last_time'])}"
+    return f", {as_date(part['first_time'], unit)} to {as_date(part['last_time'], unit)}"
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
-    notes = []
+    notes = _remarks(report)
     for name, cold in report["cold_items"].items():
         if cold["items"]:
             notes.append(
@@ -124,9 +139,25 @@ def _notes(report: dict[str, Any]) -> list[str]:
             notes.append(f"{new['queries']:,} queries of {name} have nothing in train: {_some(new['samples'])}")
     if report["queries_without_pairs"]:
         notes.append(f"{report['queries_without_pairs']:,} queries have no item at all and are kept")
+    unit = _unit(report)
     notes += [
-        f"cut-off of {name}: pairs at or after {as_date(cut)}" for name, cut in report.get("cut_offs", {}).items()
+        f"cut-off of {name}: pairs at or after {as_date(cut, unit)}" for name, cut in report.get("cut_offs", {}).items()
     ]
+    return notes
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    """What a person may have meant otherwise."""
+    notes = [
+        f'"{name}" looks like a time and is not used: --time-col "{name}"' for name in report.get("look_like_times", [])
+    ]
+    for name, kinds in report.get("look_like_events", {}).items():
+        notes.append(f'"{name}" is not used: {", ".join(kinds)} count alike, as one positive each')
+    if "zero_times" in report:
+        notes.append(f"{report['zero_times']:,} times are 0: are they missing?")
+    if "sequences" in report.get("formats", []):
+        notes.append("every word of a line is an item, the first one too; a query is named by its line number")
+    notes += [f"no query has a {name} part: {lack}" for name, lack in WITHOUT.items() if name not in report["splits"]]
     return notes
 
 
