@@ -330,6 +330,17 @@ def test_json_that_means_no_row(tmp_path: Path, case: str, place: int) -> None:
     refused(tmp_path / "a.jsonl", f"line {place}", words)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("memory", [None, 0.0])
+def test_no_id_before_an_empty_list(tmp_path: Path, name: str, memory: float | None) -> None:
+    rows = [{"user": "a", "item": ["b"]}, {"user": None, "item": []}, {"user": "c", "item": []}]
+    if name == "a.parquet":
+        pl.DataFrame(rows).write_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused(tmp_path / name, 'column "user"', "2", memory=memory)
+
+
 def test_whole_pairs_of_surrogates_are_characters(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"user":"\\ud83d\\ude00","item":"a\\\\ud800"}\n')
     assert lists(all_train(tmp_path / "a.jsonl")) == {"\N{GRINNING FACE}": ["a\\ud800"]}

@@ -79,8 +79,11 @@ class JsonLines:
                     _check_form(record.get(used[role]), role in columns.lists, used[role], checks.at(number))
                     for value in _values(record.get(used[role])):
                         _check_type(value, kind, used[role], checks.at(number))
-                for row in _rows(record, used, checks.at(number)):
+                rows = _rows(record, used, checks.at(number))
+                for row in rows:
                     checks.row(used, row, number)
+                if not rows:
+                    checks.id(columns.query, record.get(columns.query), number)
 
 
 def json_blocks(

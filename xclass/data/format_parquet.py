@@ -76,8 +76,7 @@ class Parquet:
         used = columns.used()
         with RowChecks(path, unit="row", dates=columns.dates) as checks:
             for row in rows.iter_rows(named=True):
-                if row["item"] is not None:
-                    checks.row(used, row, row["row"])
+                checks.row(used if row["item"] is not None else {"query": columns.query}, row, row["row"])
 
     def _schema(self, path: Path) -> dict[str, pl.DataType]:
         keys = {key: pl.Int64() if isinstance(value, int) else pl.String() for key, value in self.keys.items()}

@@ -89,27 +89,23 @@ class Reader(ABC):
     def read(self, path: Path, form: Format, columns: Columns, progress: Progress) -> None:
         """Take the pairs of one file."""
         try:
-            checked = False
             with closing(form.read(path, columns)) as blocks:
                 for block in blocks:
                     batch = block.with_columns(self.ids("query").alias("query"), self.ids("item").alias("item"))
-                    checked = self._append(batch, path, form, columns, checked) or checked
+                    self._append(batch, path, form, columns)
                     progress.advance(len(batch))
         except (*POLARS_ERRORS, *READ_ERRORS) as error:
             raise _unreadable(path, form, columns, error) from None
         if self.met_empty_ids():
-            _diagnose(path, form, columns)
-            raise DataError("there are empty ids", where=path, wanted="an id in every row", do="give these rows an id")
+            raise _without_id(path, form, columns)
 
-    def _append(self, batch: pl.DataFrame, path: Path, form: Format, columns: Columns, checked: bool) -> bool:
-        """Hand one batch on. True when a query was null and ``diagnose`` found that harmless."""
-        blank = batch["query"].null_count() > 0
-        if blank and not checked:
-            _diagnose(path, form, columns)
-        if blank or batch["item"].null_count():
-            alone = pl.col("item").is_null() & pl.col("query").is_not_null()
-            self.take_lonely(batch.filter(alone)["query"])
-            batch = batch.drop_nulls(["query", "item"])
+    def _append(self, batch: pl.DataFrame, path: Path, form: Format, columns: Columns) -> None:
+        """Hand one batch on."""
+        if batch["query"].null_count():
+            raise _without_id(path, form, columns)
+        if batch["item"].null_count():
+            self.take_lonely(batch.filter(pl.col("item").is_null())["query"])
+            batch = batch.drop_nulls("item")
         pairs = {role: batch[role] for role in ("query", "item")}
         for role in batch.columns[2:]:
             values = _weights(batch[role]) if role == "weight" else self._times(batch[role], path)
@@ -119,7 +115,6 @@ class Reader(ABC):
             pairs[role] = values
         self.pairs_read += len(batch)
         self.take(pairs)
-        return blank
 
     def _times(self, values: pl.Series, path: Path) -> pl.Series | None:
         """Int64 where all are whole, else Float64; None if one is no number of 64 bits."""
@@ -298,6 +293,12 @@ def _as_int(value: object) -> int:
 def _diagnose(path: Path, form: Format, columns: Columns) -> None:
     say(f"{path}: something looks wrong, checking every row")
     form.diagnose(path, columns)
+
+
+def _without_id(path: Path, form: Format, columns: Columns) -> DataError:
+    """The error of a row without an id: what ``diagnose`` finds, which names it."""
+    _diagnose(path, form, columns)
+    return DataError("there are empty ids", where=path, wanted="an id in every row", do="give these rows an id")
 
 
 def _unreadable(path: Path, form: Format, columns: Columns, error: Exception) -> DataError:
