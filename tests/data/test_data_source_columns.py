@@ -188,3 +188,95 @@ def test_words_that_people_use_for_columns(tmp_path: Path, capsys: pytest.Captur
     assert main(["ingest", str(path), "--out", str(tmp_path / "out"), *given]) == 0
     columns = json.loads(capsys.readouterr().out)["columns"]
     assert columns == {"query": "a", "item": "b", "weight": "c", "time": "d"}
+
+
+@pytest.mark.parametrize("values", [["Friday", "Monday"], ["05/12/2019", "05/13/2019"]])
+def test_a_date_that_is_none_is_told_and_not_used(tmp_path: Path, values: list[str]) -> None:
+    rows = "".join(f"{n % 3},{n},{values[n % 2]}\n" for n in range(9))
+    report = ingest_text(tmp_path, "a.csv", f"user,item,date\n{rows}").manifest["report"]
+    assert report["columns"] == {"query": "user", "item": "item"}
+    assert report["look_like_times"] == ["date"]
+    with pytest.raises(DataError, match="is not a number"):
+        ingest_text(tmp_path / "sure", "a.csv", f"user,item,timestamp\n{rows}")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("visit_date", ["5/1/24", "6/1/24"], '"visit_date" looks like a time'),
+        ("createdAtTime", ["noon", "night"], '"createdAtTime" looks like a time'),
+        ("seen", ["1700000000", "1700000001"], '"seen" looks like a time'),
+        ("kind", ["view", "purchase"], '"kind" is not used: purchase, view count alike'),
+        ("label", ["0", "1"], '"label" is not used: rows with 0 and 1 count alike'),
+        ("is_click", ["0", "1"], '--weight-col "is_click" --min-weight 1'),
+        ("price", ["3", "4"], None),
+        ("label", ["3", "4"], None),
+        ("title", ["view of a town", "Hat"], None),
+    ],
+)
+def test_what_a_column_may_be_is_told(tmp_path: Path, column: str, values: list[str], told: str | None) -> None:
+    rows = "".join(f"{n % 3},{n},{values[n % 2]}\n" for n in range(9))
+    report = ingest_text(tmp_path, "a.csv", f"user,item,{column}\n{rows}").manifest["report"]
+    notes = [line for line in render_report(report).splitlines() if line.startswith("note") and column in line]
+    assert report["unused"] == [column]
+    assert (len(notes) == 1 and told in notes[0]) if told else notes == []
+
+
+def test_ids_that_may_be_meant_otherwise_are_told(tmp_path: Path) -> None:
+    floats = ingest_text(tmp_path / "1", "a.csv", "user,item\nu1,2.0\nu2,3.0\n")
+    assert "item ids are written with a fraction: 2.0 is another id than 2" in render_report(floats.manifest["report"])
+    both = ingest_text(tmp_path / "2", "a.csv", "user,item\n1,x\n1.0,y\nz,y\n")
+    assert "query ids are written with a fraction" in render_report(both.manifest["report"])
+    listed = ingest_text(tmp_path / "3", "a.csv", "user,item\n1,7 8 9\n2,7 8\n3,4\n")
+    assert '"7 8" is one item' in render_report(listed.manifest["report"])
+    plain = ingest_text(tmp_path / "4", "a.csv", "user,item\n1,7 kg\n2,1.5\n2,7.0 kg\n")
+    assert plain.manifest["report"]["remarks"] == []
+
+
+def test_files_that_are_not_read_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "box" / "ml.inter", "user_id:token\titem_id:token\n1\t2\n2\t3\n")
+    write(tmp_path / "box" / "ml.user", "user_id:token\tage:float\n1\t20\n")
+    write(tmp_path / "box" / "ml.item", "item_id:token\ttitle:token_seq\n2\tToy Story\n")
+    dataset = ingest(tmp_path / "box", tmp_path / "1")
+    assert dataset.manifest["report"]["not_read"] == ["ml.item", "ml.user"]
+    assert len(pairs(dataset)) == 2
+    assert "not read   ml.item, ml.user" in render_report(dataset.manifest["report"])
+    write(tmp_path / "given" / "train.txt", "0 1 2 3\n1 4 5\n")
+    write(tmp_path / "given" / "test.txt", "0 4\n1 2\n")
+    write(tmp_path / "given" / "item_list.txt", "org_id remap_id\na 1\n")
+    report = ingest(tmp_path / "given", tmp_path / "2").manifest["report"]
+    assert (report["not_read"], report["formats"]) == (["item_list.txt"], ["adjacency"])
+    write(tmp_path / "notes" / "a.csv", "user,item\n1,2\n")
+    write(tmp_path / "notes" / "README", "two columns, in this order\n")
+    assert ingest(tmp_path / "notes", tmp_path / "3").manifest["report"]["not_read"] == ["README"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("adjacency", "then its items"), ("sequences", "the first too, is an item")]
+)
+def test_lines_without_columns_are_explained(tmp_path: Path, name: str, told: str) -> None:
+    dataset = ingest_text(tmp_path, "a.txt", "1 2 3\n2 5\n3 7 8 9\n", format=name)
+    assert told in render_report(dataset.manifest["report"])
+
+
+def test_the_weights_of_one_query_are_summed_without_overflow(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)weights of one query.*query 2"):
+        ingest_text(tmp_path, "a.csv", "user,item,rating\n1,7,3e38\n2,7,3e38\n2,8,3e38\n")
+
+
+def test_ids_of_light_pairs_only_are_not_counted_twice(tmp_path: Path) -> None:
+    dataset = ingest_text(tmp_path, "a.csv", RATINGS, min_weight=4, min_query_count=2)
+    counts = dataset.manifest["report"]["dropped"]
+    assert counts == {
+        "duplicates": 0,
+        "low_weights": 3,
+        "min_counts": {"pairs": 1, "queries": 1, "items": 0, "rounds": 1},
+    }
+
+
+def test_columns_of_raw_text_are_told(tmp_path: Path) -> None:
+    lines = [{"id": n, "title": "a toy", "labels": [n % 2], "price": 3} for n in range(6)]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    report = ingest(path, tmp_path / "out", IngestOptions(format="text")).manifest["report"]
+    assert report["columns"] == {"text": "title", "label": "labels", "id": "id"}
+    assert "columns    text title, label labels, id id; not used: price" in render_report(report)

@@ -29,7 +29,7 @@ from xclass.data.pairs import PART_CODES, TEST, TRAIN, Pairs
 from xclass.data.planted_spec import PREFIX
 from xclass.data.planted_text import PREFIX as TEXT_PREFIX
 from xclass.data.reading import Table, describe_files, read_table
-from xclass.data.source_columns import about_columns
+from xclass.data.source_columns import about_source
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
@@ -127,7 +127,7 @@ def _append(source: Path, old: Dataset, given: IngestOptions, out: Path) -> Data
         "source": str(source),
         "formats": table.formats,
         "read": table.counts,
-        **about_columns(table, recipe.split, recipe.options.model_copy(update={"split": recipe.split})),
+        **about_source(table, recipe.split, recipe.options.model_copy(update={"split": recipe.split}), str(source)),
         "dropped": {"duplicates": duplicates, "min_counts": dropped, "low_weights": low},
         "appended": grown,
     }

@@ -34,6 +34,8 @@ USUAL_NAMES = {
         "date_time", "created_at", "rated_at", "date",
     ),
 }  # fmt: skip
+SURE_TIMES = USUAL_NAMES["time"][:5]
+"""A column of such a name holds times, or is wrong; of the other names one may hold the names of weekdays."""
 PLURALS = ("items", "item_ids")
 """They hold lists of items, or say how many there are; which one is clear only where nothing else could be meant."""
 OTHER_NAMES = ("label", "price", "title", "name", "category", "brand", "genres", "event_type", "event", "behavior")
@@ -113,6 +115,11 @@ def is_usual_name(name: str) -> bool:
 def is_time_name(name: str) -> bool:
     """Whether this is a usual name of the time."""
     return _is_one_of(name, USUAL_NAMES["time"])
+
+
+def is_sure_time(name: str) -> bool:
+    """Whether a column of this name can hold nothing but times."""
+    return _is_one_of(name, SURE_TIMES)
 
 
 def names_a_pair(fields: Sequence[str]) -> bool:

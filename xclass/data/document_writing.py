@@ -14,6 +14,7 @@ from xclass.data.columns import Columns
 from xclass.data.document_blocks import FEATURES, TEXT
 from xclass.data.document_reading import ReadDocuments
 from xclass.data.feature_files import FeatureSpool, write_features
+from xclass.data.format_text import TextColumns
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, TRAIN, Pairs, group_by_query, merge_duplicates
 from xclass.data.reading import Table
@@ -33,6 +34,7 @@ class DocumentJob:
     titles: of the labels, by code. feature_names: of numbered features. vectoriser: what made the features of texts.
     item_features: gives the labels' features in the order of item numbers, which it is given as codes. hidden: places
     of documents and codes of labels that are never to be shown together. fields: more for the manifest.
+    columns: of the first file of raw text.
     """
 
     source: str
@@ -48,6 +50,7 @@ class DocumentJob:
     item_features: Callable[[np.ndarray], FeatureSpool] | None = None
     hidden: tuple[np.ndarray, np.ndarray] | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    columns: TextColumns | None = None
 
 
 def write_documents(job: DocumentJob, out: Path) -> Dataset:
@@ -170,10 +173,12 @@ def _part_names(parts: np.ndarray) -> pl.Series:
 def _report(job: DocumentJob, merged: int) -> dict[str, Any]:
     nothing = {"pairs": 0, "queries": 0, "items": 0, "rounds": 0}
     counted = zip(*np.unique(job.parts, return_counts=True), strict=True)
+    columns = {} if job.columns is None else {"columns": job.columns.used(), "unused": list(job.columns.unused)}
     hidden = {} if job.hidden is None else {"hidden_pairs": len(job.hidden[0])}
     return {
         "source": job.source,
         "formats": [job.form],
+        **columns,
         "read": _pairs_by_part(job.read),
         "documents": {PART_OF_CODE[code]: int(count) for code, count in counted},
         "feature_values": job.spool.num_values,

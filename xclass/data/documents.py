@@ -12,6 +12,7 @@ from xclass.data.document_reading import ReadDocuments, read_documents, read_tex
 from xclass.data.document_sources import DocumentSource, read_filters, read_split_files
 from xclass.data.document_writing import PART_OF_CODE, DocumentJob, write_documents
 from xclass.data.feature_files import FeatureSpool
+from xclass.data.format_text import text_columns
 from xclass.data.label_texts import LabelTexts, read_names
 from xclass.data.option_use import check_shares, check_use
 from xclass.data.options import IngestOptions
@@ -48,6 +49,7 @@ def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) 
         job.hidden = read_filters(source, read.counts, read.item_ids)
         if raw:
             job.vectoriser = _vectorise(source, parts, options, spool)
+            job.columns = text_columns(next(iter(source.parts.values()))[0], options)
         elif source.form != "svmlight":
             job.feature_names = read_names(source.folder, "feature", read.layout.features)
         spool.close()

@@ -31,7 +31,7 @@ IDS = ("id", "uid", "document_id", "doc_id", "query_id")
 class TextColumns:
     """texts: joined by a line break into one. label: None in a file of labels or of queries. id: None where a row is
     known by its place. labels_listed: the label column holds lists. ids_whole, labels_whole: integers, not strings.
-    labels_seen: the first rows have a label."""
+    labels_seen: the first rows have a label. unused: columns without a meaning."""
 
     texts: tuple[str, ...]
     label: str | None = None
@@ -40,6 +40,12 @@ class TextColumns:
     ids_whole: bool = False
     labels_whole: bool = False
     labels_seen: bool = True
+    unused: tuple[str, ...] = ()
+
+    def used(self) -> dict[str, str]:
+        """Meaning to column names, of those that are there."""
+        meanings = {"text": ", ".join(self.texts), "label": self.label, "id": self.id}
+        return {meaning: name for meaning, name in meanings.items() if name}
 
 
 def holds_text(path: Path) -> bool:
@@ -78,9 +84,9 @@ def text_columns(path: Path, options: IngestOptions, with_labels: bool = True) -
         _check_kind(identifier, kinds[identifier], ("string", "int"), path)
     kind = "" if label is None else kinds[label]
     whole = identifier is not None and kinds[identifier] == "int"
-    return TextColumns(
-        texts, label, identifier, kind.startswith("list"), whole, kind.endswith("int"), not kind.endswith("null")
-    )
+    listed, whole_labels, seen = kind.startswith("list"), kind.endswith("int"), not kind.endswith("null")
+    unused = tuple(name for name in kinds if name not in (*texts, label, identifier))
+    return TextColumns(texts, label, identifier, listed, whole, whole_labels, seen, unused)
 
 
 def read_rows(path: Path, columns: TextColumns, wanted: Sequence[str]) -> Iterator[pl.DataFrame]:

@@ -27,7 +27,7 @@ from xclass.data.pairs import (
 )
 from xclass.data.planted_spec import PREFIX
 from xclass.data.reading import Table, describe_files, read_table
-from xclass.data.source_columns import about_columns
+from xclass.data.source_columns import about_source
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.spill import memory_needed, read_spilled
 from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
@@ -35,6 +35,7 @@ from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
 from xclass.data.times import check_units, count_zeros
 from xclass.data.weights import check_weights, drop_low_weights
+from xclass.data.writing import marked
 from xclass.errors import ConfigError, DataError
 from xclass.files import remove_leftovers, require_absent, scratch_directory
 from xclass.memory import left_memory
@@ -157,7 +158,7 @@ def _build(table: Table, source: str, out: Path, split: str, options: IngestOpti
         "source": source,
         "formats": table.formats,
         "read": table.counts,
-        **about_columns(table, split, options),
+        **about_source(table, split, options, source),
         "dropped": {"duplicates": merged, "min_counts": counts_dropped, "low_weights": low},
     }
     if pairs.time is not None and (zeros := count_zeros(pairs.time)):
@@ -189,6 +190,7 @@ def apply_min_counts(
     """Filter the pairs by the minimum counts among those ``counted`` (None: all); returns which queries
     and items stay (those of the masks ``lasting`` do), and the report of what went."""
     pairs, before = table.pairs, len(table.pairs)
+    queries, items = _present(table) if options.min_query_count or options.min_item_count else (False, False)
     kept = filter_min_counts(
         pairs.query,
         pairs.item,
@@ -203,11 +205,18 @@ def apply_min_counts(
         pairs.select(alive_pairs(pairs.query, pairs.item, kept.queries, kept.items))
     gone = {
         "pairs": before - len(pairs),
-        "queries": kept.dropped_queries,
-        "items": kept.dropped_items,
+        "queries": int(np.count_nonzero(queries & ~kept.queries)),
+        "items": int(np.count_nonzero(items & ~kept.items)),
         "rounds": kept.rounds,
     }
     return kept, gone
+
+
+def _present(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the queries and items that are there: those of pairs below the minimum weight are not any more."""
+    queries = marked(table.pairs.query, len(table.query_ids))
+    queries[table.lonely] = True
+    return queries, marked(table.pairs.item, len(table.item_ids))
 
 
 def _check_something_is_left(pairs: Pairs, dropped: int, source: str, options: IngestOptions) -> None:

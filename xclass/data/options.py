@@ -18,7 +18,7 @@ class IngestOptions(Config):
     """Options of :func:`xclass.data.ingest.ingest`; the resolved copy is saved in ``dataset.json``."""
 
     format: str = "auto"
-    """A name of ``FORMATS`` or ``DOCUMENT_FORMATS``; "auto" looks at the file's ending and its first lines."""
+    """A name of ``FORMATS`` or ``DOCUMENT_FORMATS``; "auto" goes by the files' endings and first lines."""
     query_col: str | None = None
     """Column of the query ids. None: the first of the usual names (query_id, user_id, user, session_id, …)."""
     item_col: str | None = None
@@ -26,7 +26,8 @@ class IngestOptions(Config):
     weight_col: str | None = None
     """Column of the weights, numbers from 0. None: weight or rating if there is one. "" (empty): no weights."""
     time_col: str | None = None
-    """Column of the times, numbers. None: timestamp or time if there is one. "" (empty): no times."""
+    """Column of the times, numbers or ISO dates. None: timestamp, time, event_time, date, … if there is one. ""
+    (empty): no times."""
     text_col: tuple[str, ...] = ()
     """Columns of the documents' texts, joined by a line break. None named: text, else title, abstract, content, …"""
     item_text: str | None = None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data.columns import Columns, IdKind
+from xclass.data.columns import Columns, IdKind, is_sure_time
 from xclass.data.format_parquet import Parquet, count_rows
 from xclass.data.formats import FORMATS, Format, find_formats
 from xclass.data.hive import FolderKeys
@@ -23,6 +23,7 @@ from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.sorted_ids import Ids
 from xclass.data.sources import WHOLE
 from xclass.data.text import POLARS_ERRORS, READ_ERRORS
+from xclass.data.times import may_be_times
 from xclass.errors import DataError
 from xclass.progress import Progress, say
 
@@ -201,11 +202,23 @@ def describe_files(parts: dict[str, list[Path]], options: IngestOptions, root: P
             form = Parquet(keys.values(path)) if name == "parquet" and keys.integers else FORMATS[name]
             if name == "parquet" and len(paths) > 1 and count_rows(path) == 0:
                 continue
+            if not files:
+                options = _without_odd_times(form, path, options)
             files.append(File(path, part, name, form, form.columns(path, options)))
             _same_values(files[0], files[-1])
         if not any(file.part == part for file in files):
             raise DataError("there are no pairs", where=paths[0], wanted="at least one query with an item")
     return files
+
+
+def _without_odd_times(form: Format, path: Path, options: IngestOptions) -> IngestOptions:
+    """The options, without times where a column was taken for them by a name like "date" and its values are none."""
+    time = form.columns(path, options).time
+    if time is None or options.time_col is not None or is_sure_time(time):
+        return options
+    without = options.model_copy(update={"time_col": ""})
+    values = form.columns(path, without).samples.get(time, ())
+    return options if may_be_times(values) else without
 
 
 def read_parts(files: list[File], reader: Reader, verb: str = "read") -> dict[str, int]:

@@ -10,6 +10,11 @@ WITHOUT = {
     "valid": "training is not validated, so it neither stops early nor keeps the best checkpoint",
     "test": "there is nothing to evaluate on",
 }
+LISTS = {
+    "adjacency": "none: each line is a query, then its items",
+    "sequences": "none: each line is a query, named by its number; every word of it, the first too, is an item",
+}
+"""What the lines of formats without columns are."""
 
 
 def render_report(report: dict[str, Any]) -> str:
@@ -49,6 +54,7 @@ def _text(report: dict[str, Any]) -> str:
     lines.append(f"note       {borders[found['borders']]}")
     if not found["unknown"]["train"] and any(found["unknown"].values()):
         lines.append("note       train has no unknown word, so no run learns to expect one: lower --vocabulary")
+    lines += [f"note       {line}" for line in _missing_parts(report)]
     return "\n".join(lines)
 
 
@@ -80,17 +86,20 @@ def _merged(dropped: dict[str, Any]) -> list[str]:
 
 
 def _columns(report: dict[str, Any]) -> list[str]:
+    """The columns that were used and that were not, and the files of a directory that were not read."""
+    lines = [f"not read   {_some(report['not_read'])}"] if report.get("not_read") else []
     if "columns" not in report:
-        return []
+        return [f"columns    {LISTS[name]}" for name in report.get("formats", []) if name in LISTS] + lines
     used = ", ".join(f"{role} {name}" for role, name in report["columns"].items())
     unused = f"; not used: {', '.join(report['unused'])}" if report["unused"] else ""
-    return [f"columns    {used}{unused}"]
+    return [f"columns    {used}{unused}", *lines]
 
 
 def _split(report: dict[str, Any]) -> list[str]:
     if not report.get("split_reason"):
         return []
-    return [f"split      {report['split']}, as {report['split_reason']} (--split chooses another)"]
+    other = "" if report["split"] == "given" else " (--split chooses another)"
+    return [f"split      {report['split']}, as {report['split_reason']}{other}"]
 
 
 def _unit(report: dict[str, Any]) -> str | None:
@@ -155,11 +164,12 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         notes.append(f'"{name}" is not used: {", ".join(kinds)} count alike, as one positive each')
     if "zero_times" in report:
         notes.append(f"{report['zero_times']:,} times are 0: are they missing?")
-    if "sequences" in report.get("formats", []):
-        notes.append("every word of a line is an item, the first one too; a query is named by its line number")
-    notes += [f"no query has a {name} part: {lack}" for name, lack in WITHOUT.items() if name not in report["splits"]]
-    return notes
+    return [*notes, *report.get("remarks", []), *_missing_parts(report)]
 
 
-def _some(samples: list[Any]) -> str:
-    return ", ".join(map(str, samples)) + (", …" if len(samples) >= 5 else "")
+def _missing_parts(report: dict[str, Any]) -> list[str]:
+    return [f"no query has a {name} part: {lack}" for name, lack in WITHOUT.items() if name not in report["splits"]]
+
+
+def _some(samples: list[Any], most: int = 5) -> str:
+    return ", ".join(map(str, samples[:most])) + (", …" if len(samples) >= most else "")

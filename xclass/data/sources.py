@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from xclass.data.text import check_regular, plain_name
@@ -10,6 +11,7 @@ from xclass.errors import DataError
 PARTS = ("train", "valid", "test")
 PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 WHOLE = "all"
+DESCRIPTION = re.compile(r"(readme|licen[sc]e|copying|changelog)\b|.*\.(md|rst|pdf|html)$", re.IGNORECASE)
 
 
 def find_parts(source: Path) -> dict[str, list[Path]]:
@@ -17,8 +19,9 @@ def find_parts(source: Path) -> dict[str, list[Path]]:
 
     A directory is a given split when it holds ``train.*`` and ``test.*`` (``valid.*`` if there is one; RecBole's
     ``name.train.inter`` too) or the folders ``train/`` and ``test/`` of part files. Any other directory is one table in
-    part files, read in the order of their names. Hidden files and ``_SUCCESS`` markers are passed over. The folders
-    ``split=train/`` and ``split=test/``, as Spark writes them, are a given split, too.
+    part files, read in the order of their names. Hidden files and ``_SUCCESS`` markers are passed over, READMEs and
+    licences too, and beside RecBole's ``name.inter`` all that has another ending. The folders ``split=train/`` and
+    ``split=test/``, as Spark writes them, are a given split, too.
 
     Raises:
         DataError: there is no such source, nothing in it, a pipe or a device, or a test part without a train part.
@@ -41,12 +44,26 @@ def _find_parts(source: Path) -> dict[str, list[Path]]:
             _add_part(parts, name, entry, source)
     if parts:
         return _checked(parts, source)
-    files = _files_below(source)
+    files = _tables(_files_below(source))
     if not files:
         raise DataError(
             "there are no files in this directory", where=source, wanted="train.* and test.*, or data files"
         )
     return {WHOLE: files}
+
+
+def files_not_read(source: Path) -> list[str]:
+    """What lies in a directory, not hidden, beside the files that are read: paths below it."""
+    if not source.is_dir():
+        return []
+    read = {path for paths in _find_parts(source).values() for path in paths}
+    return [path.relative_to(source).as_posix() for path in _files_below(source) if path not in read]
+
+
+def _tables(files: list[Path]) -> list[Path]:
+    """The files that may hold pairs: of RecBole's the interactions only; no descriptions."""
+    interactions = [path for path in files if plain_name(path).endswith(".inter")]
+    return interactions or [path for path in files if not DESCRIPTION.match(path.name)]
 
 
 def part_name(path: Path) -> str | None:

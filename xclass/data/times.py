@@ -36,6 +36,12 @@ def are_times(values: Sequence[object]) -> bool:
     return len(units) == 1 and None not in units
 
 
+def may_be_times(values: Sequence[object]) -> bool:
+    """Whether there is no value, or one of the first is a number or a date: else a column holds something else."""
+    texts = [str(value) for value in values if value is not None and value != ""]
+    return not texts or any(is_number(text) or from_iso(text) is not None for text in texts)
+
+
 def as_date(time: float, unit: str | None) -> str:
     """A Unix time in this unit as a UTC date; with None the number as it is.
 
