@@ -93,7 +93,10 @@ def _evaluation(chance: Random, folder: Path) -> Case:
     rows = [(q, f"i{n}", float(r)) for q in chosen for r, n in enumerate(chance.sample(range(9), 3), 1)]
     truth = [(q, f"i{n}", 1.0) for q in chosen for n in chance.sample(range(9), 2)]
     form = chance.choice([".csv", ".tsv", ".jsonl", ".run"])
-    data = {"predictions": _rows(rows, form, chance), "truth": _rows(truth, chance.choice([".csv", ".jsonl", ".qrels"]), chance)}
+    data = {
+        "predictions": _rows(rows, form, chance),
+        "truth": _rows(truth, chance.choice([".csv", ".jsonl", ".qrels"]), chance),
+    }
     damaged = chance.choice([None, "predictions", "truth", "predictions"])
     how: list[str] = []
     names: dict[str, str] = {}
@@ -109,10 +112,24 @@ def _evaluation(chance: Random, folder: Path) -> Case:
         data[part] = (ending, number, (folder / names[part]).read_bytes())
 
     def check(tools: Tools) -> Verdict:
-        said = tools.run("evaluate", "--predictions", names["predictions"], "--truth", names["truth"], "-k", "2", "--metric", "recall", "--json")
+        said = tools.run(
+            "evaluate",
+            "--predictions",
+            names["predictions"],
+            "--truth",
+            names["truth"],
+            "-k",
+            "2",
+            "--metric",
+            "recall",
+            "--json",
+        )
 
         def wanted() -> dict[str, float]:
-            read = {part: _numbered(unpacked(raw, names[part]), ending, number) for part, (ending, number, raw) in data.items()}
+            read = {
+                part: _numbered(unpacked(raw, names[part]), ending, number)
+                for part, (ending, number, raw) in data.items()
+            }
             pairs = [(query, item) for query, item, _ in read["truth"]]
             if not {q for q, _ in pairs} & {q for q, _, _ in read["predictions"]}:
                 raise Refusal("not one query id is the same")
@@ -146,12 +163,19 @@ class World:
         """
         if queries is not None and not set(queries) & self.queries:
             raise Refusal("no query is known")
-        named = None if found is None else set(found.ids or []) | {item for items in (found.own or {}).values() for item in items}
+        named = (
+            None
+            if found is None
+            else set(found.ids or []) | {item for items in (found.own or {}).values() for item in items}
+        )
         if named is not None and not named & self.items:
             raise Refusal("no item is known")
         if found is not None and found.own is not None and not set(found.own) & self.queries:
             raise Refusal("no query has a list of its own")
-        lists = {query: self._list(query, found, denied) for query in (self.queries if queries is None else set(queries) & self.queries)}
+        lists = {
+            query: self._list(query, found, denied)
+            for query in (self.queries if queries is None else set(queries) & self.queries)
+        }
         return {query: items for query, items in lists.items() if items}
 
     def _list(self, query: str, found: Given | None, denied: bool) -> list[str]:
@@ -247,10 +271,16 @@ def _ids(chance: Random, ids: list[str], column: str) -> tuple[str, bytes, list[
 
 def _own(chance: Random, called: str = "history") -> tuple[str, bytes, list[str]]:
     """(ending, bytes, how they were altered) of a file of lists."""
-    lists = {f"u{q:02d}": [f"i{n:02d}" for n in chance.sample(range(ITEMS), chance.randint(1, 5))] for q in chance.sample(range(QUERIES), 3)}
+    lists = {
+        f"u{q:02d}": [f"i{n:02d}" for n in chance.sample(range(ITEMS), chance.randint(1, 5))]
+        for q in chance.sample(range(QUERIES), 3)
+    }
     ending = chance.choice([".csv", ".jsonl", ".adj", ".tsv"])
     mark = "\t" if ending == ".tsv" else ","
-    lines = [mark.join(["query_id", "item_id"]), *(mark.join([query, item]) for query, items in lists.items() for item in items)]
+    lines = [
+        mark.join(["query_id", "item_id"]),
+        *(mark.join([query, item]) for query, items in lists.items() for item in items),
+    ]
     if ending == ".jsonl":
         lines = [json.dumps({"query_id": query, called: items}) for query, items in lists.items()]
         if chance.random() < 0.5:
@@ -280,7 +310,7 @@ def _read(data: bytes, ending: str, column: str, known: set[str]) -> Given:
         rows = [plain_readers.blank_fields(line) for line in lines_of(text)]
         return Given(own=_joined((row[0], row[1:]) for row in rows if row))
     if ending == ".jsonl":
-        return Given(own=_joined(_json_list(line) for line in lines_of(text) if line.strip()))
+        return Given(own=_joined(_json_list(line) for line in text.split("\n") if line.strip()))
     rows = records(text, "\t" if ending == ".tsv" else ",", quoted=True)
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise Refusal("rows of different lengths")
@@ -324,9 +354,13 @@ def _joined(rows: Any) -> Lists:
 def _rows(rows: list[tuple[str, str, float]], ending: str, chance: Random) -> tuple[str, str, bytes]:
     """(ending, what the number is, bytes) of predictions or truth."""
     number = chance.choice(["rank", "score"]) if ending not in (".run", ".qrels") else "score"
-    lines = [(query, item, value if number == "rank" or ending == ".qrels" else 10 - value) for query, item, value in rows]
+    lines = [
+        (query, item, value if number == "rank" or ending == ".qrels" else 10 - value) for query, item, value in rows
+    ]
     if ending in (".run", ".qrels"):
-        texts = [f"{q} Q0 {i} {n} {v} tag" if ending == ".run" else f"{q} 0 {i} {v:.0f}" for n, (q, i, v) in enumerate(lines)]
+        texts = [
+            f"{q} Q0 {i} {n} {v} tag" if ending == ".run" else f"{q} 0 {i} {v:.0f}" for n, (q, i, v) in enumerate(lines)
+        ]
     elif ending == ".jsonl":
         texts = [json.dumps({"query_id": q, "item_id": i, number: v}) for q, i, v in lines]
     else:
@@ -341,7 +375,7 @@ def _numbered(data: bytes, ending: str, number: str) -> list[tuple[str, str, flo
     if ending in (".run", ".qrels"):
         return _trec([plain_readers.blank_fields(line) for line in lines_of(text)], 6 if ending == ".run" else 4)
     if ending == ".jsonl":
-        rows = [json_object(line) for line in lines_of(text) if line.strip()]
+        rows = [json_object(line) for line in text.split("\n") if line.strip()]
         for name in ("query_id", "item_id"):
             for row in rows:
                 if isinstance(row.get(name), bool) or not isinstance(row.get(name), str | int) or row[name] == "":

@@ -86,7 +86,7 @@ def xmc(data: bytes) -> Documents:
 
 def texts(data: bytes) -> Documents:
     """``{"text": …, "labels": […]}`` a line."""
-    entries = [json_object(line) for line in lines_of(text_of(data)) if line.strip()]
+    entries = [json_object(line) for line in text_of(data).split("\n") if line.strip()]
     kinds = set()
     found = Documents(features=None)
     for entry in entries:
@@ -144,7 +144,11 @@ def matrix(data: bytes) -> tuple[tuple[int, int], list[list[tuple[int, float]]]]
         raise Refusal(f"not an archive: {error}") from None
     if bytes(np.atleast_1d(parts["format"])[0:1].tobytes()).replace(b"\0", b"") != b"csr":
         raise Refusal("not in rows")
-    if parts["indices"].dtype.kind not in "iu" or parts["data"].dtype.kind not in "iufb" or parts["indptr"].dtype.kind not in "iu":
+    if (
+        parts["indices"].dtype.kind not in "iu"
+        or parts["data"].dtype.kind not in "iufb"
+        or parts["indptr"].dtype.kind not in "iu"
+    ):
         raise Refusal("not numbers")
     shape, offsets = np.atleast_1d(parts["shape"]).tolist(), np.atleast_1d(parts["indptr"]).tolist()
     columns, values = np.atleast_1d(parts["indices"]).tolist(), np.atleast_1d(parts["data"]).astype(np.float32).tolist()

@@ -350,7 +350,10 @@ def _judged(said: Said, folder: Path, read: Callable[[], dict[str, Any]], doubtf
 
 def _difference(out: Path, split: str, wanted: Any) -> str:
     if isinstance(wanted, list):  # any of them
-        return next((words for each in wanted if not (words := _difference(out, split, each))), _difference(out, split, wanted[0]))
+        return next(
+            (words for each in wanted if not (words := _difference(out, split, each))),
+            _difference(out, split, wanted[0]),
+        )
     if isinstance(wanted, Documents):
         return document_difference(stored_documents(out), wanted)
     return difference(stored(out, split), wanted)
