@@ -9,7 +9,6 @@ Where two formats explain the files and would read different pairs, nothing is g
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -85,8 +84,8 @@ class Sample:
     def heads_apart(self) -> bool:
         """Whether the first ids of the lines look like those of queries: they come in groups, or never as an item."""
         heads = [row[0] for row in self.rows]
-        groups = sum(one != other for one, other in itertools.pairwise(heads)) + 1
-        grouped = len(heads) >= ENOUGH and groups == len(set(heads))
+        starts = 1 + sum(one != other for one, other in zip(heads, heads[1:], strict=False))
+        grouped = len(heads) >= ENOUGH and starts == len(set(heads))
         return grouped or not set(heads) & {word for row in self.rows for word in row[1:]}
 
 
