@@ -285,9 +285,7 @@ def _parquet(data: bytes, chance: Random) -> bytes:
     elif action == 1:
         frame = frame.rename({name: chance.choice(["x", "", name.upper()])})
     elif action == 2:
-        types = chance.choice([pl.String, pl.Float32, pl.Int8, pl.Boolean, pl.Null, pl.Binary, pl.UInt64])
-        frame = frame.with_columns(pl.lit(None, dtype=types).alias(name)) if chance.random() < 0.3 else frame.with_columns(
-            frame[name].cast(types, strict=False).alias(name))  # fmt: skip
+        frame = frame.with_columns(_retyped(frame[name], chance))
     elif action == 3:
         frame = frame.with_columns(pl.col(name).shift(1))
     elif action == 4:
@@ -311,6 +309,15 @@ def _parquet(data: bytes, chance: Random) -> bytes:
     stream = io.BytesIO()
     frame.write_parquet(stream)
     return stream.getvalue()
+
+
+def _retyped(column: pl.Series, chance: Random) -> pl.Series:
+    """The column in another type; nulls where it has none of its values."""
+    kind = chance.choice([pl.String, pl.Float32, pl.Int8, pl.Boolean, pl.Null, pl.Binary, pl.UInt64])
+    try:
+        return column.cast(kind, strict=False)
+    except pl.exceptions.PolarsError:
+        return pl.Series(column.name, [None] * len(column), dtype=kind)
 
 
 def _tensors(data: bytes, chance: Random) -> bytes:

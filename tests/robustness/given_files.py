@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import json
 import math
 import re
@@ -17,13 +18,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from tests.reference import slow_files
 from tests.robustness import plain_readers
 from tests.robustness.bases import ITEMS, QUERIES
 from tests.robustness.cases import Case, Tools
 from tests.robustness.commands import CAUTIOUS, REFUSED, RIGHT, WRONG, Said, Verdict, fault, last_lines
 from tests.robustness.datasets import stored
-from tests.robustness.mutations import TEXT, json_text, mutated
+from tests.robustness.mutations import BYTES, TEXT, json_text, mutated
 from tests.robustness.plain_readers import Refusal, json_object, lines_of, records, text_of, unpacked
 
 K = 5
@@ -78,7 +81,8 @@ def _queries(chance: Random, folder: Path) -> Case:
         said = tools.run("retrieve", "run", "--out", "o.jsonl", "-k", str(K), "--exact", "--queries", name)
 
         def found() -> Given:
-            return _read(unpacked((folder / name).read_bytes(), name), ending, "query_id", world.queries)
+            raw = unpacked((folder / name).read_bytes(), name)
+            return _read(raw, ending, "query_id", world.queries, anonymous=True)
 
         if own:
             return _judged_histories(said, folder, found, world)
@@ -133,6 +137,8 @@ def _evaluation(chance: Random, folder: Path) -> Case:
             pairs = [(query, item) for query, item, _ in read["truth"]]
             if not {q for q, _ in pairs} & {q for q, _, _ in read["predictions"]}:
                 raise Refusal("not one query id is the same")
+            if not {i for _, i in pairs} & {i for _, i, _ in read["predictions"]}:
+                raise Refusal("not one item id is the same")
             return slow_files.means(read["predictions"], pairs, ["recall"], [2])
 
         return _judged_metrics(said, folder, wanted, bool(how))
@@ -258,7 +264,11 @@ def _lists_of(folder: Path) -> Lists:
 
 def _ids(chance: Random, ids: list[str], column: str) -> tuple[str, bytes, list[str]]:
     """(ending, bytes, how they were altered) of a file of ids."""
-    ending = chance.choice([".txt", ".csv", ".tsv", ".csv"])
+    ending = chance.choice([".txt", ".csv", ".tsv", ".csv", ".parquet"])
+    if ending == ".parquet":
+        stream = io.BytesIO()
+        pl.DataFrame({column: ids}).write_parquet(stream)
+        return (ending, *mutated(stream.getvalue(), chance, BYTES))
     mark = {".csv": ",", ".tsv": "\t"}.get(ending)
     lines = list(ids)
     if mark and chance.random() < 0.3:
@@ -295,14 +305,16 @@ def _own(chance: Random, called: str = "history") -> tuple[str, bytes, list[str]
 
 def _pack(chance: Random, folder: Path, name: str, data: bytes) -> str:
     """Write the file, compressed at times; its name."""
-    if chance.random() < 0.15:
+    if chance.random() < 0.15 and not name.endswith(".parquet"):
         name, data = f"{name}.gz", gzip.compress(data, mtime=0)
     (folder / name).write_bytes(data)
     return name
 
 
-def _read(data: bytes, ending: str, column: str, known: set[str]) -> Given:
-    """What a file of ids or lists holds, by the documented rules."""
+def _read(data: bytes, ending: str, column: str, known: set[str], anonymous: bool = False) -> Given:
+    """What a file of ids or lists holds, by the documented rules. anonymous: a line's number may be its id."""
+    if ending == ".parquet":
+        return Given(_column(data, column))
     text = text_of(data)
     if ending == ".txt":
         return Given([line for line in lines_of(text) if line != ""])
@@ -310,7 +322,13 @@ def _read(data: bytes, ending: str, column: str, known: set[str]) -> Given:
         rows = [plain_readers.blank_fields(line) for line in lines_of(text)]
         return Given(own=_joined((row[0], row[1:]) for row in rows if row))
     if ending == ".jsonl":
-        return Given(own=_joined(_json_list(line) for line in text.split("\n") if line.strip()))
+        return Given(
+            own=_joined(
+                _json_list(line, number if anonymous else None)
+                for number, line in enumerate(text.split("\n"), 1)
+                if line.strip()
+            )
+        )
     rows = records(text, "\t" if ending == ".tsv" else ",", quoted=True)
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise Refusal("rows of different lengths")
@@ -332,14 +350,28 @@ def _named(ids: list[str]) -> list[str]:
     return ids
 
 
-def _json_list(line: str) -> tuple[str, list[str]]:
+def _json_list(line: str, number: int | None) -> tuple[str, list[str]]:
     entry = json_object(line)
-    if "query_id" not in entry or not isinstance(entry.get("history"), list):
+    query = entry.get("query_id", number)
+    if query is None or not isinstance(entry.get("history"), list):
         raise Refusal("no list, or nobody's")
-    for value in [entry["query_id"], *entry["history"]]:
+    for value in [query, *entry["history"]]:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise Refusal(f"not an id: {value!r}")
-    return str(entry["query_id"]), [str(item) for item in entry["history"]]
+    return str(query), [str(item) for item in entry["history"]]
+
+
+def _column(data: bytes, column: str) -> list[str]:
+    """The ids of a Parquet file, read eagerly."""
+    try:
+        found = pl.read_parquet(io.BytesIO(data), glob=False)
+    except BaseException as error:  # noqa: BLE001  Polars panics at some
+        raise Refusal(str(error)) from None
+    if column not in found.columns and found.width == 1:
+        found.columns = [column]
+    if column not in found.columns or not (found[column].dtype == pl.String or found[column].dtype.is_integer()):
+        raise Refusal("no such column, or no ids")
+    return _named(["" if value is None else str(value) for value in found[column].to_list()])
 
 
 def _joined(rows: Any) -> Lists:
@@ -403,6 +435,15 @@ def _trec(rows: list[list[str]], width: int) -> list[tuple[str, str, float]]:
 
 
 def _order(value: Any) -> float:
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?(inf|infinity)\s*", value, re.IGNORECASE):
-        return float(value)
-    return float(plain_readers.number_of(value))
+    """A rank or a score; infinite ones are in order, too."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Refusal(f"not a number: {value!r}")
+    try:
+        number = float(value)
+    except ValueError:
+        raise Refusal(f"not a number: {value!r}") from None
+    except OverflowError:
+        number = math.inf
+    if math.isnan(number) or (isinstance(value, str) and "_" in value):
+        raise Refusal(f"not a number: {value!r}")
+    return number

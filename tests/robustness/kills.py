@@ -114,16 +114,13 @@ def results(seed: int, kills: int, room: Path, bases: Path) -> Iterator[Result]:
         def start(folder: Path, command: str, after_s: float, number: int) -> Ended:
             return pool.apply(_start, (folder, command, after_s, number))
 
-        whole = {
-            name: _undisturbed(trial, room / f"whole-{place}", bases, start)
-            for place, (name, trial) in enumerate(TRIALS.items())
-        }
+        whole: dict[str, tuple[Any, float]] = {}
         done = number = 0
         while done < kills:
-            name = list(TRIALS)[number % len(TRIALS)]
-            chance, timer = Random(f"{seed}/kill/{number}"), Timer()
-            folder = room / f"kill-{number}"
-            verdict, killed = _tried(TRIALS[name], folder, bases, whole[name], chance, start)
+            name, timer, folder = list(TRIALS)[number % len(TRIALS)], Timer(), room / f"kill-{number}"
+            if name not in whole:
+                whole[name] = _undisturbed(TRIALS[name], folder, bases, start)
+            verdict, killed = _tried(TRIALS[name], folder, bases, whole[name], Random(f"{seed}/kill/{number}"), start)
             yield Result(number, f"kills: {name}", f"{killed} kills", verdict, timer.seconds())
             done, number = done + killed, number + 1
 

@@ -110,11 +110,13 @@ def records(text: str, separator: str, quoted: bool) -> list[list[str]]:
     if len(separator) > 1 or separator == " ":
         lines = [line for line in lines_of(text) if line.strip()]
         return [line.split(separator) if separator != " " else blank_fields(line) for line in lines]
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting, before = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, csv.field_size_limit(len(text) + 1)
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True))
     except csv.Error as error:
         raise Refusal(f"csv: {error}") from None
+    finally:
+        csv.field_size_limit(before)  # it is the whole process's
     return [row for row in rows if row]
 
 
@@ -218,14 +220,11 @@ def time_of(value: Any, dates: bool) -> float | int:
     return number
 
 
-def json_lines(data: bytes, one_by_one: bool = False) -> Reading:
+def json_lines(data: bytes) -> Reading:
     """An object a line; the item, the weight and the time may be lists of one length."""
     entries = [json_object(line) for line in text_of(data).split("\n") if line.strip()]
-    names = [name for entry in entries for name in entry]
-    roles = {role: name for role, usual in (("query", "user_id"), ("item", "item_id"), ("weight", "rating"), ("time", "timestamp"))
-             if (name := usual) in names}  # fmt: skip
-    if "query" not in roles or "item" not in roles:
-        raise Refusal("no column of queries or items")
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    roles = {role: names[place] for role, place in roles_of(names, header=True).items()}
     cells: list[dict[str, Any]] = []
     lonely: list[Any] = []
     for entry in entries:

@@ -163,26 +163,32 @@ def parquet_types(chance: Random, folder: Path) -> Case:
 
 
 def parquet_bytes(chance: Random, folder: Path) -> Case:
-    """A Parquet file with altered bytes; another way of reading it with the same library is the reference."""
-    frame = pl.DataFrame(
-        {
-            "user_id": [f"u{n % 7}" for n in range(40)],
-            "item_id": [n % 11 for n in range(40)],
-            "rating": [1.0 + n % 3 for n in range(40)],
-        }
-    )
+    """A Parquet file with altered bytes, alone or beside a whole one; reading it eagerly is the reference."""
+    count = 40
+    columns = {"user_id": [f"u{n % 7}" for n in range(count)], "item_id": [n % 11 for n in range(count)]}
+    frame = pl.DataFrame({**columns, "rating": [1.0 + n % 3 for n in range(count)]})
     stream = io.BytesIO()
     frame.write_parquet(stream, compression=chance.choice(["zstd", "snappy", "uncompressed", "gzip"]))
     data, how = mutated(stream.getvalue(), chance, BYTES)
+    beside = chance.random() < 0.5
+    name = "source/b.parquet" if beside else "a.parquet"
+    (folder / "source").mkdir()
+    if beside:
+        frame.with_columns(pl.col("user_id") + "x").write_parquet(folder / "source" / "a.parquet")
 
     def read(raw: bytes) -> Reading:
         try:
             found = pl.read_parquet(io.BytesIO(raw))
         except BaseException as error:  # noqa: BLE001  Polars panics at some
             raise Refusal(str(error)) from None
-        return plain_readers.table({name: found[name].to_list() for name in found.columns})
+        if len(found) != count:
+            raise Refusal("rows are missing")
+        tables = [found, frame.with_columns(pl.col("user_id") + "x")] if beside else [found]
+        return plain_readers.table(
+            {each: [value for part in tables for value in part[each].to_list()] for each in frame.columns}
+        )
 
-    return _written(folder, data, "a.parquet", [], read, f"parquet, {how}", chance, sure=False)
+    return _written(folder, data, name, [], read, f"{name}, {how}", chance, sure=False)
 
 
 def documents(chance: Random, folder: Path) -> Case:
@@ -318,7 +324,7 @@ def _written(
     spilled = ["--memory", "0"] if chance.random() < 0.15 and "--format" not in options else []
 
     def check(tools: Tools) -> Verdict:
-        said = tools.run("ingest", name, "--out", OUT, *WHOLE, *options, *spilled)
+        said = tools.run("ingest", name if "/" not in name else "source", "--out", OUT, *WHOLE, *options, *spilled)
         return _judged(said, folder, lambda: {"train": read(data)}, not sure)
 
     return Case(f"{made} {' '.join(options + spilled)}", check)
