@@ -24,6 +24,7 @@ from xclass.files import (
     remove_leftovers,
     scratch_directory,
 )
+from xclass.manifest import sha256_file
 from xclass.run import resolve_config, train_run
 
 
@@ -206,3 +207,13 @@ def test_a_killed_ingest_leaves_nothing_that_the_next_one_keeps(tmp_path: Path) 
     assert len(names(tmp_path)) == 2
     assert main(command) == 0
     assert names(tmp_path) == ["data"]
+
+
+def test_a_pipe_is_no_file_to_hash(tmp_path: Path) -> None:
+    """Reading it would wait for ever, for a part of a stopped job, say."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtefactError, match="a named pipe is here"):
+        sha256_file(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert sha256_file(tmp_path / "link") == sha256_file(tmp_path / "file")

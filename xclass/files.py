@@ -92,16 +92,20 @@ def _real(path: Path | str) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_target(path: Path, wanted: str) -> None:
-    """ArtefactError when something is at ``path`` that is not what is to be written: ``A_FILE`` or ``A_DIRECTORY``."""
+def check_target(path: Path, wanted: str, follow: bool = False) -> None:
+    """ArtefactError when something is at ``path`` that is not ``wanted``: ``A_FILE`` or ``A_DIRECTORY``.
+
+    Args:
+        follow: what a symbolic link leads to counts; else it is no file.
+    """
     try:
-        mode = os.lstat(path).st_mode
+        mode = os.stat(path, follow_symlinks=follow).st_mode
     except FileNotFoundError:
         return
     got = next((name for test, name in KINDS.items() if test(mode)), "something else")
     if got != wanted:
         raise ArtefactError(
-            f"{got} is here, and only {wanted} is written to or replaced",
+            f"{got} is here, and only {wanted} is read, written to or replaced",
             where=path,
             got=f"a link to {os.path.realpath(path)}" if stat.S_ISLNK(mode) else None,
             do="give another path, or remove it first",

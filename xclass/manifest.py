@@ -10,9 +10,9 @@ from typing import Annotated, Any, Protocol
 import pydantic
 
 from xclass.errors import ArtefactError
+from xclass.files import A_FILE, check_target, inside
 from xclass.files import atomic_directory as atomic_directory
 from xclass.files import atomic_file as atomic_file
-from xclass.files import inside
 from xclass.files import locked as locked
 from xclass.files import remove_directory as remove_directory
 from xclass.files import remove_leftovers as remove_leftovers
@@ -57,7 +57,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256_file(path: Path, look: Look | None = None) -> str:
-    """SHA-256 of a file, in hexadecimal. ``look`` sees every block as it passes."""
+    """SHA-256 of a file, in hexadecimal. ``look`` sees every block as it passes.
+
+    Raises:
+        ArtefactError: a pipe or a device, which may never end.
+    """
+    check_target(path, A_FILE, follow=True)
     digest, block = hashlib.sha256(), memoryview(bytearray(HASH_BLOCK_BYTES))
     with Path(path).open("rb", buffering=0) as file:
         while count := file.readinto(block):
