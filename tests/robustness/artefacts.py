@@ -208,6 +208,8 @@ def _replace(chance: Random, path: Path, folder: Path) -> str:
     if action == "a leftover beside it":
         (path.parent / f".{path.name}.abcd1234.tmp").write_bytes(data[: len(data) // 2])
         return action
+    if action == "a pipe" and path.name == "c.toml":  # a person's own, and rightly waited for
+        action = "removed"
     path.unlink()
     if action == "a folder":
         path.mkdir()

@@ -22,7 +22,8 @@ GOOD = (RIGHT, REFUSED, CAUTIOUS)
 BAD = (WRONG, UNCLEAR, TRACEBACK, CRASH, SLOW)
 
 DONE, WRONG_INPUT, USAGE = 0, 1, 2
-DEFECT = re.compile(r"Traceback \(most recent call last\)|defect of xclass|panicked at|^Aborted!", re.MULTILINE)
+DEFECT = re.compile(r"Traceback \(most recent call last\)|defect of xclass|^Aborted!", re.MULTILINE)
+PANIC = "panicked at"  # Polars prints it itself; it is none where one clear error follows
 LEFTOVER = re.compile(r"\..+\.(tmp|old|parts)")
 
 
@@ -85,7 +86,7 @@ def fault(said: Said, *paths: Path) -> Verdict | None:
 
     paths: folders in which nothing half-written may be left.
     """
-    if said.code is None or DEFECT.search(said.err):
+    if said.code is None or DEFECT.search(said.err) or (said.code == DONE and PANIC in said.err):
         return Verdict(TRACEBACK, last_lines(said))
     if "Warning: " in said.err:
         return Verdict(UNCLEAR, "a warning of Python: " + last_lines(said))

@@ -131,7 +131,7 @@ def _evaluation(chance: Random, folder: Path) -> Case:
 
         def wanted() -> dict[str, float]:
             read = {
-                part: _numbered(unpacked(raw, names[part]), ending, number)
+                part: _numbered(unpacked(raw, names[part]), ending, number, part == "predictions")
                 for part, (ending, number, raw) in data.items()
             }
             pairs = [(query, item) for query, item, _ in read["truth"]]
@@ -225,7 +225,10 @@ def _judged_histories(said: Said, folder: Path, read: Callable[[], Given], world
     if bad is not None:
         return bad
     try:
-        own = read().own or {}
+        given = read()
+        if given.own is None:
+            return _judged(said, folder, lambda: world.lists(given.ids, None), True)
+        own = given.own
         if not {item for items in own.values() for item in items} & world.items:
             raise Refusal("no item is known")
     except Refusal as error:
@@ -401,11 +404,11 @@ def _rows(rows: list[tuple[str, str, float]], ending: str, chance: Random) -> tu
     return ending, number, "".join(text + "\n" for text in texts).encode()
 
 
-def _numbered(data: bytes, ending: str, number: str) -> list[tuple[str, str, float]]:
+def _numbered(data: bytes, ending: str, number: str, ordered: bool) -> list[tuple[str, str, float]]:
     """(query, item, higher is better) of every row."""
     text = text_of(data)
     if ending in (".run", ".qrels"):
-        return _trec([plain_readers.blank_fields(line) for line in lines_of(text)], 6 if ending == ".run" else 4)
+        return _trec([line.split() for line in text.split("\n")], 6 if ending == ".run" else 4)
     if ending == ".jsonl":
         rows = [json_object(line) for line in text.split("\n") if line.strip()]
         for name in ("query_id", "item_id"):
@@ -423,7 +426,9 @@ def _numbered(data: bytes, ending: str, number: str) -> list[tuple[str, str, flo
     if not rows:
         raise Refusal("nothing")
     sign = -1 if number == "rank" else 1
-    return [(str(row["query_id"]), str(row["item_id"]), sign * _order(row.get(number))) for row in rows]
+    return [
+        (str(row["query_id"]), str(row["item_id"]), sign * _order(row.get(number)) if ordered else 1.0) for row in rows
+    ]
 
 
 def _trec(rows: list[list[str]], width: int) -> list[tuple[str, str, float]]:

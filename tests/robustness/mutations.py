@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from collections.abc import Callable
@@ -185,7 +186,7 @@ def json_value(value: Any, chance: Random) -> Any:
     """The same JSON with one value altered, removed, renamed or repeated, anywhere in it."""
     places = list(_places(value))
     if not places:
-        return chance.choice(ODD_VALUES)
+        return copy.deepcopy(chance.choice(ODD_VALUES))
     holder, key = chance.choice(places)
     action = chance.randrange(6)
     if action == 0:
@@ -197,7 +198,7 @@ def json_value(value: Any, chance: Random) -> Any:
     elif action == 3 and isinstance(holder[key], str):
         holder[key] = chance.choice([holder[key] + "x", holder[key][:-1], "../" + holder[key], holder[key].upper()])
     else:
-        holder[key] = chance.choice(ODD_VALUES)
+        holder[key] = copy.deepcopy(chance.choice(ODD_VALUES))  # it may be altered next
     return value
 
 

@@ -125,13 +125,18 @@ def blank_fields(line: str) -> list[str]:
     return [part for part in re.split("[ \t]+", line) if part]
 
 
+def plain_name(name: str) -> str:
+    """A column's name by its letters."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
 def roles_of(names: list[str], header: bool) -> dict[str, int]:
     """Meaning → column."""
     if not header:
         if len(names) not in (2, 3, 4):
             raise Refusal("no header, and too few or too many columns")
         return dict(zip(("query", "item", "weight", "time"), range(4 if len(names) == 4 else 2), strict=False))
-    plain = [re.sub("[-_ ]", "", name.strip().lower()) for name in names]
+    plain = [plain_name(name) for name in names]
     if len(set(names)) < len(names):
         raise Refusal("two columns of one name")
     found = {role: [plain.index(name) for name in usual if name in plain] for role, usual in NAMES.items()}
@@ -148,7 +153,7 @@ def delimited(
     if not rows:
         raise Refusal("empty")
     first = [name.partition(":")[0] for name in rows[0]] if typed else rows[0]
-    plain = {re.sub("[-_ ]", "", name.strip().lower()) for name in first}
+    plain = {plain_name(name) for name in first}
     usual = bool(plain & {name for names in NAMES.values() for name in names})
     if header is None:
         header = usual or not all(NUMBER.fullmatch(name) for name in first)
