@@ -24,6 +24,7 @@ SHELL_INTERRUPT = 130  # what Typer makes of a KeyboardInterrupt of its own
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``arguments`` default to the process's own."""
+    os.environ["RUST_BACKTRACE"] = "0"  # Polars panics on some damaged files; the error that follows says all of it
     given = list(sys.argv[1:] if arguments is None else arguments)
     open_missing()
     try:
