@@ -7,6 +7,7 @@ message, no traceback), 2 usage, 3 interrupted and resumable.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
