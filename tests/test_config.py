@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pydantic
@@ -84,6 +85,32 @@ def test_frozen() -> None:
         Run().epochs = 4  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    "text", ["[" + ".".join("a" * 900) + "]\n", "x = " + "[" * 300 + "]" * 300, "x = " + "{a=" * 300 + "1" + "}" * 300]
+)
+def test_a_file_that_is_nested_deeply(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(Run, write(tmp_path / "a.toml", text))
+
+
+def test_numbers_and_levels_that_json_does_not_take(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration"):
+        load_config(Run, write(tmp_path / "a.toml", "epochs = 0x" + "f" * 5000))
+    with pytest.raises(ConfigError, match="no configuration"):
+        build_config(Run, apply_overrides({}, [".".join("a" * 3000) + "=1"]))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path: Path) -> None:
+    assert load_config(Run, write(tmp_path / "a.toml", "\ufeffepochs = 5\n")).epochs == 5
+
+
+def test_a_configuration_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match="can't be read"):
+            read_toml(path)
+
+
 @pytest.mark.parametrize("override", ["epochs", "=3", ".a=3", "a..b=3"])
 def test_override_of_the_wrong_form(override: str) -> None:
     with pytest.raises(ConfigError, match="wrong form"):
@@ -120,4 +147,4 @@ def test_missing_and_malformed_files(tmp_path: Path) -> None:
         read_toml(tmp_path / "latin.toml")
     with pytest.raises(ConfigError, match="can't be read") as caught:
         read_toml(tmp_path)
-    assert caught.value.got == "Is a directory"
+    assert caught.value.got == "no regular file"

@@ -17,7 +17,10 @@ import safetensors.torch
 import torch
 
 import xclass
+from xclass.cli.inspect import inspect
 from xclass.data.ingest import ingest
+from xclass.data.options import IngestOptions
+from xclass.data.queries import queries_with_features
 from xclass.errors import ArtefactError, XclassError
 from xclass.index import IndexConfig, build_index, load_index, save_index
 from xclass.inspection import describe
@@ -33,8 +36,9 @@ CONFIG = {
     "train": {"epochs": 1, "batch": {"size": 64}, "validation": {"queries": 20}},
 }
 HUGE = 10**30
-# What takes the place of a value in JSON. Keys are deleted, too.
-OTHERS: list[Any] = [None, "x", "\x00", -1, 1.5, HUGE, True, [], {}, [None], float("nan"), {"a": {"b": []}}]
+# What takes the place of a value in JSON. Keys are deleted and made null, too.
+DEEP: list[Any] = json.loads("[" * 500 + "]" * 500)
+OTHERS: list[Any] = ["x", "\x00", -1, 1.5, HUGE, True, [], {}, [None], float("nan"), {"a": {"b": []}}, DEEP]
 
 
 def paths_of(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -47,10 +51,9 @@ def paths_of(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def altered(value: Any) -> Iterator[tuple[str, Any]]:
-    """(what was done, the value with one thing in it changed): each is deleted, and replaced by two others in turn."""
+    """(what was done, the value with one thing in it changed): each is deleted, null, and another in turn."""
     for number, at in enumerate(paths_of(value)):
-        turn = [OTHERS[(5 * number + n) % len(OTHERS)] for n in range(2)]
-        for other in ("deleted", *turn):
+        for other in ("deleted", None, OTHERS[number % len(OTHERS)]):
             made = copy.deepcopy(value)
             parent = made
             for key in at[:-1]:
@@ -87,6 +90,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = ingest(folder / "log.csv", folder / "dataset")
     assert dataset.times("train") is not None and dataset.split("train").weights is not None
     ingest("planted-documents:documents=60,features=30,labels=20", folder / "documents")
+    (folder / "words.txt").write_text("the cat sat on the mat\nthe dog sat too\n" * 5)
+    ingest(folder / "words.txt", folder / "text", IngestOptions(format="text"))
     train_run(dataset, xclass.run.resolve_config(CONFIG), folder / "run")
     scorers = {
         **CONFIG,
@@ -119,6 +124,7 @@ def use_dataset(path: Path) -> Any:
     }
     read |= {name: found.take(torch.arange(len(found))).to_lists() for name, found in lists.items()}
     assert dataset.num_train_queries >= 0 and len(dataset.propensity) == 2 and repr(dataset)
+    inspect(path)
     return (
         read,
         times,
@@ -130,19 +136,19 @@ def use_dataset(path: Path) -> Any:
 
 def use_run(path: Path) -> Any:
     recommender = Recommender.load(path)
-    describe(path)
+    inspect(path)
     asked = recommender.run.query_ids.head(3).to_list()
     return recommender.retrieve(query_ids=asked, k=3).rows(), recommender.run.item_counts.tolist()
 
 
 def use_index(path: Path) -> Any:
-    describe(path)
+    inspect(path)
     found = load_index(path).search(torch.eye(8), 3)
     return found.ids.tolist(), found.scores.tolist()
 
 
 def use_checkpoint(path: Path) -> Any:
-    describe(path)
+    inspect(path)
     store = CheckpointStore(path.parent)
     newest = store.newest()
     assert newest is not None
@@ -158,6 +164,7 @@ def write_json(path: Path) -> Callable[[Any], None]:
     [
         ("dataset", "dataset.json", use_dataset, 60),
         ("documents", "dataset.json", use_dataset, 60),
+        ("text", "dataset.json", use_dataset, 60),
         ("run", "run.json", use_run, 50),
         ("scorers", "run.json", use_run, 50),
         ("exact", "index.json", use_index, 20),
@@ -454,6 +461,17 @@ def test_no_lists_that_reach_outside_of_their_values(offsets: torch.Tensor, valu
     lists = Ragged(torch.tensor([0, 3, 4]), torch.arange(4))
     with pytest.raises(xclass.errors.InputError, match="no list of this number"):
         lists.take(torch.tensor([0, -1]))
+
+
+def test_offsets_that_are_altered_after_they_were_checked() -> None:
+    """Nothing is written outside of a result; what a model is asked with is checked once more."""
+    lists = Ragged(torch.tensor([0, 1, 2]), torch.arange(2), torch.ones(2))
+    lists.offsets[1] = 5000
+    for use in (lists.rows, lambda: lists.take(torch.tensor([0, 1]))):
+        with pytest.raises((RuntimeError, IndexError)):
+            use()
+    with pytest.raises(xclass.errors.InputError, match="offsets fall"):
+        queries_with_features({"words": lists})
 
 
 SAMPLERS: dict[str, dict[str, Any]] = {

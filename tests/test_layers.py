@@ -42,6 +42,7 @@ SIBLINGS = {
     ("manifest", "records"),
     ("types", "errors"),
     ("config", "errors"),
+    ("config", "records"),
     ("progress", "streams"),
     ("run_directory", "build"),
     ("run", "estimate"),

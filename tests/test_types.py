@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -81,6 +82,20 @@ def test_what_is_no_ragged(
 ) -> None:
     with pytest.raises(InputError, match=message):
         Ragged(offsets, values, weights)
+
+
+@pytest.mark.parametrize(
+    ("lists", "weights"),
+    [([[1.5]], None), ([["1"]], None), ([[1 << 70]], None), ([[1, 2], [3]], [[1.0], [2.0, 3.0]])],
+)
+def test_python_lists_that_are_no_ragged(lists: list[list[int]], weights: list[list[float]] | None) -> None:
+    with pytest.raises(InputError):
+        Ragged.from_lists(lists, weights)
+
+
+def test_a_ragged_is_of_tensors() -> None:
+    with pytest.raises(InputError, match="takes tensors"):
+        Ragged(np.array([0, 1]), np.array([1]))  # type: ignore[arg-type]
 
 
 def test_concat_refuses_other_lengths() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pydantic
 import tomli_w
 
 from xclass.errors import ConfigError, nearest
+from xclass.records import DEEPEST, is_deep
 
 SHOWN = 200  # characters of a value in a message
 MOST = (1 << 31) - 1  # sizes are counted in int32 here and there, and larger ones fit no memory
@@ -55,8 +57,14 @@ C = TypeVar("C", bound=Config)
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing or malformed file is a ConfigError with the line."""
+    path = Path(path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe may never end, and a device has no end
+            raise ConfigError("this configuration file can't be read", where=path, got="no regular file")
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        if is_deep(values):
+            raise ValueError(f"nested in more than {DEEPEST} levels")
+        return values
     except FileNotFoundError:
         raise ConfigError("there is no such configuration file", where=path) from None
     except OSError as error:
@@ -71,7 +79,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     >>> apply_overrides({"train": {"epochs": 3}}, ["train.epochs=5", "model.kind=mf"])
     {'train': {'epochs': 5}, 'model': {'kind': 'mf'}}
     """
-    result = _copy(values)
+    result = dict(values)
     for override in overrides:
         key, sign, text = override.partition("=")
         parts = key.strip().split(".")
@@ -79,9 +87,10 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             raise ConfigError("--set is of the wrong form", wanted="section.key=value", got=override)
         table = result
         for part in parts[:-1]:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
+            below = table.get(part, {})
+            if not isinstance(below, dict):
                 raise ConfigError("--set goes below a value that has no keys", where=key, got=override)
+            table[part] = table = dict(below)
         table[parts[-1]] = _toml_value(text.strip())
     return result
 
@@ -92,7 +101,11 @@ def build_config(cls: type[C], values: dict[str, Any], where: object = None) -> 
     Types are strict in the way of JSON: a list serves as a tuple, but neither ``true`` nor ``"3"`` as a number.
     """
     try:
-        return cls.model_validate_json(json.dumps(values, default=str), strict=True)
+        text = json.dumps(values, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of levels
+        raise ConfigError("this is no configuration", where=where, got=str(error)) from None
+    try:
+        return cls.model_validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         raise _config_error(cls, error.errors()[0], where) from None
 
@@ -160,10 +173,6 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
-
-
-def _copy(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
 
 
 def flatten(fields: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -87,7 +87,7 @@ def require_absent(path: Path) -> None:
         raise ArtefactError("this directory exists already", where=path, do="choose another --out, or remove it first")
 
 
-def _real(path: Path | str) -> Path:
+def real_path(path: Path | str) -> Path:
     """Where a path leads; unlike ``Path.resolve`` without an error for links that lead in a circle."""
     return Path(os.path.realpath(path))
 
@@ -107,7 +107,7 @@ def check_target(path: Path, wanted: str, follow: bool = False) -> None:
         raise ArtefactError(
             f"{got} is here, and only {wanted} is read, written to or replaced",
             where=path,
-            got=f"a link to {os.path.realpath(path)}" if stat.S_ISLNK(mode) else None,
+            got=f"a link to {real_path(path)}" if stat.S_ISLNK(mode) else None,
             do="give another path, or remove it first",
         )
 
@@ -127,7 +127,7 @@ def inside(directory: Path, name: str) -> Path:
     """
     path = Path(directory) / name
     plain = "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
-    if not plain or not _real(path).is_relative_to(_real(directory)):
+    if not plain or not real_path(path).is_relative_to(real_path(directory)):
         raise ArtefactError(
             "a file outside of its directory is named",
             where=directory,
@@ -140,12 +140,12 @@ def inside(directory: Path, name: str) -> Path:
 
 def check_contained(directory: Path) -> None:
     """ArtefactError when a symbolic link below a directory that is written to leads out of it."""
-    root = _real(directory)
+    root = real_path(directory)
     for place, folders, files in os.walk(directory):
         for path in (Path(place) / name for name in [*folders, *files]):
-            if path.is_symlink() and not _real(path).is_relative_to(root):
+            if path.is_symlink() and not real_path(path).is_relative_to(root):
                 raise ArtefactError(
-                    "a symbolic link leads out of the directory", where=path, got=path.resolve(), do="remove the link"
+                    "a symbolic link leads out of the directory", where=path, got=real_path(path), do="remove the link"
                 )
 
 

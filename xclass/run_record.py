@@ -9,7 +9,7 @@ import pydantic
 
 from xclass.data.dataset_record import SequenceRecord
 from xclass.manifest import Manifest, read_json
-from xclass.records import Count, Place, Record, check_record
+from xclass.records import ABSENT, Count, Place, Record, check_record
 
 STARTED = "started.json"
 
@@ -57,9 +57,9 @@ class RunRecord(Manifest):
     num_train_queries: Count = 0
     features: dict[Literal["query", "item"], dict[str, Count]] = pydantic.Field(default_factory=dict)
     result: ResultRecord
-    scorers: ScorersRecord | None = None
+    scorers: ScorersRecord = ABSENT
     grown: list[dict[str, Any]] = pydantic.Field(default_factory=list)
-    sequence: SequenceRecord | None = None
+    sequence: SequenceRecord = ABSENT
 
 
 def read_started(run: Path) -> dict[str, Any]:

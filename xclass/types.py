@@ -11,6 +11,7 @@ Everything here holds torch tensors. Ids are int64 item numbers (0 … N-1), nev
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -38,6 +39,9 @@ class Ragged:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(part, Tensor) for part in (self.offsets, self.values, self.weights) if part is not None):
+            got = ", ".join(type(part).__name__ for part in (self.offsets, self.values, self.weights))
+            raise InputError("Ragged takes tensors", wanted="offsets, values and weights of torch", got=got)
         if self.values.dim() != 1:
             raise InputError("Ragged values are no vector", wanted="(M,)", got=f"shape {tuple(self.values.shape)}")
         check_offsets(self.offsets, len(self.values), "Ragged")
@@ -58,15 +62,22 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]], weights: Sequence[Sequence[float]] | None = None) -> Ragged:
-        """Build from Python lists.
+        """Build from Python lists; InputError where a value is no integer, or weights are others than the values.
 
         >>> Ragged.from_lists([[7, 8], [], [9]]).offsets.tolist()
         [0, 2, 2, 3]
         """
-        lengths = torch.tensor([len(row) for row in lists], dtype=torch.int64)
-        values = torch.tensor([value for row in lists for value in row], dtype=torch.int64)
-        flat = None if weights is None else torch.tensor([w for row in weights for w in row], dtype=torch.float32)
-        return cls(offsets_of(lengths), values, flat)
+        lengths = [len(row) for row in lists]
+        try:
+            values = torch.tensor([operator.index(value) for row in lists for value in row], dtype=torch.int64)
+        except (TypeError, ValueError) as error:
+            raise InputError("values of lists are no integers of 64 bits", got=str(error)) from None
+        offsets = offsets_of(torch.tensor(lengths, dtype=torch.int64))
+        if weights is None:
+            return cls(offsets, values)
+        if [len(row) for row in weights] != lengths:
+            raise InputError("lists and their weights differ in length", wanted="a weight for each value")
+        return cls(offsets, values, torch.tensor([w for row in weights for w in row], dtype=torch.float32))
 
     def __len__(self) -> int:
         """Number of lists, B."""
@@ -78,9 +89,7 @@ class Ragged:
 
     def rows(self) -> Tensor:
         """(M,) int64, the list that each value belongs to."""
-        return torch.repeat_interleave(
-            torch.arange(len(self), device=self.offsets.device), self.lengths(), output_size=len(self.values)
-        )
+        return _repeated(torch.arange(len(self), device=self.offsets.device), self.lengths(), len(self.values))
 
     def take(self, rows: Tensor) -> Ragged:
         """The lists ``rows`` (int64, any order, repeats allowed) as a new Ragged. O(values taken)."""
@@ -89,7 +98,7 @@ class Ragged:
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = offsets_of(lengths)
         positions = torch.arange(int(offsets[-1]), device=offsets.device)
-        positions += torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=len(positions))
+        positions += _repeated(starts - offsets[:-1], lengths, len(positions))
         weights = None if self.weights is None else self.weights[positions]
         return Ragged.checked(offsets, self.values[positions], weights)
 
@@ -166,6 +175,12 @@ def offsets_of(lengths: Tensor) -> Tensor:
     offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
     torch.cumsum(lengths, 0, out=offsets[1:])
     return offsets
+
+
+def _repeated(numbers: Tensor, times: Tensor, size: int) -> Tensor:
+    """Each number so many times, together ``size``. The size is told where that saves waiting for a device: on a CPU it
+    would only make offsets that were altered since they were checked write outside of the result."""
+    return torch.repeat_interleave(numbers, times, output_size=size if numbers.is_cuda else None)
 
 
 def check_offsets(offsets: Tensor, size: int, what: str) -> None:
@@ -266,7 +281,7 @@ class TopK:
 
     def rows(self) -> Tensor:
         """int64, the query that each id belongs to."""
-        return torch.repeat_interleave(torch.arange(len(self)), self.lengths(), output_size=len(self.ids))
+        return _repeated(torch.arange(len(self)), self.lengths(), len(self.ids))
 
     def ranks(self) -> Tensor:
         """int64, 1 for the best item of its query."""

@@ -204,6 +204,9 @@ def test_inference_batches_hold_features(tmp_path: Path) -> None:
         assert lists_of(batch.features["features"]) == [WANTED[query] for query in batch.query_ids.tolist()]
     (positions, batch), *_ = dataset_queries(dataset, "test", only_with_positives=True).batches()
     assert lists_of(batch.features["features"]) == [WANTED[4]] and positions.tolist() == [0]
+    for most in (0, -3):
+        with pytest.raises(InputError, match="sample of queries"):
+            dataset_queries(dataset, "test", most=most)
 
 
 def test_new_queries_by_their_features() -> None:
@@ -216,6 +219,8 @@ def test_new_queries_by_their_features() -> None:
         queries_with_features({})
     with pytest.raises(InputError):
         queries_with_features({**given, "title": Ragged.from_lists([[1]])})
+    with pytest.raises(InputError, match="no numbers of features"):
+        queries_with_features({"text": Ragged(torch.tensor([0, 1]), torch.tensor([1.5]))})
 
 
 def test_a_large_file_equals_a_plain_reading(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def _show(description: dict[str, Any]) -> None:
     title = f"{description['kind']} {description['path']}"
     apart = ("kind", "path", "report")
     print_fields({key: value for key, value in description.items() if key not in apart and not _is_table(value)}, title)
-    if description["kind"] == "dataset":
+    if "report" in description and description["kind"] == "dataset":
         print_line(f"\n{render_report(description['report'])}\n")
     for name, table in description.items():
         if _is_table(table):

@@ -37,7 +37,7 @@ from xclass.data.table_writing import write_table
 from xclass.data.times import check_units
 from xclass.data.weights import check_weights, drop_low_weights
 from xclass.errors import ArtefactError, ConfigError
-from xclass.files import remove_leftovers
+from xclass.files import real_path, remove_leftovers
 from xclass.progress import say
 from xclass.rng import derive_seed
 
@@ -80,7 +80,7 @@ def append(
     """
     if str(source).startswith(PLANTED):
         raise ConfigError("planted data can't be appended", where=source, do="make one larger planted dataset instead")
-    place = Path(dataset).resolve()
+    place = real_path(dataset)
     if out is not None and Path(out).exists():
         raise ArtefactError("this directory exists already", where=out, do="choose another --out, or remove it first")
     with _alone(place):

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from xclass.data.report_record import Part, ReportRecord
 from xclass.manifest import Manifest
-from xclass.records import Count, Record
+from xclass.records import ABSENT, Count, Record
 
 TABLES = ("items.parquet", "queries.parquet")
-Part = Literal["train", "valid", "test"]
 Positive = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
 
 
@@ -43,12 +43,6 @@ class SequenceRecord(Record):
     unknown_item: Count | None
 
 
-class ReportRecord(Record):
-    """Of the report of an ingest what is read again. documents: part → documents, of documents alone."""
-
-    documents: dict[str, Count] = pydantic.Field(default_factory=dict)
-
-
 class OptionsRecord(Record):
     """Of the options of an ingest what is read again without the options' own check."""
 
@@ -70,13 +64,13 @@ class DatasetRecord(Manifest):
     num_items: Count
     splits: dict[Part, SplitRecord]
     id_types: IdTypes = IdTypes(query="string", item="string")
-    report: ReportRecord = ReportRecord()
+    report: ReportRecord = ABSENT
     options: OptionsRecord = OptionsRecord()
     columns: dict[str, Any] = pydantic.Field(default_factory=dict)
     history: list[dict[str, Any]] = pydantic.Field(default_factory=list)
     features: dict[Literal["query", "item"], dict[str, FeaturesRecord]] = pydantic.Field(default_factory=dict)
-    hidden: HiddenRecord | None = None
-    sequence: SequenceRecord | None = None
+    hidden: HiddenRecord = ABSENT
+    sequence: SequenceRecord = ABSENT
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> DatasetRecord:
@@ -84,14 +78,14 @@ class DatasetRecord(Manifest):
             raise ValueError("splits must have train")
         if any(part.queries > self.num_queries for part in self.splits.values()):
             raise ValueError("no part has more queries than num_queries")
-        if self.sequence is not None:
+        if self.sequence is not ABSENT:
             self._check_sequence(self.sequence)
         self._check_files()
         return self
 
     def _check_files(self) -> None:
         """Tables, and lists in exactly the folders that are described."""
-        described = {*self.splits, *(["hidden"] if self.hidden is not None else [])}
+        described = {*self.splits, *(["hidden"] if self.hidden is not ABSENT else [])}
         described |= {f"{side}_features/{name}" for side, found in self.features.items() for name in found}
         ends = ("/offsets.npy", "/values.npy")
         wanted = {*TABLES, *(folder + end for folder in described for end in ends)}

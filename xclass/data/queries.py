@@ -16,9 +16,10 @@ from xclass.data.query_files import QueryFile
 from xclass.data.store import Dataset
 from xclass.errors import InputError
 from xclass.rng import torch_generator
-from xclass.types import Batch, Ragged, offsets_of
+from xclass.types import Batch, Ragged, check_offsets, offsets_of
 
 BATCH_QUERIES = 1024
+INTEGERS = (torch.int64, torch.int32)
 NOBODY = Unknown(0, [])
 
 
@@ -70,6 +71,8 @@ def dataset_queries(
     Args:
         most: a sample of so many of them, drawn by ``seed``, in rising order; None takes all.
     """
+    if most is not None and most < 1:
+        raise InputError("a sample of queries is too small", wanted="1 or more queries", got=most)
     history = dataset.history(split)
     numbers = torch.arange(dataset.num_queries)
     if only_with_positives:
@@ -141,7 +144,8 @@ def queries_with_features(
         sizes: name → features that there can be.
 
     Raises:
-        InputError: there is no field; two fields are of different length; a number that is none of a feature.
+        InputError: there is no field; two fields are of different length; a number that is none of a feature;
+            offsets or values that do not make lists.
     """
     if not isinstance(features, Mapping) or {type(each) for each in features.values()} != {Ragged}:
         wanted, got = '{"name": xclass.Ragged, …}', repr(features)[:80]
@@ -161,6 +165,9 @@ def queries_with_features(
 
 def _check_features(name: str, lists: Ragged, size: int | None) -> None:
     values = lists.values
+    check_offsets(lists.offsets, len(values), f'"{name}"')  # a caller may have altered them since
+    if len(values) and values.dtype not in INTEGERS:
+        raise InputError(f'the features "{name}" are no numbers of features', wanted="integers", got=values.dtype)
     if len(values) and (int(values.min()) < 0 or (size is not None and int(values.max()) >= size)):
         wanted = "0 or more" if size is None else f"0 to {size - 1:,}"
         got = f"{int(values.min()):,} to {int(values.max()):,}"
