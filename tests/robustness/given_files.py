@@ -213,10 +213,18 @@ def _judged(said: Said, folder: Path, wanted: Callable[[], Lists], doubtful: boo
     if said.code:
         return Verdict(CAUTIOUS if doubtful else WRONG, "refused: " + last_lines(said))
     got = _lists_of(folder)
-    if got == lists:
+    wrong = [query for query in sorted({*got, *lists}) if not _same(got.get(query), lists.get(query))]
+    if not wrong:
         return Verdict(RIGHT)
-    query = next(query for query in sorted({*got, *lists}) if got.get(query) != lists.get(query))
+    query = wrong[0]
     return Verdict(WRONG, f"{query}: {got.get(query)}, wanted {lists.get(query)}; {last_lines(said)}")
+
+
+def _same(got: list[str] | None, wanted: list[str] | None) -> bool:
+    """A query that a file names several times gets its list as many times."""
+    if not got or not wanted:
+        return got == wanted
+    return got == wanted * max(len(got) // len(wanted), 1)
 
 
 def _judged_histories(said: Said, folder: Path, read: Callable[[], Given], world: World) -> Verdict:
