@@ -24,6 +24,26 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataF
     return pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False)
 
 
+def parquet_blocks(path: Path | str, columns: Sequence[pl.Expr | str], rows: int) -> Iterator[pl.DataFrame]:
+    """The columns of a Parquet file in blocks of about ``rows`` rows, in order.
+
+    Raises:
+        PolarsError: there are fewer rows than the file's footer says. Polars ends a damaged file without an error when
+            one of its threads has failed.
+    """
+    frame, left = scan_parquet(path), count_rows(path)
+    for block in frame.select(columns).collect_batches(chunk_size=rows, maintain_order=True):
+        left -= len(block)
+        yield block
+    if left:
+        raise pl.exceptions.ComputeError(f"{abs(left):,} rows {'are missing' if left > 0 else 'too many'}")
+
+
+def count_rows(path: Path | str) -> int:
+    """The rows of a Parquet file, by its footer."""
+    return int(scan_parquet(path).select(pl.len()).collect().item())
+
+
 def parquet_schema(path: Path | str) -> pl.Schema:
     """Names and types of the columns of a Parquet file."""
     return scan_parquet(path).collect_schema()

@@ -354,3 +354,10 @@ def test_a_label_beyond_the_labels(tmp_path: Path) -> None:
     (source / "tst.json").write_text('{"uid":"3","title":"shoes","content":"","target_ind":[0]}\n')
     with pytest.raises(DataError, match=r"beyond the 2 labels of lbl.json[^$]*label 7 of document \"1\""):
         ingest(source, tmp_path / "out")
+
+
+def test_a_parquet_file_that_ends_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polars ends the blocks of a damaged file without an error when one of its threads has failed."""
+    pl.DataFrame({"user": [1, 2], "item": [1, 2]}).write_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(pl.LazyFrame, "collect_batches", lambda frame, **_: iter([frame.collect().head(1)]))
+    refused(tmp_path / "a.parquet", "can't be read", "1 rows are missing")

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import polars as pl
 
+from xclass import frames
 from xclass.data import text
 from xclass.data.columns import Columns, IdKind, resolve_columns
 from xclass.data.dates import ACCEPTED, are_dates, text_number
 from xclass.data.diagnosis import LARGEST_FLOAT32, MAX_NAMED, RowChecks, float_ids
-from xclass.data.format_jsonl import explode_lists
+from xclass.data.format_jsonl import Frame, explode_lists
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-from xclass.frames import parquet_schema
+from xclass.frames import parquet_blocks, parquet_schema, scan_parquet
 
 ROWS_PER_BATCH = 500_000
+LISTS_PER_BATCH = 20_000
 SAMPLED_ROWS = 1000
 
 
@@ -57,15 +59,13 @@ class Parquet:
 
     def read(self, path: Path, columns: Columns) -> Generator[pl.DataFrame]:
         """Polars' reader; lists are exploded."""
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(self._meanings(columns))
-        pairs = self._plain(frame, path, columns)
-        yield from pairs.collect_batches(chunk_size=ROWS_PER_BATCH, maintain_order=True)
+        size = LISTS_PER_BATCH if columns.lists else ROWS_PER_BATCH
+        for block in parquet_blocks(path, self._meanings(columns), size):
+            yield self._plain(block, path, columns)
 
     def diagnose(self, path: Path, columns: Columns) -> None:
         """The first rows with a missing id, a bad weight or a bad time."""
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False, row_index_name="row").select(
-            pl.col("row") + 1, *self._meanings(columns)
-        )
+        frame = scan_parquet(path, row_index_name="row").select(pl.col("row") + 1, *self._meanings(columns))
         bad = self._plain(frame, path, columns).filter(_is_bad(columns)).head(MAX_NAMED + 1)
         try:
             rows = bad.collect(engine="streaming")
@@ -92,7 +92,7 @@ class Parquet:
         value = self.keys[name]
         return pl.repeat(value, pl.len(), dtype=pl.Int64() if isinstance(value, int) else pl.String())
 
-    def _plain(self, frame: pl.LazyFrame, path: Path, columns: Columns) -> pl.LazyFrame:
+    def _plain(self, frame: Frame, path: Path, columns: Columns) -> Frame:
         """A row per pair, weights and times as numbers; times in text that are no dates stay text."""
         schema = self._schema(path)
         values = [
@@ -105,7 +105,7 @@ class Parquet:
     def _first_values(self, path: Path, name: str) -> Iterable[object]:
         if name in self.keys:
             return [self.keys[name]]
-        frame = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(name).head(SAMPLED_ROWS)
+        frame = scan_parquet(path).select(name).head(SAMPLED_ROWS)
         values = frame.collect().to_series()
         return values.explode() if isinstance(values.dtype, pl.List) else values
 
@@ -133,7 +133,7 @@ def _plain_value(role: str, kind: pl.DataType, dates: bool) -> pl.Expr:
 def count_rows(path: Path) -> int | None:
     """Rows of a Parquet file by its footer; None when it can't be read."""
     try:
-        return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
+        return frames.count_rows(path)
     except (*text.POLARS_ERRORS, OSError):
         return None
 

@@ -33,7 +33,7 @@ class Svmlight:
         for block in line_blocks(path):
             lines = block.str.replace_all("\t", " ", literal=True).str.replace(COMMENT, "")
             lines = lines.str.replace_all(QUERY, "")
-            lines = lines.filter(lines.str.strip_chars() != "")
+            lines = lines.filter(lines.str.strip_chars(" \r") != "")
             documents = parse_lines(lines, layout, numbered=False)
             if documents is None:
                 raise _diagnosed(path, layout)

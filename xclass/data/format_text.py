@@ -14,7 +14,7 @@ from xclass.data import text
 from xclass.data.format_jsonl import has_surrogate, json_blocks, parse_object, sample_objects
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
-from xclass.frames import parquet_schema, scan_parquet
+from xclass.frames import parquet_blocks, parquet_schema, scan_parquet
 from xclass.progress import say
 
 ROWS_PER_BLOCK = 4096
@@ -126,9 +126,8 @@ def _expression(name: str, columns: TextColumns) -> pl.Expr:
 def _frames(path: Path, columns: TextColumns) -> Iterator[pl.DataFrame]:
     """The used columns, block after block."""
     if _suffix(path) in PARQUET_SUFFIXES:
-        names = {*columns.texts, columns.label, columns.id} - {None}
-        frame = scan_parquet(path).select(names)
-        yield from frame.collect_batches(chunk_size=ROWS_PER_BLOCK, maintain_order=True)
+        names = [name for name in {*columns.texts, columns.label, columns.id} if name is not None]
+        yield from parquet_blocks(path, names, ROWS_PER_BLOCK)
         return
     schema: dict[str, Any] = dict.fromkeys(columns.texts, pl.String)
     if columns.label is not None:
