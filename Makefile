@@ -2,6 +2,8 @@
 # make test    the tests
 # make check   lint, format, types, spelling, layers, doctests
 # make distributed   adds TorchRec for CPUs to .venv, and runs the tests that need it
+# make fuzz    20,000 mutated inputs and 200 kills, in about an hour
+# make bounds  the tests of what is compiled, with the bounds of every array checked
 # make bench   the benchmarks
 # make figures   the documentation's picture, trained and drawn anew
 # make reference   writes configs/reference.toml anew
@@ -12,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test distributed check bench figures reference clean
+.PHONY: setup demo test distributed check fuzz bounds bench figures reference clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -46,6 +48,13 @@ check: $(INSTALLED)
 	$(BIN)/codespell
 	$(BIN)/python -m pytest -q tests/test_layers.py
 	$(BIN)/python -m pytest -q --doctest-modules xclass
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.robustness.fuzz --out "benchmarks/results/$$(date +%F)-robustness.md"
+
+# No loop runs on several threads inside numba (parallel = True), where it would pass over what it finds.
+bounds: $(INSTALLED)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/numba-bounds OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 reference: $(INSTALLED)
 	$(BIN)/python -c 'import xclass.run_config; print(xclass.run_config.reference(), end="")' > configs/reference.toml

@@ -45,6 +45,7 @@ OPTIONS: dict[str, set[str]] = {
         "--test-fraction", "--valid-fraction", "--min-query-count", "--min-item-count", "--header", "--no-header", "--separator", "--seed",
         "--split-number", "--text-col", "--item-text", "--word-ngrams", "--char-ngrams", "--hash-bits", "--max-features",
         "--min-documents", "--weighting", "--vocabulary", "--context", "--borders", "--propensity", "--memory", "--json",
+        "--user-col", "--rating-col", "--timestamp-col", "--min-weight",
     },
     "estimate": {
         "--config", "--out", "--set", "--device", "--calibrate", "--no-calibrate", "--ranks", "--device-memory", "--bandwidth",

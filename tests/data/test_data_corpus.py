@@ -185,7 +185,7 @@ def test_follow_counts_are_pairs_of_neighbours():
         ({"format": "text", "split": "random"}, "divided already"),
         ({"format": "text", "split": "time"}, "divided already"),
         ({"format": "sequences", "vocabulary": 10}, "one of: plain text"),
-        ({"context": 3}, "one of: plain text"),
+        ({"format": "adjacency", "context": 3}, "one of: plain text"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, message):

@@ -20,7 +20,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from tests.robustness import kills
 from tests.robustness.commands import BAD, Timer
+from tests.robustness.environment import one_thread
 from tests.robustness.pool import Result, built, results
 from tests.robustness.report import markdown
 
@@ -33,9 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     numbers = range(options.cases) if options.case is None else [options.case]
     room = Path(tempfile.mkdtemp(prefix="xclass-fuzz-", dir=options.folder))
     print(f"files in {room}")
-    timer = Timer()
-    built(room, room / "bases")
-    found = list(shown(results(options.seed, numbers, options.workers, room, room / "bases"), len(numbers)))
+    timer, bases = Timer(), room / "bases"
+    one_thread()
+    built(room, bases)
+    found = list(shown(results(options.seed, numbers, options.workers, room, bases), len(numbers)))
+    if options.case is None and options.kills:
+        found += shown(kills.results(options.seed, options.kills, room, bases), options.kills)
     text = markdown(found, options, timer.seconds())
     print(text)
     if options.out is not None:

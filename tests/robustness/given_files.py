@@ -310,7 +310,7 @@ def _read(data: bytes, ending: str, column: str, known: set[str]) -> Given:
         rows = [plain_readers.blank_fields(line) for line in lines_of(text)]
         return Given(own=_joined((row[0], row[1:]) for row in rows if row))
     if ending == ".jsonl":
-        return Given(own=_joined(_json_list(line) for line in lines_of(text) if line.strip()))
+        return Given(own=_joined(_json_list(line) for line in text.split("\n") if line.strip()))
     rows = records(text, "\t" if ending == ".tsv" else ",", quoted=True)
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise Refusal("rows of different lengths")
@@ -375,7 +375,7 @@ def _numbered(data: bytes, ending: str, number: str) -> list[tuple[str, str, flo
     if ending in (".run", ".qrels"):
         return _trec([plain_readers.blank_fields(line) for line in lines_of(text)], 6 if ending == ".run" else 4)
     if ending == ".jsonl":
-        rows = [json_object(line) for line in lines_of(text) if line.strip()]
+        rows = [json_object(line) for line in text.split("\n") if line.strip()]
         for name in ("query_id", "item_id"):
             for row in rows:
                 if isinstance(row.get(name), bool) or not isinstance(row.get(name), str | int) or row[name] == "":

@@ -86,7 +86,7 @@ def xmc(data: bytes) -> Documents:
 
 def texts(data: bytes) -> Documents:
     """``{"text": …, "labels": […]}`` a line."""
-    entries = [json_object(line) for line in lines_of(text_of(data)) if line.strip()]
+    entries = [json_object(line) for line in text_of(data).split("\n") if line.strip()]
     kinds = set()
     found = Documents(features=None)
     for entry in entries:

@@ -220,7 +220,7 @@ def time_of(value: Any, dates: bool) -> float | int:
 
 def json_lines(data: bytes, one_by_one: bool = False) -> Reading:
     """An object a line; the item, the weight and the time may be lists of one length."""
-    entries = [json_object(line) for line in lines_of(text_of(data)) if line.strip()]
+    entries = [json_object(line) for line in text_of(data).split("\n") if line.strip()]
     names = [name for entry in entries for name in entry]
     roles = {role: name for role, usual in (("query", "user_id"), ("item", "item_id"), ("weight", "rating"), ("time", "timestamp"))
              if (name := usual) in names}  # fmt: skip

@@ -18,13 +18,13 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from tests.robustness.bases import build, small_parts
-from tests.robustness.cases import Tools
+from tests.robustness.cases import Case, Tools
 from tests.robustness.commands import BAD, CRASH, SLOW, UNCLEAR, Streams, Timer, Verdict
+from tests.robustness.kinds import KINDS
 
 LIMIT_S = 60.0
 STARTING_S = 240.0
 MEMORY_BYTES = 12 << 30  # of addresses: numbers that are too large end in an error, not in the machine's swap
-THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
 class Result(NamedTuple):
@@ -45,24 +45,22 @@ class _Worker:
     since: float = 0.0
 
 
-def case_of(seed: int, number: int, folder: Path, kinds: dict[str, Any]) -> tuple[str, Any]:
+def case_of(seed: int, number: int, folder: Path) -> tuple[str, Case]:
     """(kind, case); its files are written into ``folder``. The same numbers give the same case."""
     chance = Random(f"{seed}/{number}")
-    kind = chance.choices(list(kinds), [kinds[name].weight for name in kinds])[0]
-    return kind, kinds[kind].make(chance, folder)
+    kind = chance.choices(list(KINDS), [kind.weight for kind in KINDS.values()])[0]
+    return kind, KINDS[kind].make(chance, folder)
 
 
 def run_case(seed: int, number: int, tools: Tools, room: Path) -> Result:
     """Make a case and check it, in a folder of its own that is removed when nothing is wrong."""
-    from tests.robustness.kinds import KINDS
-
     folder = room / f"case-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.chdir(folder)
     timer, kind, made = Timer(), "", ""
     try:
-        kind, case = case_of(seed, number, folder, KINDS)
+        kind, case = case_of(seed, number, folder)
         made = case.made
         verdict = case.check(tools)
     except Exception:  # noqa: BLE001  the harness is wrong, too, then
@@ -130,12 +128,8 @@ def _started(room: Path, bases: Path) -> _Worker:
     """A process that has everything loaded."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
     process = context.Process(target=_work, args=(theirs, room, bases), daemon=True)
     process.start()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
     theirs.close()
     worker = _Worker(process, ours)
     if not ours.poll(STARTING_S):

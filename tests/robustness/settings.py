@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import click
-
 from tests.robustness.cases import Case, Tools
-from tests.robustness.commands import REFUSED, RIGHT, Said, Verdict, fault
+from tests.robustness.commands import REFUSED, RIGHT, Said, Verdict, fault, last_lines
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = (0, -1, 1, 2, 3, 0.5, -0.5, 1.5, 1e-300, -0.0, 0.999999, 7.0, math.nan, math.inf, -math.inf, "", "x", "auto", True, False, [], [1], [0],
          [-1], ["x"], [[1]], {}, {"kind": "x"}, "0", "1e3", "\u00e9", [1.5, 2], [4, 4])  # fmt: skip
 HUGE = (2**31, 2**31 - 1, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30, 1e18, 1e308, [10**9], [2**31, 2**31], 10**400)
-LONG = ("epochs", "max_steps", "patience", "resamples")  # more of it takes longer, rightly
-KINDS = {
-    "loss.kind": (
-        "full-softmax",
-        "sampled-softmax",
-        "nce",
-        "negative-sampling",
-        "sampled-logistic",
-        "bpr",
-        "importance",
-        "x",
-    ),
-    "sampler.kind": (
-        "uniform",
-        "log-uniform",
-        "unigram",
-        "learned-unigram",
-        "in-batch",
-        "mixture",
-        "hard",
-        "bigram",
-        "target",
-        "per-query",
-        "all-items",
-    ),
-    "head.kind": ("dot", "hierarchical", "adaptive", "differentiated", "cnn", "x"),
-    "optimizer": ("adagrad", "adam", "sgd", "x"),
-    "model.query.kind": ("history", "id", "features", "context"),
-    "model.init": ("random", "spectral", "documents"),
-    "tables.storage": ("memory", "mapped", "x"),
-    "tables.dtype": ("float32", "bfloat16", "float16"),
-    "train.batch.by": ("query", "pair", "x"),
-    "train.schedule.kind": ("constant", "linear", "cosine", "x"),
+TYPED: dict[str, tuple[Any, ...]] = {
+    "integer": (0, 1, 2, 3, 7, 64, -1, 1000, 2**31 - 1, 2**31, 2**40),
+    "number": (0.0, 1e-300, 1e-30, 1e-3, 0.5, 0.999999, 1.0, 1.5, 3, 100.0, 1e6, 1e30, 1e308, -1.0),
+    "boolean": (True, False),
+    "array": ([], [1], [4, 4], [0], [64], ["x"], [0.5], [1, 2, 3], [2**31]),
+    "string": ("", "x", "c.toml", "ds", "pairs.csv", "nowhere", "IVF4,Flat"),
 }
+LONG = ("epochs", "max_steps", "patience", "resamples")  # more of it takes longer, rightly
 # A command line that works; an option comes behind it.
 LINES = {
     "ingest": "pairs.csv --out o --split random",
@@ -90,18 +61,14 @@ EXCLUDED = ("--help", "--calibrate", "--install-completion", "--show-completion"
 
 
 def configuration(chance: Random, folder: Path) -> Case:
-    """One or two keys with odd values, estimated or trained for an epoch; or the file itself altered."""
+    """One to three keys, mostly with values of their type; estimated, or trained for an epoch."""
     keys = _keys()
-    given = []
-    for _ in range(chance.choice([1, 1, 2])):
-        key = chance.choice(keys)
-        given.append((key, chance.choice(KINDS[key] if key in KINDS and chance.random() < 0.7 else (*SMALL, *HUGE))))
-    trained = chance.random() < 0.5 and not any(
+    given = [_setting(chance, keys) for _ in range(chance.choice([1, 1, 2, 3]))]
+    trained = chance.random() < 0.6 and not any(
         key.rpartition(".")[2] in LONG and value in HUGE for key, value in given
     )
-    kinds = [(key, chance.choice(KINDS[key])) for key in chance.sample(list(KINDS), 2) if chance.random() < 0.3]
-    sets = [part for key, value in [*kinds, *given] for part in ("--set", f"{key}={_toml(value)}")]
-    source = "doc" if any(value == "features" for _, value in kinds) else "ds"
+    sets = [part for key, value in given for part in ("--set", f"{key}={_toml(value)}")]
+    source = "doc" if any(value == "features" for _, value in given) else "ds"
 
     def check(tools: Tools) -> Verdict:
         _bring(tools, folder)
@@ -119,7 +86,7 @@ def options(chance: Random, folder: Path) -> Case:
     for _ in range(chance.choice([1, 1, 2])) if known else ():
         option = chance.choice(known)
         name = chance.choice(option.opts)
-        if isinstance(option, click.Option) and option.is_flag:
+        if getattr(option, "is_flag", False):
             arguments.append(chance.choice([*option.opts, *option.secondary_opts]))
         elif name.startswith("--"):
             arguments.append(f"{name}={_value(chance, option)}")
@@ -134,14 +101,11 @@ def options(chance: Random, folder: Path) -> Case:
 
 
 def _judged(said: Said, folder: Path) -> Verdict:
-    return fault(said, folder) or Verdict(REFUSED if said.code else RIGHT)
+    return fault(said, folder) or Verdict(REFUSED if said.code else RIGHT, last_lines(said))
 
 
 def _value(chance: Random, option: Any) -> str:
-    kind = type(option.type).__name__
-    takes_path = (
-        "Path" in kind or "path" in str(option.metavar or "").lower() or (option.metavar or "") in ("FILE", "DIRECTORY")
-    )
+    takes_path = option.metavar in ("FILE", "DIRECTORY") or "Path" in str(option.type_descriptor)
     return chance.choice(PATHS if takes_path and chance.random() < 0.8 else WORDS)
 
 
@@ -156,17 +120,37 @@ def _options(command: str) -> list[Any]:
     return [each for each in parameters if each.param_type_name == "option" and not set(each.opts) & set(EXCLUDED)]
 
 
-def _keys() -> list[str]:
-    reference = tomllib.loads((ROOT / "configs" / "reference.toml").read_text())
-    return [*_paths(reference, ""), *KINDS, "x", "model", "model.x", "train.batch", ""]
+def _setting(chance: Random, keys: dict[str, dict[str, Any]]) -> tuple[str, Any]:
+    """A key and a value; one that the key's type allows in three of four cases."""
+    key = chance.choice([*keys, *(name for name in keys if "enum" in keys[name])])
+    kind = keys[key]
+    if chance.random() < 0.25:
+        return key, chance.choice((*SMALL, *HUGE))
+    if "enum" in kind:
+        return key, chance.choice(kind["enum"])
+    return key, chance.choice(TYPED.get(kind.get("type", ""), (*SMALL, *HUGE)))
 
 
-def _paths(table: dict[str, Any], before: str) -> Iterator[str]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _paths(value, f"{before}{name}.")
-        else:
-            yield before + name
+@functools.cache
+def _keys() -> dict[str, dict[str, Any]]:
+    """Every key of a configuration → what its schema says of it."""
+    from xclass.run_config import RunConfig
+
+    schema = RunConfig.model_json_schema()
+    return dict(_leaves(schema, schema["$defs"], "")) | {"x": {}, "model": {}, "model.x": {}, "": {}}
+
+
+def _leaves(schema: dict[str, Any], known: dict[str, Any], before: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, entry in schema.get("properties", {}).items():
+        choices = [entry, *entry.get("anyOf", [])]
+        tables = [known[each["$ref"].rpartition("/")[2]] for each in choices if "$ref" in each]
+        for table in tables:
+            yield from _leaves(table, known, f"{before}{name}.")
+        if not tables:
+            yield (
+                before + name,
+                next((each for each in choices if "enum" in each), choices[-1] if len(choices) == 1 else choices[1]),
+            )
 
 
 def _toml(value: Any) -> str:

@@ -302,7 +302,7 @@ def test_an_interrupted_run_grows_from_its_checkpoint(
             train_run(old, config(), run)
     before = newest(run)
     new = append(write(tmp_path / "b.csv", as_csv(halves[1])), old.path)
-    with pytest.raises(ArtefactError, match=r"(?s)started with another dataset.*resume with --grow-vocab"):
+    with pytest.raises(ArtefactError, match=r"(?s)started with another dataset.*--grow-vocab"):
         train_run(new, config(), run, resume=True)
     with monkeypatch.context() as patch:
         kill_after(patch, loop.Trainer, "_step", 0)

@@ -84,7 +84,8 @@ class Sample:
     def heads_apart(self) -> bool:
         """Whether the first ids of the lines look like those of queries: they come in groups, or never as an item."""
         heads = [row[0] for row in self.rows]
-        grouped = len(heads) >= ENOUGH and sum(one != other for one, other in zip(heads, heads[1:], strict=False)) + 1 == len(set(heads))
+        starts = 1 + sum(one != other for one, other in zip(heads, heads[1:], strict=False))
+        grouped = len(heads) >= ENOUGH and starts == len(set(heads))
         return grouped or not set(heads) & {word for row in self.rows for word in row[1:]}
 
 
