@@ -153,8 +153,8 @@ def _remarks(report: dict[str, Any]) -> list[str]:
     ]
     for name, kinds in report.get("look_like_events", {}).items():
         notes.append(f'"{name}" is not used: {", ".join(kinds)} count alike, as one positive each')
-    if "zero_times" in report:
-        notes.append(f"{report['zero_times']:,} times are 0: are they missing?")
+    if "missing_times" in report:
+        notes.append(f"{report['missing_times']:,} times are 0 or before 1970: are they missing?")
     if "sequences" in report.get("formats", []):
         notes.append("every word of a line is an item, the first one too; a query is named by its line number")
     notes += [f"no query has a {name} part: {lack}" for name, lack in WITHOUT.items() if name not in report["splits"]]
