@@ -209,6 +209,15 @@ def test_evaluation_counts_what_retrieval_gives(recommender):
     assert 0.7 * best_recall(recommender.dataset, 20) < reached <= best_recall(recommender.dataset, 20) + 0.02
 
 
+@pytest.mark.parametrize("most", [0, -1, 2.5, "3", True])
+def test_numbers_of_queries_that_can_not_be(recommender, most):
+    """A negative one left out so many queries."""
+    with pytest.raises(InputError, match="no integer of 1 or more"):
+        recommender.evaluate(k=[5], max_queries=most)
+    with pytest.raises(ArtefactError, match="no split"):
+        recommender.evaluate(k=[5], split=None)
+
+
 def test_index_is_used_measured_and_bound_to_its_run(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     recommender = Recommender.load(tmp_path / "run")

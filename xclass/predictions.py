@@ -116,7 +116,10 @@ def evaluate_predictions(
 
 def _count_rows(files: PairFiles) -> int:
     with unreadable(files.predictions.path):
-        return int(files.predictions.frame.select(pl.len()).collect(engine="streaming").item())
+        count = int(files.predictions.frame.select(pl.len()).collect(engine="streaming").item())
+    if not count:
+        raise DataError("there are no predictions", where=files.predictions.path, wanted="at least one row")
+    return count
 
 
 def _sorted(frame: pl.LazyFrame, passes: int) -> list[pl.LazyFrame]:

@@ -71,7 +71,7 @@ def test_rows_are_those_of_pythons_csv(tmp_path: Path, separator: str, quoted: b
     for seed in SEEDS:
         rng = random.Random(f"{seed}{separator}{quoted}")
         text = some_text(rng, separator).lstrip("\ufeff")
-        wanted = wanted_rows(text, separator, quoted)
+        wanted = wanted_rows(re.sub("^\ufeff", "", text, flags=re.MULTILINE), separator, quoted)
         path.write_bytes(rng.choice([b"", b"\xef\xbb\xbf"]) + text.encode())
         for size in (1, 7, 30, 1 << 20):
             assert read(path, separator, False, quoted=quoted, block_bytes=size) == wanted, (seed, size, text)

@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 from reference.datasets import lists
 
+from xclass.data import text
 from xclass.data.dates import from_iso, iso_times
 from xclass.data.ingest import ingest
 from xclass.data.options import IngestOptions
@@ -305,7 +306,7 @@ def test_numbers_with_blanks_around_them(tmp_path: Path, capsys: pytest.CaptureF
     dataset = all_train(tmp_path / "a.csv")
     assert stored_times(dataset) == [17, 18]
     assert np.load(dataset.path / "train" / "weights.npy").tolist() == [5.0, 4.0]
-    assert "' a', a item, is another id than 'a'" in capsys.readouterr().err
+    assert "the item ' a' is another than 'a'" in capsys.readouterr().err
 
 
 JSON = {
@@ -361,3 +362,44 @@ def test_a_parquet_file_that_ends_early_is_refused(tmp_path: Path, monkeypatch: 
     pl.DataFrame({"user": [1, 2], "item": [1, 2]}).write_parquet(tmp_path / "a.parquet")
     monkeypatch.setattr(pl.LazyFrame, "collect_batches", lambda frame, **_: iter([frame.collect().head(1)]))
     refused(tmp_path / "a.parquet", "can't be read", "1 rows are missing")
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.dat", "a.txt", "b.txt", "a.inter", "a.jsonl"])
+def test_marks_of_files_that_were_joined_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int
+) -> None:
+    """Every line begins with a mark: in the first lines, in blocks, and read line by line."""
+    monkeypatch.setattr(text, "BLOCK_BYTES", block_bytes)
+    content, options = TEXTS[name]
+    (tmp_path / name).write_bytes(b"".join(MARK + line for line in content.encode().splitlines(keepends=True)))
+    assert as_text(all_train(tmp_path / name, **options)) == PAIRS
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt", "a.svm"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-32"])
+def test_other_encodings_are_known_without_a_mark(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes(TEXTS[name][0].encode(encoding))
+    refused(tmp_path / name, encoding[:6].upper(), f"iconv -f {encoding.replace('-le', 'le').replace('-be', 'be')} ")
+
+
+def test_parquet_under_another_name_is_told(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.txt"):
+        pl.DataFrame({"user_id": [1], "item_id": [2]}).write_parquet(tmp_path / name)
+        refused(tmp_path / name, "a Parquet file", ".parquet")
+
+
+@pytest.mark.parametrize("first", ["user,item", "item,user"])
+def test_one_file_of_several_without_a_header(tmp_path: Path, first: str) -> None:
+    """Its columns were taken in the usual order, whatever the header of the others said."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text(f"{first}\n1,2\n")
+    (tmp_path / "in" / "b.csv").write_text("7,1\n8,1\n")
+    refused(tmp_path / "in", "b.csv", "no header")
+
+
+def test_ids_that_may_not_be_meant_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("user,item\n1.0,a\n2,NULL\n3,nan\n")
+    assert lists(all_train(tmp_path / "a.csv")) == {"1.0": ["a"], "2": ["NULL"], "3": ["nan"]}
+    said = capsys.readouterr().err
+    assert "the query id '1.0' is text" in said and "among the item ids: 'NULL', 'nan'" in said

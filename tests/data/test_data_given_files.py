@@ -124,6 +124,13 @@ def test_inch_marks_are_read_as_csv_reads_them(tmp_path: Path) -> None:
         ("a.csv", b'query_id,item_id\na,"b\n', "quoted value is not closed"),
         ("a.csv", b"query_id,item_id\na,b,c\n", "line 2"),
         ("a.csv", b"query_id,query_id\na,b\n", "same name"),
+        ("a.csv", b"query_id\na\nquery_id\n", "line 3: the header comes again"),
+        ("a.jsonl", b'{"query_id": "a", "history": ["b"], "history": []}', "a.jsonl:1: .*not JSON"),
+        ("a.jsonl", b'{"query_id": "a", "history": [], "x": NaN}', "a.jsonl:1: .*not JSON"),
+        ("a.jsonl", b'{"user_id": "a", "history": ["b"]}', r"(?s)another name.*user_id"),
+        ("a.txt", "a\n".encode("utf-16-le") * 3, "UTF-16"),
+        ("a.csv", "query_id\na\n".encode("utf-32-be"), "UTF-32"),
+        ("a.csv", b"PAR1garbage", "a Parquet file"),
         ("a.csv", b"query_id,item_id\n,b\n", "an id is missing"),
         ("a.csv", "query_id\nü\n".encode("utf-16"), "UTF-16"),
         ("a.csv", gzip.compress(b"query_id\na\n", mtime=0), "gzip"),
@@ -154,3 +161,16 @@ def test_categories_of_a_parquet_file_are_text(tmp_path: Path) -> None:
     frame = pl.DataFrame({"query_id": pl.Series(["b", "a", "b"], dtype=pl.Categorical)})
     frame.write_parquet(tmp_path / "a.parquet")
     assert read_query_file(tmp_path / "a.parquet").query_ids.to_list() == ["b", "a", "b"]
+
+
+def test_items_of_queries_of_another_name_are_not_for_everybody(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user_id,item_id\nu1,i1\n")
+    with pytest.raises(DataError, match=r"(?s)another name.*wanted: query_id.*got: user_id"):
+        read_item_filter(tmp_path / "a.csv")
+
+
+def test_columns_that_are_not_read_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("query_id,movie_id\nu1,i1\n")
+    read_query_file(tmp_path / "a.csv")
+    in_blocks(tmp_path / "a.csv")
+    assert capsys.readouterr().err.count("columns that are not read: movie_id") == 2

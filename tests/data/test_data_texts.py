@@ -190,7 +190,7 @@ def test_the_repository_s_raw_text(tmp_path: Path) -> None:
     assert [set(row) for row in features_of(dataset, "item")] == [{"red"}, {"apple"}, set()]
 
 
-def test_label_texts_by_id(tmp_path: Path) -> None:
+def test_label_texts_by_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(tmp_path / "raw" / "train.jsonl", ROWS)
     write_rows(tmp_path / "names.jsonl", [{"id": "food", "text": "apple pie"}, {"id": "new", "text": "red car"}])
     options = IngestOptions(
@@ -207,6 +207,10 @@ def test_label_texts_by_id(tmp_path: Path) -> None:
         ("new", "red car"),
     ]
     assert [set(row) for row in features_of(dataset, "item")] == [set(), {"apple", "pie"}, {"red", "car"}]
+    assert "names.jsonl: 1 of 2 labels have no text, such as fruit" in capsys.readouterr().err
+    write_rows(tmp_path / "names.jsonl", [{"id": "Food", "text": "a"}])
+    with pytest.raises(DataError, match=r"(?s)not one label id is in the documents.*food.*got: Food"):
+        ingest(tmp_path / "raw" / "train.jsonl", tmp_path / "other", options)
     write_rows(tmp_path / "names.jsonl", [{"id": "food", "text": "a"}, {"id": "food", "text": "b"}])
     with pytest.raises(DataError, match="the same id"):
         ingest(tmp_path / "raw" / "train.jsonl", tmp_path / "other", options)

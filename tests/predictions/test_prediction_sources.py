@@ -116,6 +116,36 @@ def test_directories_that_are_refused(tmp_path: Path) -> None:
         measured(folder, TRUTH)
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [("q2,c,1\n", "b.csv: a column is missing"), ("query_id,item_id,score\nq2,c,1\n", "b.csv: .*the same columns")],
+)
+def test_every_file_of_a_directory_has_the_columns(tmp_path: Path, second: str, message: str) -> None:
+    """Files of which one had no header lost its rows without a word."""
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    (folder / "a.csv").write_text("query_id,item_id,rank\nq1,a,1\n")
+    (folder / "b.csv").write_text(second)
+    with pytest.raises(DataError, match=message):
+        measured(folder, TRUTH)
+
+
+def test_a_header_in_the_middle_is_no_pair(tmp_path: Path) -> None:
+    for name, rows in (("t.csv", "q1,a\nquery_id,item_id\nq2,b\n"), ("u.tsv", "q1\ta\nquery_id\titem_id\n")):
+        header = "query_id,item_id\n" if name == "t.csv" else "query_id\titem_id\n"
+        (tmp_path / name).write_text(header + rows)
+        with pytest.raises(DataError, match="line 3: the header comes again"):
+            measured(PREDICTIONS, tmp_path / name)
+
+
+def test_columns_and_train_pairs_without_effect_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    truth = TRUTH.with_columns(label=pl.lit(0))
+    measured(PREDICTIONS, truth, train=pl.DataFrame({"query_id": ["1.0"], "item_id": ["10.0"]}))
+    said = capsys.readouterr().err
+    assert "the table of truth: columns that are not read: label" in said
+    assert "not one query id is in both truth and train pairs" in said and "not one item id" in said
+
+
 class PandasLike:
     """What is asked of a table of pandas."""
 
@@ -186,6 +216,10 @@ def test_integers_of_a_table_in_json_stay_integers(tmp_path: Path) -> None:
         ("p.csv", 'query_id,item_id,rank\nq1,a,1\n"q1,b,2\n', "not closed"),
         ("p.csv", "q1,a,1\nq1,b,2\n", "a column is missing"),
         ("p.csv", "", "is empty"),
+        ("p.csv", "query_id,item_id,rank\n", "there are no predictions"),
+        ("p.jsonl", "", "there are no predictions"),
+        ("p.csv", "query_id,item_id,score\nq1,a,1\nquery_id,item_id,score\n", "line 3: the header comes again"),
+        ("p.jsonl", '{"query_id": "q1", "item_id": "a", "item_id": "b", "rank": 1}\n', "p.jsonl:1: .*not JSON"),
         ("p.jsonl", '{"query_id": "q1", "item_id": "a", "rank": 1}\n[1]\n', "p.jsonl:2: this line is no JSON object"),
         ("p.jsonl", '{"query_id": "q1", "item_id": "a", "rank": 1}\n\n{"a"', "p.jsonl:3: this line is not JSON"),
         ("p.jsonl", '{"query_id": "q1"},{"a": 1}\n', "p.jsonl:1: this line is not JSON"),

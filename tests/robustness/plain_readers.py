@@ -89,7 +89,7 @@ def unpacked(data: bytes, name: str) -> bytes:
 def text_of(data: bytes) -> str:
     """UTF-8, without a byte order mark."""
     try:
-        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        text = re.sub(b"^\xef\xbb\xbf", b"", data.removeprefix(b"\xef\xbb\xbf"), flags=re.MULTILINE).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refusal(f"not UTF-8: {error}") from None
     if not text.strip():

@@ -122,6 +122,11 @@ def is_sure_time(name: str) -> bool:
     return _is_one_of(name, SURE_TIMES)
 
 
+def query_names(names: Sequence[str]) -> list[str]:
+    """Those that are usual names of the query's column."""
+    return [name for name in names if _is_one_of(name, USUAL_NAMES["query"])]
+
+
 def names_a_pair(fields: Sequence[str]) -> bool:
     """Whether a line is the header of a table of pairs: one of its fields names the query, another the item.
 

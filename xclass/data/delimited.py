@@ -77,7 +77,10 @@ def blocks(
             yield table.frame([first[1]])
         while block := lines.block(block_bytes, table.quoted):
             rows = table.read_plain(block)
-            yield from table.read_records(block, lines) if rows is None else [rows]
+            for frame in table.read_records(block, lines) if rows is None else [rows]:
+                if header and frame.select(table.again).item():
+                    raise table.header_again()
+                yield frame
 
 
 def sample(path: Path, separator: str, quoted: bool, most: int) -> list[list[str]]:
@@ -180,7 +183,19 @@ class _Table:
             )
         self._places = [names.index(name) for name in self._names]
         self._schema = {str(place): pl.String for place in range(len(names))}
+        self.again = pl.all_horizontal(pl.col(name) == name for name in self._names).any()
         self._renamed = [pl.col(str(place)).alias(name) for name, place in zip(self._names, self._places, strict=True)]
+
+    def header_again(self) -> DataError:
+        """The error of a line that repeats the header."""
+        with contextlib.closing(numbered_records(self._path, self._separator, self.quoted)) as rows:
+            found = [number for number, row in rows if [row[place] for place in self._places] == self._names]
+        return DataError(
+            "the header comes again inside the file",
+            where=f"{self._path}, line {found[1]:,}",
+            got=self._separator.join(self._names)[:80],
+            do="remove the line; files that were joined keep one header",
+        )
 
     def read_plain(self, block: bytes) -> pl.DataFrame | None:
         """The rows of a block by Polars; None where its shape leaves anything open, or Polars finds other rows."""
@@ -191,7 +206,7 @@ class _Table:
                 block, separator = _with_one_byte(block, self._separator)
         rows = _count_rows(_without_quoted(block, separator) if quoted else block, separator, self._width)
         one_column = self._width == 1 and not one_byte(self._separator)  # a line of blanks is none there
-        if not rows or one_column or block.startswith(UTF8_MARK):
+        if not rows or one_column or block.startswith(UTF8_MARK):  # Polars would leave the mark out
             return None
         try:
             frame = pl.read_csv(

@@ -25,8 +25,8 @@ MOST_FILES = 32  # of a directory are looked at
 NEARLY = 0.9  # of the lines have the same number of fields: the others are taken for faults
 ENOUGH = 10  # lines, before repetition or the lack of it says something
 FEW_VALUES = 10
-WEAK = (",", ";", "|")  # often stand inside a value, too
 MAGIC = {b"PAR1": "parquet"}
+WEAK = (",", ";", "|")  # often stand inside a value, too
 READINGS = {
     "csv": lambda row: f"query {row[0]}, item {row[1]}" + (f", further columns {_listed(row[2:])}" if row[2:] else ""),
     "adjacency": lambda row: f"query {row[0]} with items {_listed(row[1:])}",
@@ -249,7 +249,7 @@ def _asked_for_a_table(options: IngestOptions) -> bool:
 
 
 def _magic(path: Path) -> str | None:
-    with text.open_binary(path) as file:
+    with text.readable(path), path.open("rb") as file:
         return MAGIC.get(file.read(4))
 
 

@@ -40,12 +40,15 @@ def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) 
     split, raw = _checked_split(source, options), source.form == "text"
     with scratch_directory(out) as folder, FeatureSpool(folder) as spool:
         labels = LabelTexts.find(source, options)
-        read = read_texts(source, options, labels.ids, labels.file) if raw else read_documents(source, options, spool)
+        if raw:
+            read = read_texts(source, options, labels.ids, labels.path if labels.by_row else None)
+        else:
+            read = read_documents(source, options, spool)
         if not read.lengths.sum():
             raise DataError("no document has a label", where=source.folder, do="check that this is the right file")
         parts = document_parts(read, split, options, source)
         job = DocumentJob(str(source.place), source.form, options, split, read, parts, spool)
-        job.titles = labels.titles(read.item_ids)
+        job.titles = labels.titles(read.item_ids, np.unique(read.labels))
         job.hidden = read_filters(source, read.counts, read.item_ids)
         if raw:
             job.vectoriser = _vectorise(source, parts, options, spool)

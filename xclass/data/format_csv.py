@@ -60,10 +60,7 @@ class Csv:
         used = columns.used()
         wanted = list(dict.fromkeys(used.values()))
         roles = [pl.col(column).alias(role) for role, column in used.items()]
-        again = (pl.col(columns.query) == columns.query) & (pl.col(columns.item) == columns.item)
         for block in delimited.blocks(path, columns.separator, columns.header, columns=wanted, quoted=columns.quoted):
-            if columns.header and block.select(again.any()).item():
-                raise self._header_again(path, columns)
             yield block.select(roles).with_columns(text_numbers(columns))
 
     def diagnose(self, path: Path, columns: Columns) -> None:
@@ -75,19 +72,6 @@ class Csv:
                 if len(fields) != len(columns.names):
                     raise ragged(path, number, len(columns.names), len(fields))
                 checks.row(columns.used(), {role: fields[index] for role, index in position.items()}, number)
-
-    def _header_again(self, path: Path, columns: Columns) -> DataError:
-        query, item = columns.names.index(columns.query), columns.names.index(columns.item)
-        rows = delimited.numbered_records(path, columns.separator, columns.quoted)
-        found = (number for number, row in rows if (row[query], row[item]) == (columns.query, columns.item))
-        first, second = itertools.islice(found, 2)
-        return DataError(
-            "the header comes again inside the file",
-            where=f"{path}, line {second:,}",
-            wanted=f"a query and an item, as below line {first:,}",
-            got=f"{columns.query}, {columns.item}",
-            do="remove the line; files that were joined keep one header",
-        )
 
     def _separator(self, path: Path, lines: list[str]) -> str:
         return "\t" if text.plain_name(path).lower().endswith(".tsv") else find_separator(lines, path)

@@ -140,7 +140,7 @@ def explode_lists(frame: Frame, lists: tuple[str, ...]) -> Frame:
 def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
     """The JSON object of a line; DataError for anything else, and for a key or a list that has two meanings."""
     try:
-        record = json.loads(line, object_pairs_hook=_without_doubles)
+        record = text.parse_json(line)
     except (ValueError, RecursionError) as error:
         raise DataError(
             "this line is not JSON",
@@ -163,13 +163,6 @@ def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
 def has_surrogate(value: str) -> bool:
     """Whether a string holds half of a pair of surrogates, which is no character: Polars would make a NUL of it."""
     return SURROGATE.search(value) is not None
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a key comes twice in one object")
-    return record
 
 
 def _values(cell: Any) -> list[Any]:

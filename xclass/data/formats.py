@@ -55,7 +55,7 @@ FORMATS: dict[str, Format] = {
 
 SUFFIXES = {
     ".csv": "csv", ".tsv": "csv", ".dat": "csv", ".parquet": "parquet", ".pq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".inter": "inter",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".inter": "inter", ".adj": "adjacency",
 }  # fmt: skip
 
 

@@ -82,6 +82,13 @@ def as_cut_offs(k: Any) -> list[int]:
     return [int(each) for each in found]
 
 
+def as_count(number: Any, what: str) -> int:
+    """A plain integer of 1 or more, from any integer type; InputError for anything else."""
+    if _kind(type(number)) != "integer" or number < 1:
+        raise InputError(f"{what} is no integer of 1 or more", got=repr(number))
+    return int(number)
+
+
 def checked_path(path: Any, what: str) -> Path:
     """The path, or an InputError for what is none: a table, a number."""
     if isinstance(path, str | os.PathLike):

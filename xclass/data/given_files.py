@@ -21,9 +21,10 @@ from xclass import frames
 from xclass.data.columns import USUAL_NAMES
 from xclass.data.delimited import blocks
 from xclass.data.lookup import IdMap
-from xclass.data.text import BLOCK_BYTES, open_binary, readable
+from xclass.data.text import BLOCK_BYTES, open_binary, parse_json, readable
 from xclass.errors import DataError
 from xclass.files import scratch_directory
+from xclass.progress import say
 
 COMPRESSED = (".gz", ".zst")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -115,6 +116,13 @@ def read_table(path: Path, ending: str, known: IdMap | None = None) -> pl.DataFr
         return pl.concat(delimited(path, ending, known))
 
 
+def say_unused(path: Path, names: Sequence[str], used: Sequence[str]) -> None:
+    """Name the columns of a table that are not read."""
+    unused = [name for name in names if name not in used]
+    if unused and len(names) > 1:
+        say(f"{path}: columns that are not read: {', '.join(unused)}")
+
+
 def count_lines(path: Path) -> int:
     """How many lines end in the file."""
     with open_binary(path) as file, readable(path):
@@ -125,7 +133,7 @@ def json_object(path: Path, number: int, line: str, wanted: str) -> dict[str, An
     """The object of a line; DataError for what is none, or holds what is no Unicode text."""
     where = f"{path}:{number}"
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         if "\\u" in line:
             json.dumps(entry, ensure_ascii=False).encode()
     except UnicodeEncodeError:

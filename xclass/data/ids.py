@@ -15,6 +15,8 @@ from xclass.errors import DataError
 from xclass.progress import say
 
 CODES_PER_BLOCK = 1 << 22
+FLOAT = r"^-?[0-9]+\.0$|^-?[0-9]\.[0-9]+[eE]\+?[0-9]+$"
+MISSING = ["NULL", "null", "None", "nan", "NaN", "NA", "N/A", "#N/A", "\\N", "undefined"]  # as programs write them
 
 
 class IdEncoder:
@@ -77,13 +79,21 @@ def is_canonical_int64(ids: pl.Series) -> pl.Series:
     return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False)
 
 
-def note_blanks(ids: pl.Series, role: str) -> bool:
-    """Whether one of these strings begins or ends with a blank; says so, with the first as an example."""
+def note_odd_ids(ids: pl.Series, role: str) -> bool:
+    """Whether some of these strings may not be what was meant: padded with blanks, numbers that went through a float,
+    words for a missing value. Says so, with examples."""
+    missing, floats = ids.filter(ids.is_in(MISSING)), ids.filter(ids.str.contains(FLOAT))
     edges = [ids.str.starts_with(blank) | ids.str.ends_with(blank) for blank in (" ", "\t")]
     padded = ids.filter(edges[0] | edges[1])
     if len(padded):
-        say(f"note: blanks belong to an id: {padded[0]!r}, a {role}, is another id than {padded[0].strip()!r}")
-    return len(padded) > 0
+        say(f"note: blanks belong to an id: the {role} {padded[0]!r} is another than {padded[0].strip()!r}")
+    if len(missing):
+        names = ", ".join(map(repr, missing))
+        say(f"note: among the {role} ids: {names}; if this stands for a missing value, remove the rows")
+    if len(floats):
+        what = f"note: the {role} id {floats[0]!r} is text, another than that of an integer"
+        say(f"{what}; if the ids went through a column of floating-point numbers, write them as integers")
+    return len(padded) + len(missing) + len(floats) > 0
 
 
 def recode(codes: np.ndarray, places: np.ndarray) -> np.ndarray:

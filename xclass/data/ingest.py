@@ -33,7 +33,7 @@ from xclass.data.spill import memory_needed, read_spilled
 from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
 from xclass.data.store import Dataset
 from xclass.data.table_writing import write_table
-from xclass.data.times import check_units, count_zeros
+from xclass.data.times import check_units, count_missing
 from xclass.data.weights import check_weights, drop_low_weights
 from xclass.data.writing import marked
 from xclass.errors import ConfigError, DataError
@@ -161,8 +161,8 @@ def _build(table: Table, source: str, out: Path, split: str, options: IngestOpti
         **about_source(table, split, options, source),
         "dropped": {"duplicates": merged, "min_counts": counts_dropped, "low_weights": low},
     }
-    if pairs.time is not None and (zeros := count_zeros(pairs.time)):
-        report["zero_times"] = zeros
+    if pairs.time is not None and (missing := count_missing(pairs.time)):
+        report["missing_times"] = missing
     if cuts:
         report["cut_offs"] = cuts
     return write_table(table, labels, (kept.queries, None), out, split, options, report)

@@ -11,8 +11,10 @@ import polars as pl
 from xclass.data import text
 from xclass.data.document_sources import DocumentSource
 from xclass.data.format_text import read_rows, text_columns
+from xclass.data.lookup import EXAMPLES, none_known
 from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.progress import say
 
 ITEM_FILES = (
     "lbl.json",
@@ -28,11 +30,12 @@ ITEM_FILES = (
 @dataclass(frozen=True, slots=True)
 class LabelTexts:
     """Texts of labels. ids: of the labels, None where a text's number is its label's. texts: None if there are none.
-    file: where the ids are the rows of this file, from 0, so that there can be no others."""
+    path: of the file. by_row: the ids are the rows of this file, from 0, so that there can be no others."""
 
     ids: pl.Series | None = None
     texts: pl.Series | None = None
-    file: Path | None = None
+    path: Path | None = None
+    by_row: bool = False
 
     @classmethod
     def find(cls, source: DocumentSource, options: IngestOptions) -> LabelTexts:
@@ -55,8 +58,12 @@ class LabelTexts:
         whole = text_columns(next(iter(source.parts.values()))[0], options).labels_whole
         return _label_file(path, whole)
 
-    def titles(self, item_ids: pl.Series) -> pl.Series | None:
-        """The text of each of these labels, null for one without; None when there are no texts."""
+    def titles(self, item_ids: pl.Series, seen: np.ndarray) -> pl.Series | None:
+        """The text of each of these labels, null for one without; None when there are no texts.
+
+        Raises:
+            DataError: not one of the labels ``seen``, rows of ``item_ids``, has a text.
+        """
         if self.texts is None:
             return None
         if self.ids is None:
@@ -69,7 +76,19 @@ class LabelTexts:
                 )
             return self.texts
         table = pl.DataFrame({"id": self.ids.cast(item_ids.dtype), "title": self.texts})
-        return item_ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["title"]
+        titles = item_ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["title"]
+        self._check_found(titles.gather(seen), item_ids.gather(seen))
+        return titles
+
+    def _check_found(self, titles: pl.Series, labels: pl.Series) -> None:
+        """DataError where not one of the labels has a text; a note where some have none."""
+        missing = labels.filter(titles.is_null())
+        if self.ids is not None and len(missing) == len(labels):
+            given, known = ([str(each) for each in ids.head(EXAMPLES)] for ids in (self.ids, labels))
+            do = "give the texts of these labels, or take the file away"
+            raise none_known("label", given, known, self.path, "in the documents", do)
+        if len(missing):
+            say(f"{self.path}: {len(missing):,} of {len(labels):,} labels have no text, such as {missing[0]}")
 
 
 def read_names(folder: Path, what: str, size: int | None) -> pl.Series | None:
@@ -105,4 +124,4 @@ def _label_file(path: Path, whole: bool) -> LabelTexts:
     if ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
         raise DataError("two labels of this file have the same id", where=path, got=twice)
-    return LabelTexts(ids, table["text"], path if by_row else None)
+    return LabelTexts(ids, table["text"], path, by_row)

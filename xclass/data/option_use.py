@@ -33,7 +33,7 @@ READS = {
     "planted text": PLANTED | {"context"},
 }
 """Kind of source → the fields of :class:`IngestOptions` that it reads."""
-FLAGS = {"propensity_a": "--propensity", "propensity_b": "--propensity"}
+FLAGS = {"header": "--header/--no-header", "propensity_a": "--propensity", "propensity_b": "--propensity"}
 
 
 def check_use(options: IngestOptions, kind: str, where: object) -> None:

@@ -6,7 +6,7 @@ Each reader gives tables of query_id, item_id (strings) and of what else of rank
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import polars as pl
 import pydantic_core
 
 from xclass.data.diagnosis import float_ids
-from xclass.data.given_files import delimited, json_object
+from xclass.data.given_files import delimited, json_object, say_unused
 from xclass.data.text import whole_lines
 from xclass.errors import DataError
 
@@ -48,9 +48,9 @@ class Delimited:
         row = 0
         for block in delimited(path, self._ending):
             names = [name for name in (*IDS, *NUMBERS) if name in block.columns]
-            if not set(IDS) <= set(names):
-                yield block.head(0)  # the missing column is told with those that are there
-                return
+            check_ids_there(path, block.columns)
+            if not row:
+                say_unused(path, block.columns if len(block) else (), names)
             found = block.select(names).with_columns(_float(name) for name in names if name in NUMBERS)
             for name in set(names) & set(NUMBERS):
                 bad = block[name].is_not_null() & found[name].is_null()
@@ -121,18 +121,26 @@ class Trec:
             first += block.count(b"\n")
 
 
+def check_ids_there(path: Path, names: Sequence[str]) -> None:
+    """DataError where there is no query_id or no item_id among the columns."""
+    missing = [name for name in IDS if name not in names]
+    if missing:
+        wanted, got = " and ".join(missing), ", ".join(names)
+        raise DataError("a column is missing", where=path, wanted=wanted, got=got, do="rename the columns")
+
+
 def _float(name: str) -> pl.Expr:
     return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
 
 
 def _objects(path: Path, numbers: list[int], lines: list[bytes]) -> list[dict[str, Any]]:
     """The objects of some lines, parsed at once; one by one where something is wrong with them."""
-    try:
-        found = pydantic_core.from_json(b"[" + b",".join(lines) + b"]")
+    joined = b"[" + b",".join(lines) + b"]"
+    once = all(joined.count(f'"{name}"'.encode()) <= len(lines) for name in (*IDS, *NUMBERS))
+    with contextlib.suppress(ValueError):
+        found = pydantic_core.from_json(joined) if once else []
         if len(found) == len(lines) and set(map(type, found)) <= {dict}:
             return list(found)
-    except ValueError:
-        pass
     pairs = zip(numbers, lines, strict=True)
     return [json_object(path, number, line.decode(), JSON_LINE) for number, line in pairs]
 

@@ -18,7 +18,7 @@ integer itself, or the hash of a text (two different texts among a million are t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ import polars as pl
 
 from xclass.data.diagnosis import float_ids
 from xclass.data.given import as_list, checked_path
-from xclass.data.given_files import ending_of, scan_parquet, unreadable, write_blocks
-from xclass.data.pair_blocks import IDS, ITEM, NUMBERS, QUERY, RANK, READERS, SCORE
+from xclass.data.given_files import ending_of, say_unused, scan_parquet, unreadable, write_blocks
+from xclass.data.pair_blocks import IDS, ITEM, NUMBERS, QUERY, RANK, READERS, SCORE, Blocks, check_ids_there
 from xclass.errors import DataError, InputError
 
 PARQUET = ".parquet"
@@ -120,11 +120,9 @@ def _scan(given: Any, called: str, folder: Path) -> PairFile:
         path = Path(f"the table of {called}")
         frame = _of_table(given, called)
     there = frame.collect_schema().names()
-    missing = [name for name in IDS if name not in there]
-    if missing:
-        wanted, got = " and ".join(missing), ", ".join(there)
-        raise DataError("a column is missing", where=path, wanted=wanted, got=got, do="rename the columns")
+    check_ids_there(path, there)
     names = (*IDS, *(name for name in NUMBERS if name in there))
+    say_unused(path, there, (*IDS, *NUMBERS))
     return PairFile(path, frame.select(names), names)
 
 
@@ -139,12 +137,24 @@ def _of_files(path: Path, folder: Path) -> pl.LazyFrame:
     reader = READERS[endings[0]]()
     folder.mkdir()
     with unreadable(path):
-        parts = write_blocks((block for file in files for block in reader.read(file)), folder)
+        parts = write_blocks(_blocks_of(files, reader), folder)
         if not parts:
             return pl.LazyFrame(schema=dict.fromkeys(IDS, pl.String) | dict.fromkeys(NUMBERS, pl.Float64))
         frame = scan_parquet(parts, path)
         integers = [name for name in frame.collect_schema().names() if name in reader.integers]
         return frame.with_columns(pl.col(name).cast(pl.Int64) for name in integers)
+
+
+def _blocks_of(files: Sequence[Path], reader: Blocks) -> Iterator[pl.DataFrame]:
+    """The rows of all files; DataError where one has other columns than those before."""
+    names: list[str] = []
+    for file in files:
+        for block in reader.read(file):
+            names = names or block.columns
+            if block.columns != names:
+                wanted, got = ", ".join(names), ", ".join(block.columns)
+                raise DataError("the files of a directory have the same columns", where=file, wanted=wanted, got=got)
+            yield block
 
 
 def _files_of(directory: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xclass.data.batches import take_features
+from xclass.data.given import as_count
 from xclass.data.lists import Lists
 from xclass.data.lookup import TAKEN_FOR_UNKNOWN, IdMap, Unknown, check_any_known, unknown
 from xclass.data.query_files import QueryFile
@@ -70,9 +71,11 @@ def dataset_queries(
 
     Args:
         most: a sample of so many of them, drawn by ``seed``, in rising order; None takes all.
+
+    Raises:
+        InputError: ``most`` is no integer of 1 or more.
     """
-    if most is not None and most < 1:
-        raise InputError("a sample of queries is too small", wanted="1 or more queries", got=most)
+    most = None if most is None else as_count(most, "the number of queries")
     history = dataset.history(split)
     numbers = torch.arange(dataset.num_queries)
     if only_with_positives:

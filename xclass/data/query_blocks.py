@@ -17,13 +17,23 @@ from xclass.data.given_files import (
     count_lines,
     delimited,
     ending_of,
+    say_unused,
     scan_parquet,
     temporary_folder,
     unreadable,
     write_blocks,
 )
 from xclass.data.lookup import IdMap
-from xclass.data.query_files import ITEM_COLUMN, LINES, QUERY_COLUMN, QUERY_FORMATS, QueryFile, lines_of, table_of
+from xclass.data.query_files import (
+    ITEM_COLUMN,
+    LINES,
+    QUERY_COLUMN,
+    QUERY_FORMATS,
+    TEXT_COLUMN,
+    QueryFile,
+    lines_of,
+    table_of,
+)
 from xclass.errors import DataError
 
 SLICE_ROWS = 1 << 20
@@ -84,6 +94,7 @@ def _table(path: Path, ending: str, size: int, known: IdMap | None) -> Iterator[
 
 
 def _rows(scan: pl.LazyFrame, path: Path, size: int) -> Iterator[QueryFile]:
+    say_unused(path, scan.collect_schema().names(), (QUERY_COLUMN, ITEM_COLUMN, TEXT_COLUMN))
     rows = int(scan.select(pl.len()).collect().item())
     if rows <= SLICE_ROWS:
         yield from _split(table_of(path, scan.collect(), QUERY_COLUMN, ITEM_COLUMN), size)

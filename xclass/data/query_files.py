@@ -11,7 +11,7 @@ All but Parquet also with .gz or .zst behind. Ids are read as text or as integer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.columns import query_names
 from xclass.data.diagnosis import float_ids
-from xclass.data.given_files import ending_of, json_object, read_table, unreadable
+from xclass.data.given_files import ending_of, json_object, read_table, say_unused, unreadable
 from xclass.data.lookup import IdMap
 from xclass.data.text import numbered_lines, split_line
 from xclass.errors import DataError
@@ -68,7 +69,9 @@ def read_query_file(
         if ending in LINES:
             found = LINES[ending](path, list(lines_of(path, ending)))
         else:
-            found = table_of(path, read_table(path, ending, known), query_col, item_col)
+            table = read_table(path, ending, known)
+            say_unused(path, table.columns, (query_col, item_col, TEXT_COLUMN))
+            found = table_of(path, table, query_col, item_col)
     if not len(found.query_ids):
         raise DataError(f"this file holds no {_word(query_col)}", where=path)
     return found
@@ -92,6 +95,9 @@ def read_item_filter(path: Path, known: IdMap | None = None) -> QueryFile:
     if ending in TABLES:
         table = read_table(path, ending, known)
         own = {QUERY_COLUMN, ITEM_COLUMN} <= set(table.columns)
+        if not own and ITEM_COLUMN in table.columns:
+            _check_named(path, table.columns)
+        say_unused(path, table.columns, (ITEM_COLUMN, QUERY_COLUMN))
         found = table_of(path, table, *((QUERY_COLUMN, ITEM_COLUMN) if own else (ITEM_COLUMN, "")))
         if not len(found.query_ids):
             raise DataError("this file holds no item", where=path)
@@ -113,6 +119,14 @@ def read_own_lists(path: Path) -> QueryFile:
 def lines_of(path: Path, ending: str) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of the lines that hold something; a blank in .txt is an id like any other."""
     return ((number, line) for number, line in numbered_lines(path) if (line if ending == ".txt" else line.strip()))
+
+
+def _check_named(where: object, names: Sequence[str]) -> None:
+    """DataError where a query is named under another name than the one that is read."""
+    others = query_names(names)
+    if others and QUERY_COLUMN not in names:
+        do = f"rename {others[0]}, or remove it"
+        raise DataError("the query ids have another name", where=where, wanted=QUERY_COLUMN, got=others[0], do=do)
 
 
 def _word(column: str) -> str:
@@ -156,6 +170,8 @@ def json_lines(path: Path, lines: Lines) -> QueryFile:
     entries = [(number, json_object(path, number, line, wanted)) for number, line in lines]
     ids = [_id(path, number, entry.get(QUERY_COLUMN, number), wanted) for number, entry in entries]
     unnamed = next((number for number, entry in entries if QUERY_COLUMN not in entry), None)
+    for number, entry in entries:
+        _check_named(f"{path}:{number}", list(entry))
     if not texts:
         return _histories(ids, [_history(path, *each) for each in entries])._replace(unnamed=unnamed)
     found = pl.Series(TEXT_COLUMN, [_text(path, *each) for each in entries], dtype=pl.String)

@@ -17,7 +17,7 @@ from xclass.data.columns import Columns, IdKind, is_sure_time
 from xclass.data.format_parquet import Parquet, count_rows
 from xclass.data.formats import FORMATS, Format, find_formats
 from xclass.data.hive import FolderKeys
-from xclass.data.ids import IdEncoder, note_blanks, recode
+from xclass.data.ids import IdEncoder, note_odd_ids, recode
 from xclass.data.options import IngestOptions
 from xclass.data.pairs import PART_CODES, Pairs
 from xclass.data.sorted_ids import Ids
@@ -267,7 +267,7 @@ def _finish(reader: MemoryReader, counts: dict[str, int], files: list[File]) -> 
     for role, encoder in reader.encoders.items():
         ids[role], places[role] = encoder.finish(sizes[role], kinds_of(files, role), where, role)
         if ids[role].dtype == pl.String:
-            note_blanks(ids[role], role)
+            note_odd_ids(ids[role], role)
     pairs = Pairs(
         recode(query, places["query"]),
         recode(item, places["item"]),
@@ -279,8 +279,15 @@ def _finish(reader: MemoryReader, counts: dict[str, int], files: list[File]) -> 
 
 
 def _same_values(one: File, other: File) -> None:
-    """Weights and times must be in all files or in none, and times be dates in all or in none."""
+    """Headers, weights and times must be in all files or in none, and times be dates in all or in none."""
     (first, wanted), (path, columns) = (one.path, one.columns), (other.path, other.columns)
+    if one.format == other.format and columns.header != wanted.header:
+        raise DataError(
+            "one file names its columns and another has no header",
+            where=path if wanted.header else first,
+            wanted=f"a header, as in {first if wanted.header else path}",
+            do="write the same header into every file, or into none and pass --no-header",
+        )
     for role in ("weight", "time"):
         if (getattr(columns, role) is None) != (getattr(wanted, role) is None):
             having, lacking = (path, first) if getattr(wanted, role) is None else (first, path)

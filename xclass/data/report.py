@@ -162,8 +162,8 @@ def _remarks(report: dict[str, Any]) -> list[str]:
     ]
     for name, kinds in report.get("look_like_events", {}).items():
         notes.append(f'"{name}" is not used: {", ".join(kinds)} count alike, as one positive each')
-    if "zero_times" in report:
-        notes.append(f"{report['zero_times']:,} times are 0: are they missing?")
+    if "missing_times" in report:
+        notes.append(f"{report['missing_times']:,} times are 0 or before 1970: are they missing?")
     return [*notes, *report.get("remarks", []), *_missing_parts(report)]
 
 

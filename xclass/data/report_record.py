@@ -98,7 +98,7 @@ class ReportRecord(Record):
     look_like_events: dict[str, list[str]] = pydantic.Field(default_factory=dict)
     split: str = ""
     split_reason: str | None = None
-    zero_times: Count = 0
+    missing_times: Count = 0
     cut_offs: dict[str, float] = pydantic.Field(default_factory=dict)
     kept: Count = 0
     queries: Count = 0

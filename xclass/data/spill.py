@@ -20,7 +20,7 @@ import polars as pl
 
 from xclass.data.columns import Columns, IdKind
 from xclass.data.format_parquet import count_rows
-from xclass.data.ids import check_integers, check_kinds, index_dtype, is_canonical_int64, note_blanks
+from xclass.data.ids import check_integers, check_kinds, index_dtype, is_canonical_int64, note_odd_ids
 from xclass.data.pairs import PART_CODES, Pairs, stable_order
 from xclass.data.reading import File, Reader, Table, kinds_of, plain_times, read_parts, table_of
 from xclass.data.sorted_ids import Parted, SavedIds, SortedRuns, encode
@@ -117,7 +117,7 @@ class Scout(Reader):
 
     def _look(self, role: str, ids: pl.Series) -> None:
         self._empty = self._empty or bool((ids == "").any())
-        if role not in self._noted and note_blanks(ids, role):
+        if role not in self._noted and note_odd_ids(ids, role):
             self._noted.add(role)
         kinds = self._kinds[role]
         if "string" in kinds or self.odd[role]:

@@ -95,7 +95,9 @@ class Dataset:
         if name in self._mapped:
             return self._mapped[name]
         if name not in self.splits:
-            raise ArtefactError(f'this dataset has no split "{name}"', where=self.path, do=nearest(name, self.splits))
+            raise ArtefactError(
+                f'this dataset has no split "{name}"', where=self.path, do=nearest(str(name), self.splits)
+            )
         self._mapped[name] = self._ragged(name, self.num_items, least_weight=0)
         return self._mapped[name]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import re
 import stat
 import sys
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import polars as pl
@@ -31,11 +32,17 @@ READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 UTF8_MARK = b"\xef\xbb\xbf"
 # How the first bytes of what is no UTF-8 text begin, what it is, and what to do.
 MARKS = (
+    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32 text", "convert it: iconv -f utf-32 -t utf-8 FILE > NEW"),
     (rb"\xff\xfe|\xfe\xff", "UTF-16 text", "convert it: iconv -f utf-16 -t utf-8 FILE > NEW"),
+    (rb"[^\x00]\x00[^\x00]\x00", "UTF-16 text, without a mark", "convert it: iconv -f utf-16le -t utf-8 FILE > NEW"),
+    (rb"\x00[^\x00]\x00[^\x00]", "UTF-16 text, without a mark", "convert it: iconv -f utf-16be -t utf-8 FILE > NEW"),
+    (rb"[^\x00]\x00\x00\x00", "UTF-32 text, without a mark", "convert it: iconv -f utf-32le -t utf-8 FILE > NEW"),
+    (rb"\x00\x00\x00[^\x00]", "UTF-32 text, without a mark", "convert it: iconv -f utf-32be -t utf-8 FILE > NEW"),
     (rb"\x1f\x8b", "compressed by gzip", "decompress it, or give it a name that ends in .gz"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "decompress it, or give it a name that ends in .zst"),
     (rb"BZh[1-9]1AY&SY", "compressed by bzip2", "decompress it: bunzip2 FILE"),
     (rb"\xfd7zXZ\x00", "compressed by xz", "decompress it: unxz FILE"),
+    (rb"PAR1", "a Parquet file", "give it a name that ends in .parquet"),
     (rb"PK\x03\x04", "a zip archive", "unpack it: unzip FILE"),
 )
 LONGEST_MARK = 16
@@ -109,6 +116,7 @@ def head(path: Path) -> list[str]:
 class Lines:
     """The lines of an open file, one after another or in blocks, and how many there were.
 
+    A byte order mark at the start of any line is left out: files that were joined keep the marks of each.
     Iterating gives (number from 1, line with its end); a DataError names the first line that is not UTF-8.
     """
 
@@ -137,6 +145,7 @@ class Lines:
             block += self._closing_lines()
         if not block.isascii():
             self._check_decodes(block)
+            block = block.removeprefix(UTF8_MARK).replace(b"\n" + UTF8_MARK, b"\n")
         block += b"\n" if block and not block.endswith(b"\n") else b""
         self.number += int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n")))
         return block
@@ -212,6 +221,22 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text, re.ASCII) is not None
 
 
+def parse_json(line: str) -> Any:
+    """What the JSON says; ValueError where an object has a key twice, and for NaN and Infinity, which are no JSON."""
+    return json.loads(line, object_pairs_hook=_without_doubles, parse_constant=_no_json)
+
+
+def _no_json(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON: leave the value out, or write null")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return record
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """What the system or a decompressor says about a damaged file becomes a DataError."""
@@ -257,7 +282,7 @@ def _check_text(first: bytes, path: Path) -> None:
 
 def _decode(line: bytes, path: Path, number: int) -> str:
     try:
-        return line.decode("utf-8")
+        return line.removeprefix(UTF8_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             "this file is not UTF-8",

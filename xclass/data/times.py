@@ -16,6 +16,7 @@ UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecond
 """Name of a unit of Unix times → how many there are in a second."""
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 """1990 and 2100 in seconds: a number between them, times a unit, is taken for a time in that unit."""
+NEARLY_ALL = 0.95
 
 
 def unit_of(time: float) -> str | None:
@@ -60,7 +61,7 @@ def as_date(time: float, unit: str | None) -> str:
 def check_units(times: np.ndarray, where: object) -> None:
     """Refuse times of which some are in seconds and others in milliseconds, say: their order would be wrong.
 
-    Times count as mixed where two units explain some of them each, and all others are below 1990 in either.
+    Times count as mixed where two units explain some of them each, and nearly all others are below 1990 in either.
 
     Raises:
         DataError: names both units, with a time of each.
@@ -74,7 +75,7 @@ def check_units(times: np.ndarray, where: object) -> None:
             if len(chosen):
                 found.setdefault(name, chosen[0].item())
     small = sum(int(np.count_nonzero(block < EARLIEST)) for block in _blocks(times))
-    if len(found) > 1 and explained + small == len(times):
+    if len(found) > 1 and explained + small >= NEARLY_ALL * len(times):
         raise DataError(
             "the times are in different units",
             where=where,
@@ -84,10 +85,10 @@ def check_units(times: np.ndarray, where: object) -> None:
         )
 
 
-def count_zeros(times: np.ndarray) -> int:
-    """How many times are 0, where others are of 1990 or later: missing ones, as a rule."""
+def count_missing(times: np.ndarray) -> int:
+    """How many times are 0 or below, where others are of 1990 or later: missing ones, as a rule."""
     later = any((block >= EARLIEST).any() for block in _blocks(times))
-    return sum(int(np.count_nonzero(block == 0)) for block in _blocks(times)) if later else 0
+    return sum(int(np.count_nonzero(block <= 0)) for block in _blocks(times)) if later else 0
 
 
 def common_unit(times: Iterable[float]) -> str | None:

@@ -15,6 +15,7 @@ from xclass.data.given_files import unreadable
 from xclass.data.keys import KeyNumbers
 from xclass.data.prediction_files import ITEM, QUERY, PairFile, scan_pairs, scan_predictions
 from xclass.errors import DataError
+from xclass.progress import say
 from xclass.types import Ragged, offsets_of
 
 
@@ -87,6 +88,10 @@ def read_truth(files: PairFiles) -> Truth:
     positives = _ragged(pairs, queries, items, len(named))
     if train is None:
         return Truth(named[QUERY], queries, items, positives, len(pairs) - len(positives.values), None, None, 0)
+    for name in ("query", "item"):
+        if len(train) and not train[name].is_in(pairs[name].implode()).any():
+            shown = " and ".join(str(some[f"{name}_id"][0]) for some in (pairs, train))
+            say(f"not one {name} id is in both truth and train pairs, such as {shown}. Are these the same ids?")
     return Truth(
         named[QUERY],
         queries,
