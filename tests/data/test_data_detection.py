@@ -103,6 +103,9 @@ UNCLEAR = {
     "few lines of prose": ({"a.txt": "one said , yes .\nthe other said no .\n"}, ["text", "sequences"]),
     "one even part": ({"train.txt": rows(50, (1, 9), (1, 99), (1, 5)), "test.txt": "1 2 3\n1 2 3\n2 3\n"}, ["csv", "sequences"]),
     "a tab, then one item or more": ({"a.txt": "1\t5 6 7\n2\t8\n"}, ["csv", "adjacency"]),
+    "a damaged line in a table": ({"a.txt": "user^id|item_id|note\nu3|i0|x\nu1|i5|a b c\nu0|i7|a b c\nu1|i3|+7\n0x10\n"}, ["csv", "adjacency"]),
+    "a damaged header": ({"a.txt": "user_iditem_id\tnote\nu3\ti5\ta b c\nu4\ti5\td e f\nu0\ti3\tThe Plough\n"}, ["csv", "adjacency"]),
+    "a damaged line of ::": ({"a.txt": "userem_id::note\nu4::i4::Heat\nu5::i0::The Plough\nu6::i3::x\n"}, ["csv", "adjacency"]),
     "a comma, then one item or more": ({"a.txt": "u1,a b\nu2,c\n"}, ["csv", "adjacency"]),
 }  # fmt: skip
 

@@ -109,6 +109,8 @@ def test_inch_marks_are_read_as_csv_reads_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.txt", b"u1\ru2\ru3\n", r"a\.txt, line 1"),
+        ("a.adj", b"u1 i1\nu2 i2\ru3 i3\n", r"a\.adj, line 2"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: this line is not JSON"),
         ("a.jsonl", b'{"history": ' + b"[" * 100_000, "this line is not JSON"),
         ("a.jsonl", b'{"query_id": "a", "history": []}\n{"query_id": {"a": 1}, "history": []}', "a.jsonl:2: an id is"),

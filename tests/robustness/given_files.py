@@ -416,7 +416,7 @@ def _numbered(data: bytes, ending: str, number: str, ordered: bool) -> list[tupl
     if ending in (".run", ".qrels"):
         return _trec([line.split() for line in text.split("\n")], 6 if ending == ".run" else 4)
     if ending == ".jsonl":
-        rows = [json_object(line) for line in text.split("\n") if line.strip()]
+        rows = [json_object(line, constants=True) for line in text.split("\n") if line.strip()]
         for name in ("query_id", "item_id"):
             for row in rows:
                 if isinstance(row.get(name), bool) or not isinstance(row.get(name), str | int) or row[name] == "":

@@ -81,6 +81,14 @@ class Sample:
         return len(kinds) > 1 or bool(kinds & {"fraction", "time"}) or _few_values(columns)
 
     @cached_property
+    def torn(self) -> bool:
+        """Whether most lines hold a separator, though it does not cut them alike: a table with damaged lines. Blanks do not
+        count, and tabs only where a line has several, and blanks besides."""
+        marked = [sum(mark in line for line in self.lines) for mark in text.SEPARATORS if mark not in " \t"]
+        tabbed = sum(line.count("\t") > 1 and " " in line.strip() for line in self.lines)
+        return 2 * max(*marked, tabbed) > len(self.lines)
+
+    @cached_property
     def heads_apart(self) -> bool:
         """Whether the first ids of the lines look like those of queries: they come in groups, or never as an item."""
         heads = [row[0] for row in self.rows]
@@ -157,6 +165,9 @@ def _of_blanks(samples: list[Sample]) -> str:
     prose = next((sample for sample in samples if sample.prose), None)
     if prose is not None:
         raise _unclear(prose, ["text", "sequences"])
+    torn = next((sample for sample in samples if sample.torn), None)
+    if torn is not None:
+        raise _unclear(torn, ["csv", "adjacency"])
     distinct = all(sample.distinct for sample in samples)
     widths = {sample.width for sample in samples}
     if None in widths:

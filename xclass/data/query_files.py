@@ -24,7 +24,7 @@ from xclass.data.columns import query_names
 from xclass.data.diagnosis import float_ids
 from xclass.data.given_files import ending_of, json_object, read_table, say_unused, unreadable
 from xclass.data.lookup import IdMap
-from xclass.data.text import numbered_lines, split_line
+from xclass.data.text import lone_return, numbered_lines, split_line
 from xclass.errors import DataError
 from xclass.types import offsets_of
 
@@ -117,8 +117,16 @@ def read_own_lists(path: Path) -> QueryFile:
 
 
 def lines_of(path: Path, ending: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of the lines that hold something; a blank in .txt is an id like any other."""
-    return ((number, line) for number, line in numbered_lines(path) if (line if ending == ".txt" else line.strip()))
+    """(number from 1, line) of the lines that hold something; a blank in .txt is an id like any other.
+
+    Raises:
+        DataError: a carriage return inside a line of ids.
+    """
+    for number, line in numbered_lines(path):
+        if "\r" in line and ending in (".txt", ".adj"):
+            raise lone_return(path, number)
+        if line if ending == ".txt" else line.strip():
+            yield number, line
 
 
 def _check_named(where: object, names: Sequence[str]) -> None:
