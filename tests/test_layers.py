@@ -58,9 +58,9 @@ FROM_THE_FACE = {"__version__"}
 EXTRAS = {"faiss", "matplotlib", "torchrec", "fbgemm_gpu", "tensorboard", "numba", "ray"}
 # What numba compiles is written in files of its own, which are imported inside functions only.
 COMPILED = {
-    "cells.py", "data/kernels.py", "engine/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/cluster_kernels.py", "heads/kernels.py", "heads/own_kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",
-    "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "scorers/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
-    "towers/kernels.py", "towers/character_kernels.py",
+    "cells.py", "data/_numba.py", "distributed/_numba.py", "heads/tree/_numba_beam.py", "losses/fused/_numba_rows.py", "heads/tree/_numba_cluster.py", "losses/fused/_numba_pairs.py", "losses/fused/_numba_per_query.py", "heads/tree/_numba_tree.py", "index/lsh/_numba.py", "index/_numba.py",
+    "losses/_numba.py", "metrics/_numba.py", "sampling/_numba.py", "scorers/_numba.py", "embeddings/_numba.py", "embeddings/_numba_plan.py",
+    "towers/_numba.py", "towers/_numba_characters.py",
 }  # fmt: skip
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "random"}
 FORBIDDEN_CALLS = {

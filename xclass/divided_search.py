@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from xclass.engine.group import Group, share_of
+from xclass.distributed.process_group import Group, share_of
 from xclass.errors import InputError, XclassError
 from xclass.index.checks import checked_exclude
 from xclass.index.exact import BLOCK_ITEMS, ExactIndex, empty_topk
-from xclass.index.merging import merged
-from xclass.memory import is_out_of_memory
+from xclass.index.merge import merged
+from xclass.runtime.memory import is_out_of_memory
 from xclass.types import Ragged, TopK, offsets_of
-from xclass.vectors import RangeOfVectors, Vectors, as_vectors
+from xclass.types.vectors import RangeOfVectors, Vectors, as_vectors
 
 
 class DividedIndex:

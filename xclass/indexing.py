@@ -8,9 +8,9 @@ from torch import Tensor
 from xclass.data.batches import inference_batches
 from xclass.errors import ArtefactError
 from xclass.index import IndexConfig, IndexReport, find_index, laid_out, save_index
-from xclass.progress import say
 from xclass.recommender import INDEX_FOLDER, Recommender
-from xclass.rng import torch_generator
+from xclass.runtime.progress import say
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged
 
 TUNING_QUERIES = 4096

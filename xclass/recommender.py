@@ -12,11 +12,22 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.document_blocks import TEXT
+from xclass.data.dataset import TEXT, Dataset, open_dataset
+from xclass.data.features import ragged_of
 from xclass.data.given import as_id_lists, as_id_series, as_texts, checked_path
+from xclass.data.ids import IdMap
 from xclass.data.lists import Some
-from xclass.data.lookup import IdMap
-from xclass.data.queries import (
+from xclass.data.vectorizer import Vectoriser
+from xclass.errors import InputError
+from xclass.evaluation.evaluate import evaluate, metrics_at
+from xclass.evaluation.likelihood import with_likelihood
+from xclass.heads import CnnHead, OwnSearch
+from xclass.index import Index, IndexConfig, build_index, load_index
+from xclass.index.checks import checked_k
+from xclass.metrics import Evaluation, MetricName, Propensities
+from xclass.models.two_tower import TwoTower
+from xclass.queries.files import QueryFile
+from xclass.queries.queries import (
     Queries,
     dataset_queries,
     empty_histories,
@@ -25,33 +36,22 @@ from xclass.data.queries import (
     queries_with_features,
     queries_with_histories,
 )
-from xclass.data.query_files import QueryFile
-from xclass.data.sparse import ragged_of
-from xclass.data.store import Dataset, open_dataset
-from xclass.data.vectoriser import Vectoriser
-from xclass.document_scorers import DocumentSearch, WithoutTowers
-from xclass.errors import InputError
-from xclass.evaluate import evaluate, metrics_at
-from xclass.filtered_search import FilteredSearch, Wanted
-from xclass.growth import grow_run
-from xclass.heads import CnnHead, OwnSearch
-from xclass.index import Index, IndexConfig, build_index, load_index
-from xclass.index.checks import checked_k
-from xclass.likelihood import with_likelihood
-from xclass.metrics import Evaluation, MetricName, Propensities
-from xclass.model import TwoTower
-from xclass.once import once
-from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
-from xclass.progress import say
-from xclass.retrieve import Searched, restricted, retrieve
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.run_config import RunConfig
+from xclass.retrieval.filters import FilteredSearch, Wanted
+from xclass.retrieval.formats import empty_frame, topk_frame
+from xclass.retrieval.item_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
+from xclass.retrieval.search import Searched, restricted, retrieve
+from xclass.runs.directory import RunDirectory
+from xclass.runs.grow import grow_run
+from xclass.runs.train import resolve_config, train_run
+from xclass.runtime.once import once
+from xclass.runtime.progress import say
 from xclass.scorers import Fusion
-from xclass.topk_files import empty_frame, topk_frame
+from xclass.scorers.artifact import DocumentSearch, WithoutTowers
 from xclass.towers.characters import text_bytes
-from xclass.training.loop import OnValidation
+from xclass.training.run_config import RunConfig
+from xclass.training.trainer import OnValidation
 from xclass.types import Ragged, TopK
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 Ids = Sequence[str] | Sequence[int] | pl.Series | np.ndarray | Tensor
 INDEX_FOLDER = "index"
@@ -453,14 +453,14 @@ def train(
         overrides: changes to the configuration, ``"section.key=value"`` each.
         resume: go on from the newest whole checkpoint.
         grow_vocab: with ``resume``, carry the run over to this dataset, which holds all of its items and queries; see
-            :func:`xclass.growth.grow_run`.
+            :func:`xclass.runs.grow.grow_run`.
         device: auto, cpu or cuda.
         on_validation: called with the step and the metrics after each validation of this process; when it returns True,
             training ends there as if it were the last epoch. What it raises ends training; the run can be resumed.
         check_memory: refuse a run that can't fit in this machine's memory or disk before anything is built.
 
     Raises:
-        ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.run.train_run`.
+        ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.runs.train.train_run`.
     """
     if grow_vocab and not resume:
         raise InputError("grow_vocab goes with resume", wanted="resume=True")

@@ -10,13 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-import xclass.export as export_module
+import xclass.batch.export as export_module
+from xclass.api import train
+from xclass.batch.export import export_vectors
 from xclass.cli import main
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError, InputError
-from xclass.export import export_vectors
-from xclass.recommender import Recommender, train
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.recommender import Recommender
 
 CONFIG = {
     "model": {"embedding_dim": 8},

@@ -8,12 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xclass.batch import Job, retrieve_to_file
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
+from xclass.api import train
+from xclass.batch.ray import Worker, query_file, retrieve_with_ray
+from xclass.batch.retrieve import Job, retrieve_to_file
 from xclass.errors import ArtefactError, ConfigError, DataError, XclassError
-from xclass.ray_retrieval import Worker, query_file, retrieve_with_ray
-from xclass.recommender import Recommender, train
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.recommender import Recommender
 
 SETTINGS = {"k": 6, "exact": True, "include_seen": False}
 
@@ -75,7 +76,7 @@ def test_without_ray_it_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.M
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'xclass[ray]'")
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'xclass[ray]'")
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
     yield
     ray.shutdown()

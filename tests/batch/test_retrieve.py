@@ -18,21 +18,22 @@ import polars as pl
 import pytest
 import torch
 
-import xclass.batch as batch_module
-from xclass.batch import Job, retrieve_to_file
+import xclass.batch.retrieve as batch_module
+from xclass.api import train
+from xclass.batch.retrieve import Job, retrieve_to_file
 from xclass.cli import main
-from xclass.data import query_blocks as blocks_module
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.query_blocks import count_queries, read_query_blocks
-from xclass.data.query_files import QueryFile, read_query_file
-from xclass.data.text import zstd
 from xclass.errors import ArtefactError, ConfigError, DataError, InputError, Interrupted
-from xclass.files import locked
 from xclass.index import ExactIndex, FaissIndex, save_index
-from xclass.recommender import Recommender, train
-from xclass.retrieve import Filters, Searching, fill_short
-from xclass.topk_parts import Parts
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text.lines import zstd
+from xclass.io.files import locked
+from xclass.queries import blocks as blocks_module
+from xclass.queries.blocks import count_queries, read_query_blocks
+from xclass.queries.files import QueryFile, read_query_file
+from xclass.recommender import Recommender
+from xclass.retrieval.parts import Parts
+from xclass.retrieval.search import Filters, Searching, fill_short
 from xclass.types import Batch, Ragged, TopK
 
 NUM_ITEMS, NUM_QUERIES = 200, 300
@@ -285,8 +286,8 @@ def test_resume_without_parts_begins(recommender: Recommender, tmp_path: Path) -
 
 KILLED = """
 import sys, time
-import xclass.batch as batch
-from xclass.topk_parts import Parts
+import xclass.batch.retrieve as batch
+from xclass.retrieval.parts import Parts
 batch.PART_QUERIES, batch.PART_ROWS = 64, 1
 original = Parts.add
 def add(parts, *arguments):

@@ -10,17 +10,17 @@ import pytest
 
 import xclass
 from xclass.cli import main
-from xclass.compare import compare_runs
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.comparison.compare import compare_runs
+from xclass.data.dataset import Dataset
 from xclass.errors import ConfigError, InputError
 from xclass.estimate import Cluster
 from xclass.index.checks import checked_k
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic.pairs import PlantedModel
 from xclass.metrics import parse_metric, parse_metrics
 from xclass.recommender import Recommender
-from xclass.training import loop
+from xclass.training import trainer
 
 CONFIG = "[model]\nembedding_dim = 4\n[train]\nepochs = 3\n[train.batch]\nsize = 64\n"
 
@@ -38,7 +38,7 @@ def run(dataset: Dataset) -> Recommender:
 
 def stopping(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """SIGTERM arrives once, at this step."""
-    whole, sent = loop.Trainer._step, list[int]()
+    whole, sent = trainer.Trainer._step, list[int]()
 
     def taken(self: Any, ready: Any) -> int:
         if self.position.step == step and not sent:
@@ -46,7 +46,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             signal.raise_signal(signal.SIGTERM)
         return whole(self, ready)
 
-    monkeypatch.setattr(loop.Trainer, "_step", taken)
+    monkeypatch.setattr(trainer.Trainer, "_step", taken)
 
 
 def test_an_interrupted_comparison_says_the_command_that_goes_on(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from xclass.contest.curves import Point
-from xclass.contest.picture import FAR, Line, draw, shown
+from xclass.comparison.curves import Point
+from xclass.comparison.plot import FAR, Line, draw, shown
 
 LINES: dict[str, Line] = {
     "full": ([Point(1, 10.0, {"perplexity": 140.0}), Point(2, 20.0, {"perplexity": 130.0})], 20.0, {}),

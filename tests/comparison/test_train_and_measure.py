@@ -11,14 +11,14 @@ import pytest
 
 import xclass
 from xclass.cli import main
-from xclass.contest import Contest, Target, parse_target
-from xclass.contest.curves import Point, curve, examples_per_s, reached_s, target_of
-from xclass.contest.layer import layer_of, medians
-from xclass.contest.result import as_markdown
+from xclass.comparison import Contest, Target, parse_target
+from xclass.comparison.curves import Point, curve, examples_per_s, reached_s, target_of
+from xclass.comparison.result import as_markdown
+from xclass.comparison.timing import layer_of, medians
 from xclass.errors import ConfigError, InputError
-from xclass.markdown import Brief
+from xclass.io.markdown import Brief
 from xclass.recommender import Recommender
-from xclass.run import resolve_config, train_run
+from xclass.runs.train import resolve_config, train_run
 
 COMMON = """
 [model]
@@ -47,7 +47,7 @@ MEASURED = {"probability_us", "probability_batch_us", "topk_us", "topk_batch_us"
 def quick() -> Iterator[None]:
     """Each call is timed once: what is tested is not how fast it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xclass.contest.layer.LEAST_S", 0.0)
+        patch.setattr("xclass.comparison.timing.LEAST_S", 0.0)
         yield
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from xclass.data.batches import BatchConfig, TrainBatches, inference_batches
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.queries import dataset_queries, queries_with_features
-from xclass.data.store import Dataset, open_dataset
+from xclass.data.dataset import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError, DataError, InputError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.queries.queries import dataset_queries, queries_with_features
 from xclass.types import Ragged
 
 TRAIN = "4 5 3\n0,2 0:1 4:0.5\n 1:2\n1\n2 3:-1 1:1e-1\n"

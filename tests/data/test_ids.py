@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xclass.data import lookup
-from xclass.data.lookup import IdMap, Unknown, match_ids, unknown
-from xclass.data.query_files import read_item_ids, read_query_file
+from xclass.data import ids as lookup
+from xclass.data.ids import IdMap, Unknown, match_ids, unknown
 from xclass.errors import DataError, InputError
+from xclass.queries.files import read_item_ids, read_query_file
 from xclass.types import Ragged
 
 BIG = 2**53 + 1

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from engine.launching import launch, run
+from ranks.launching import launch, run
 
-from xclass.engine import Group, launched, share_of
-from xclass.engine.meeting import Meeting
+from xclass.distributed import Group, launched, share_of
+from xclass.distributed.rendezvous import Meeting
 from xclass.errors import ConfigError
 
 FAILURES = """
 import os, signal, time, torch
-from xclass.engine import Group
+from xclass.distributed import Group
 with Group(5) as group:
     group.sum(torch.ones(1))
     group.at("step 3")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ArtefactError
-from xclass.manifest import read_manifest, write_manifest
-from xclass.rng import torch_generator
-from xclass.tensorfile import write_tensors
-from xclass.training.checkpoint import FORMAT_VERSION, KIND, MANIFEST, read_checkpoint
-from xclass.training.resharding import TENSORS, Place, rows_file
-from xclass.training.shards import join
+from xclass.io.manifest import read_manifest, write_manifest
+from xclass.io.tensors import write_tensors
+from xclass.runtime.rng import torch_generator
+from xclass.training.checkpoint.resharding import TENSORS, Place, rows_file
+from xclass.training.checkpoint.sharded_store import join
+from xclass.training.checkpoint.store import FORMAT_VERSION, KIND, MANIFEST, read_checkpoint
 
 ROWS = {"table.item.weight", "table.item.sum", "table.query.weight"}
 NAMES = {"item": ["table.item.weight", "table.item.sum"], "query": ["table.query.weight"]}

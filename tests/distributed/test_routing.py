@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xclass.engine import routes
-from xclass.engine.placing import Turns
-from xclass.rng import torch_generator
+from xclass.distributed import routing
+from xclass.distributed.placement import Turns
+from xclass.runtime.rng import torch_generator
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -15,9 +15,9 @@ from xclass.rng import torch_generator
 def test_rows_by_owner(holders: tuple[int, ...], rows: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if compiled:
         pytest.importorskip("numba")
-    monkeypatch.setattr(routes, "compiles", lambda: compiled)
+    monkeypatch.setattr(routing, "compiles", lambda: compiled)
     ids = torch.unique(torch.randint(0, 10**9, (rows,), generator=torch_generator(0, "ids")))
-    found = routes.cut(ids, Turns(holders), 3)
+    found = routing.cut(ids, Turns(holders), 3)
     by_rank = [[row for row in ids.tolist() if holders[row % len(holders)] == rank] for rank in range(3)]
     assert found.counts.tolist() == [len(each) for each in by_rank]
     wanted = [row for each in by_rank for row in each]

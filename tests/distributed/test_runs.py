@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 import torch
-from engine.hosts import two_hosts
-from engine.launching import ROOT, ended, launch, run, start
+from ranks.hosts import two_hosts
+from ranks.launching import ROOT, ended, launch, run, start
 
-from xclass.data.planted import PlantedModel
-from xclass.data.store import open_dataset
-from xclass.engine import DistributedEngine, Group
+from xclass.data.dataset import open_dataset
+from xclass.distributed import DistributedEngine, Group
 from xclass.errors import ConfigError
-from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
 
 CONFIG = ROOT / "configs" / "tiny" / "distributed.toml"
 VARIABLES = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -141,7 +142,7 @@ def test_a_planner_without_torchrec_is_refused() -> None:
 
 
 def test_what_needs_the_whole_catalogue_is_refused(dataset: Path) -> None:
-    from xclass.launching import check_launch
+    from xclass.runs.claim import check_launch
 
     opened = open_dataset(dataset)
     check_launch(resolve_config(CONFIG), opened)

@@ -8,30 +8,31 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from engine.launching import ended, launch, start
+from ranks.launching import ended, launch, start
 
-from xclass.batch import Job, retrieve_to_file
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.divided_search import DividedIndex
-from xclass.engine.group import Group
+from xclass.api import train
+from xclass.batch.retrieve import Job, retrieve_to_file
+from xclass.distributed.process_group import Group
+from xclass.distributed.sharded_search import DividedIndex
 from xclass.errors import ConfigError
 from xclass.index import ExactIndex
-from xclass.index.merging import merged
-from xclass.recommender import Recommender, train
-from xclass.rng import torch_generator
+from xclass.index.merge import merged
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.recommender import Recommender
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged, TopK
-from xclass.vectors import RangeOfVectors, TensorVectors
+from xclass.types.vectors import RangeOfVectors, TensorVectors
 
 NUM_ITEMS, NUM_QUERIES = 2500, 150
 JOBS = """
 import sys, json
 from pathlib import Path
 import torch
-import xclass.batch as batch
-from xclass.batch import Job, retrieve_to_file
-from xclass.divided_search import DividedIndex
-from xclass.engine.group import Group
+import xclass.batch.retrieve as batch
+from xclass.batch.retrieve import Job, retrieve_to_file
+from xclass.distributed.sharded_search import DividedIndex
+from xclass.distributed.process_group import Group
 from xclass.recommender import Recommender
 torch.set_num_threads(1)
 batch.PART_QUERIES, batch.PART_ROWS = 64, 1
@@ -79,8 +80,8 @@ def lists(path: Path) -> pl.DataFrame:
 
 
 def test_the_lists_of_one_process(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xclass.batch.PART_QUERIES", 64)
-    monkeypatch.setattr("xclass.batch.PART_ROWS", 1)
+    monkeypatch.setattr("xclass.batch.retrieve.PART_QUERIES", 64)
+    monkeypatch.setattr("xclass.batch.retrieve.PART_ROWS", 1)
     jobs = jobs_of(run, tmp_path)
     ended = launch(2, ["-c", JOBS, str(run), str(tmp_path), json.dumps(jobs)])
     assert [code for code, _, _ in ended] == [0, 0], ended
@@ -95,15 +96,15 @@ def test_the_lists_of_one_process(run: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_any_number_of_processes_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Part 1 of three is there alone, as one of two processes that were killed might leave it."""
-    monkeypatch.setattr("xclass.batch.PART_QUERIES", 64)
-    monkeypatch.setattr("xclass.batch.PART_ROWS", 1)
+    monkeypatch.setattr("xclass.batch.retrieve.PART_QUERIES", 64)
+    monkeypatch.setattr("xclass.batch.retrieve.PART_ROWS", 1)
     recommender, removed = Recommender.load(run), []
 
     def stop(parts: object, *arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(BaseException, match="parts are kept"):
-        patch.setattr("xclass.topk_parts.Parts.finish", stop)
+        patch.setattr("xclass.retrieval.parts.Parts.finish", stop)
         retrieve_to_file(recommender, tmp_path / "topk.parquet", Job(k=5))
     for number in (0, 2):
         for file in (tmp_path / ".topk.parquet.parts").glob(f"part-{number:06d}.*"):

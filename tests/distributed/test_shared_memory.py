@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from xclass.engine.mailbox import SMALLEST, Mailboxes, can_share
-from xclass.rng import numpy_generator
+from xclass.distributed.shared_memory import SMALLEST, Mailboxes, can_share
+from xclass.runtime.rng import numpy_generator
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this system has no anonymous shared memory")
 

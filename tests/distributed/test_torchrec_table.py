@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.launching import launch, run
+from ranks.launching import launch, run
 
 
 @pytest.mark.distributed

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pages import page, run_page
 
-from xclass.data.document_formats import DOCUMENT_FORMATS
-from xclass.data.store import open_dataset
-from xclass.data.vectoriser import TextOptions
+from xclass.data.dataset import open_dataset
+from xclass.data.vectorizer import TextOptions
+from xclass.ingest.formats.documents import DOCUMENT_FORMATS
 
 TEXT = page("docs/extreme.md")
 

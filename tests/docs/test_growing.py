@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from pages import page, run_page
 
-from xclass.data.store import open_dataset
-from xclass.run import RunDirectory
+from xclass.data.dataset import open_dataset
+from xclass.runs.directory import RunDirectory
 
 TEXT = page("docs/growing.md")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from xclass.losses import LOSSES
 from xclass.losses.config import LossConfig
-from xclass.run_config import RunConfig
 from xclass.sampling import SAMPLERS, SamplerConfig
+from xclass.training.run_config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "losses-and-samplers.md"

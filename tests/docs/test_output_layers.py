@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 from xclass.heads import HEADS, HeadConfig
-from xclass.run import resolve_config
+from xclass.runs.train import resolve_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "output-layers.md").read_text(encoding="utf-8")

@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from xclass.config import build_config
-from xclass.run_config import ModelConfig, RunConfig
 from xclass.towers import QUERY_TOWERS
 from xclass.towers.config import ContextConfig, FeatureConfig, ItemTowerConfig, QueryTowerConfig
+from xclass.training.run_config import ModelConfig, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "towers.md").read_text(encoding="utf-8")

@@ -12,11 +12,12 @@ import pytest
 import xclass
 from xclass.cli import main
 from xclass.config import Config
-from xclass.data.planted import PlantedModel
 from xclass.estimate import calibration
-from xclass.run_config import RunConfig
-from xclass.training import checkpoint, collapse, snapshot
-from xclass.training.log import PHASES
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.training import collapse
+from xclass.training.checkpoint import snapshot, store
+from xclass.training.metrics_log import PHASES
+from xclass.training.run_config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "training.md"
@@ -126,5 +127,5 @@ def test_python_blocks_run(place, monkeypatch):
 
 def test_what_it_says_of_checkpoints():
     text = section("Checkpoints and resume")
-    assert checkpoint.KEEP == 2 and "the last two checkpoints (`train.keep_checkpoints`)" in text
+    assert store.KEEP == 2 and "the last two checkpoints (`train.keep_checkpoints`)" in text
     assert f"{snapshot.SPARE_BYTES >> 20} MiB of memory at most" in " ".join(text.split())

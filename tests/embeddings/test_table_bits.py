@@ -6,17 +6,17 @@ import math
 import pytest
 import torch
 
+from xclass.embeddings import TABLES, MemoryTable, Place, TableOptions, _dispatch, host_table, row_ops
+from xclass.embeddings.hashing import keys_of, mixed
+from xclass.embeddings.init import write_normal
+from xclass.embeddings.rounding import round_stochastically
+from xclass.embeddings.row_ops import Step, Stored
 from xclass.errors import ArtefactError, InputError
 from xclass.optim import ROW_OPTIMIZERS, RowAdaGrad, RowSGD
-from xclass.rng import torch_generator
-from xclass.tables import TABLES, MemoryTable, Place, TableOptions, compiled, host, plain
-from xclass.tables.hashing import keys_of, mixed
-from xclass.tables.plain import Step, Stored
-from xclass.tables.rounding import round_stochastically
-from xclass.tables.start import write_normal
-from xclass.workers import in_parts
+from xclass.runtime.rng import torch_generator
+from xclass.runtime.threads import in_parts
 
-needs_numba = pytest.mark.skipif(not compiled.compiles(), reason="needs numba: pip install 'xclass[compiled]'")
+needs_numba = pytest.mark.skipif(not _dispatch.compiles(), reason="needs numba: pip install 'xclass[compiled]'")
 BF16 = TableOptions(0.3, seed=5, dtype=torch.bfloat16, weight_decay=0.2, clip_norm=1.0)
 
 
@@ -95,8 +95,8 @@ def test_compiled_and_plain_agree(name, options):
         ids = torch.randperm(300, generator=torch_generator(step, "agree"))[:100].sort().values
         grads = some(100, 12, step) * 10.0 ** (step - 3)
         how = Step(0.1, options.clip_norm, -0.7 * step, keys_of(0, "push", step))
-        compiled.push(ours, optimizer, ids, grads, how)
-        plain.push(theirs, optimizer, ids, grads, how)
+        _dispatch.push(ours, optimizer, ids, grads, how)
+        row_ops.push(theirs, optimizer, ids, grads, how)
         for name_ in ours.state:
             torch.testing.assert_close(
                 ours.state[name_], theirs.state[name_], rtol=1e-5, atol=1e-7 * 10.0 ** (step - 3)
@@ -108,22 +108,22 @@ def test_compiled_and_plain_agree(name, options):
             theirs.state[name_].copy_(ours.state[name_])
     out = torch.empty(50, 12)
     ids = torch.arange(50, 100)
-    compiled.pull(ours, ids, -9.0, out)
-    torch.testing.assert_close(out, plain.pull(ours, ids, -9.0), rtol=1e-6, atol=0)
+    _dispatch.pull(ours, ids, -9.0, out)
+    torch.testing.assert_close(out, row_ops.pull(ours, ids, -9.0), rtol=1e-6, atol=0)
 
 
 @needs_numba
 def test_compiled_and_plain_rounding_are_the_same_bits_up_to_rows_beyond_32_bits():
-    from xclass.tables import kernels
+    from xclass.embeddings import _numba
 
     for first in (0, 2**31 - 2, 2**32 - 2, 2**40):
         rows, keys = some(64, 33), keys_of(9, "settle", first)
         table, until = torch.zeros(64, 33, dtype=torch.bfloat16), torch.ones(64, dtype=torch.float64)
         wanted = round_stochastically(rows.bfloat16().float() * math.exp(-1.5), torch.arange(first, first + 64), keys)
         table.copy_(rows)
-        compiled.settle(Stored(table, {}, until), first, -0.5, keys)
+        _dispatch.settle(Stored(table, {}, until), first, -0.5, keys)
         assert torch.equal(table, wanted) and bool((until == -0.5).all())
-    assert kernels.GOLDEN == 0x9E3779B9
+    assert _numba.GOLDEN == 0x9E3779B9
 
 
 @needs_numba
@@ -148,8 +148,8 @@ def test_a_table_of_more_than_two_billion_rows():
 @pytest.mark.parametrize("name", ROW_OPTIMIZERS)
 def test_threads_do_not_change_a_bit(name, monkeypatch):
     def run(threads):
-        monkeypatch.setattr(compiled, "CELLS_PER_THREAD", 1)
-        monkeypatch.setattr(compiled, "in_parts", lambda work, rows, worth, device: in_parts(work, rows, worth, device, threads))  # fmt: skip
+        monkeypatch.setattr(_dispatch, "CELLS_PER_THREAD", 1)
+        monkeypatch.setattr(_dispatch, "in_parts", lambda work, rows, worth, device: in_parts(work, rows, worth, device, threads))  # fmt: skip
         table = MemoryTable(500, 7, ROW_OPTIMIZERS[name](), BF16)
         for step in range(5):
             ids = torch.randperm(500, generator=torch_generator(step, "threads"))[:301].sort().values
@@ -219,7 +219,7 @@ def test_a_mapped_table_is_refused_before_the_disk_is_full(tmp_path, monkeypatch
     def full(handle, start, size):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(host.os, "posix_fallocate", full)
+    monkeypatch.setattr(host_table.os, "posix_fallocate", full)
     with pytest.raises(ArtefactError, match="No space left"):
         TABLES["mapped"](10, 4, None, TableOptions(), Place("cpu", tmp_path / "item"))
     assert not (tmp_path / "item").exists()
@@ -239,9 +239,9 @@ def test_initial_rows_depend_on_seed_and_number_only(dim, dtype, monkeypatch):
     assert torch.equal(drawn(70_001, first=9_999)[9_999:], whole[9_999:])
     assert not bool(drawn(10_000, first=9_999)[:9_999].any())
     assert torch.equal(drawn(300), whole[:300]) and not torch.equal(drawn(300, seed=8), whole[:300])
-    monkeypatch.setattr(compiled, "in_parts", lambda work, rows, worth, device: in_parts(work, rows, 9, device, 3))
+    monkeypatch.setattr(_dispatch, "in_parts", lambda work, rows, worth, device: in_parts(work, rows, 9, device, 3))
     assert torch.equal(drawn(70_001), whole)
-    monkeypatch.setattr(compiled, "compiles", lambda: False)
+    monkeypatch.setattr(_dispatch, "compiles", lambda: False)
     assert torch.equal(drawn(70_001), whole)
 
 

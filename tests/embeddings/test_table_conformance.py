@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from xclass.embeddings import TABLES, Place, TableOptions, _dispatch
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.tables import TABLES, Place, TableOptions, compiled
 from xclass.testing import check_table
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -29,7 +29,7 @@ def test_every_table_keeps_the_contract(kind, name, dtype, tmp_path):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ROW_OPTIMIZERS)
 def test_so_does_the_plain_form(name, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled, "compiles", lambda: False)
+    monkeypatch.setattr(_dispatch, "compiles", lambda: False)
     check_table(maker("device", tmp_path), ROW_OPTIMIZERS[name](), dtype)
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from xclass.embeddings import TABLES, MemoryTable, Place, TableOptions, plan_rows
 from xclass.errors import InputError
 from xclass.optim import RowAdaGrad, RowSGD
-from xclass.tables import TABLES, MemoryTable, Place, TableOptions, plan_rows
 from xclass.types import Rows
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.reference import slow_metrics
 from xclass.errors import InputError
-from xclass.evaluate import DEFAULT_METRICS, evaluate, metrics_at
+from xclass.evaluation.evaluate import DEFAULT_METRICS, evaluate, metrics_at
 from xclass.metrics import METRICS, Evaluation, MetricName, Propensities, parse_metrics
 from xclass.types import Ragged, TopK, offsets_of
 

@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 import xclass
-from xclass.data import pair_blocks
-from xclass.data.text import zstd
 from xclass.errors import ArtefactError, DataError, InputError
-from xclass.manifest import write_manifest
+from xclass.evaluation import pair_blocks
+from xclass.ingest.text.lines import zstd
+from xclass.io.list_manifest import FORMAT_VERSION, KIND, MANIFESTS
+from xclass.io.manifest import write_manifest
 from xclass.metrics import Evaluation, parse_metrics
-from xclass.topk_parts import FORMAT_VERSION, KIND, MANIFESTS
 
 PREDICTIONS = pl.DataFrame(
     {

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 import xclass
 from tests.reference import slow_files
-from xclass import compiling, predictions
 from xclass.errors import DataError, InputError
-from xclass.evaluate import DEFAULT_METRICS, metrics_at
+from xclass.evaluation import predictions
+from xclass.evaluation.evaluate import DEFAULT_METRICS, metrics_at
 from xclass.metrics import parse_metrics
+from xclass.runtime import jit
 
 NAMES = list(DEFAULT_METRICS)
 # three queries: q1 finds b at 2 of 3; q2 has all three scores equal; q3 has no list; q9 is not in the truth
@@ -37,9 +38,9 @@ def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     if request.param:
         pytest.importorskip("numba", reason="numba is not installed: there is no compiled form")
     else:
-        for module in ("xclass.data.keys", "xclass.metrics.matching", "xclass.metrics.catalogue"):
+        for module in ("xclass.data.id_hash", "xclass.metrics.matching", "xclass.metrics.coverage"):
             monkeypatch.setattr(f"{module}.compiles", lambda: False)
-    assert isinstance(compiling.compiles(), bool)
+    assert isinstance(jit.compiles(), bool)
 
 
 def write(folder: Path, rows: list, truth: list, name: str = "p.parquet") -> tuple[Path, Path]:
@@ -232,9 +233,9 @@ def test_the_same_as_evaluating_a_run_in_memory(tmp_path: Path) -> None:
     """The file that retrieve writes (rank and score) gives what evaluate gives."""
     import torch
 
-    from xclass.evaluate import evaluate
-    from xclass.rng import torch_generator
-    from xclass.topk_files import topk_frame
+    from xclass.evaluation.evaluate import evaluate
+    from xclass.retrieval.formats import topk_frame
+    from xclass.runtime.rng import torch_generator
     from xclass.types import Ragged, TopK
 
     generator = torch_generator(0, "lists")

@@ -12,26 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import xclass
-from xclass.build import build_model
 from xclass.config import build_config
-from xclass.data import store
+from xclass.data import dataset as store
+from xclass.data.dataset import Dataset, read_item_counts
 from xclass.data.lists import Joined, Some
-from xclass.data.planted import PlantedModel
-from xclass.data.queries import dataset_queries
-from xclass.data.store import Dataset, read_item_counts
+from xclass.embeddings import MemoryTable, TableOptions
 from xclass.errors import ArtefactError, ConfigError, InputError
 from xclass.index import ExactIndex
-from xclass.metrics import CatalogueUse, catalogue, check_falling, gini, inverse_propensities, parse_metrics
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.metrics import CatalogueUse, check_falling, coverage, gini, inverse_propensities, parse_metrics
 from xclass.metrics import popularity as popularity_module
 from xclass.optim import RowAdaGrad
+from xclass.queries.queries import dataset_queries
 from xclass.recommender import Recommender
-from xclass.run import RunDirectory
-from xclass.run_config import RunConfig
+from xclass.runs.directory import RunDirectory
 from xclass.sampling import Known, SamplerConfig, build_sampler
 from xclass.sampling import config as sampler_config
-from xclass.tables import MemoryTable, TableOptions
+from xclass.training.build import build_model
 from xclass.training.config import TrainingConfig
-from xclass.training.validate import make_validator
+from xclass.training.run_config import RunConfig
+from xclass.training.validation import make_validator
 from xclass.types import Ragged, TopK, concat_ragged, offsets_of
 
 CONFIG = {
@@ -105,8 +105,8 @@ def test_counts_beyond_32_bits(tmp_path: Path) -> None:
 def test_use_of_the_catalogue_equals_counts_of_all_items(rows: list[list[int]], batch: int, dense: bool) -> None:
     use, shown = CatalogueUse([4]), torch.zeros(20, dtype=torch.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalogue, "LEAST_TO_COUNT", 3)
-        patch.setattr(catalogue, "DENSE_ITEMS", 1 << 24 if dense else 0)
+        patch.setattr(coverage, "LEAST_TO_COUNT", 3)
+        patch.setattr(coverage, "DENSE_ITEMS", 1 << 24 if dense else 0)
         for start in range(0, len(rows), batch):
             use.add(lists(rows[start : start + batch]))
         found = use.result(20)
@@ -148,7 +148,7 @@ def test_queries_searched_together_get_the_same_lists(
         for positions, batch in queries.batches(size=64)
     ]
     monkeypatch.setattr(ExactIndex, "queries_at_once", at_once)
-    monkeypatch.setattr("xclass.data.queries.Queries.batches.__defaults__", (64,))
+    monkeypatch.setattr("xclass.queries.queries.Queries.batches.__defaults__", (64,))
     found = list(recommender.lists(queries, 9))
     assert [positions.tolist() for positions, _ in found] == [positions.tolist() for positions, _ in wanted]
     for (_, one), (_, other) in zip(found, wanted, strict=True):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from xclass.errors import InputError
 from xclass.index import ExactIndex, SubsetIndex, exact
-from xclass.index.running import RunningTopK, running_topk
+from xclass.index.topk_lists import RunningTopK, running_topk
 from xclass.types import Ragged, TopK
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from xclass.errors import InputError
 from xclass.index import INDEX_KINDS, ExactIndex, FaissIndex, Index, IndexConfig, SubsetIndex
 from xclass.index import rows as rows_module
+from xclass.index.faiss.selectors import search_parameters
 from xclass.index.filtering import Allowed, Hidden
 from xclass.index.rows import exact_among, search_lists
-from xclass.index.selecting import search_parameters
-from xclass.retrieve import restricted
+from xclass.retrieval.search import restricted
 from xclass.testing.index import check_contract
 from xclass.types import Ragged, TopK
-from xclass.vectors import TensorVectors
+from xclass.types.vectors import TensorVectors
 
 pytest.importorskip("faiss")
 

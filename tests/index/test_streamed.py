@@ -12,15 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xclass.embeddings import MemoryTable, TableOptions
 from xclass.errors import InputError
-from xclass.heads.vectors import ItemVectors
-from xclass.index import ExactIndex, IndexConfig, SubsetIndex, build_index, exact, faiss_index, index_recall, save_index
-from xclass.index.saved import VECTORS, laid_out, load_index, vectors_digest
+from xclass.heads.item_vectors import ItemVectors
+from xclass.index import ExactIndex, IndexConfig, SubsetIndex, build_index, exact, index_recall, save_index
+from xclass.index.faiss import index as faiss_index
+from xclass.index.storage import VECTORS, laid_out, load_index, vectors_digest
 from xclass.optim import RowAdaGrad
-from xclass.tables import MemoryTable, TableOptions
 from xclass.towers import Projection
 from xclass.types import Ragged, TopK
-from xclass.vectors import TensorVectors, Vectors, as_vectors
+from xclass.types.vectors import TensorVectors, Vectors, as_vectors
 
 
 class Watched(Vectors):

@@ -15,21 +15,21 @@ import pytest
 from reference.datasets import ingest_text, lists, pairs, write
 from reference.slow_ingest import slow_item_order, slow_merge
 
-from xclass import files as files_module
-from xclass import manifest as manifest_module
 from xclass.cli import main
-from xclass.data import append as append_module
-from xclass.data import pairs as pairs_module
-from xclass.data import writing as writing_module
-from xclass.data.append import append
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import TEST, TRAIN, VALID, Pairs
-from xclass.data.report import render_report
-from xclass.data.splits import FREE, random_split
-from xclass.data.store import Dataset, open_dataset
+from xclass.data.dataset import Dataset, open_dataset
 from xclass.errors import ArtefactError, ConfigError, DataError
-from xclass.rng import numpy_generator
+from xclass.ingest import append as append_module
+from xclass.ingest import pairs as pairs_module
+from xclass.ingest.append import append
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import TEST, TRAIN, VALID, Pairs
+from xclass.ingest.report import render_report
+from xclass.ingest.splits import FREE, random_split
+from xclass.ingest.writing import arrays as writing_module
+from xclass.io import files as files_module
+from xclass.io import manifest as manifest_module
+from xclass.runtime.rng import numpy_generator
 
 Row = tuple[str, str, float, int]
 

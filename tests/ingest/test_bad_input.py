@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 from reference.datasets import ingest_text, pairs, write
 
-from xclass.data import writing
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import ArtefactError, DataError, XclassError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.writing import arrays
 
 CASES: dict[str, tuple[str, str | bytes, dict[str, Any], list[str]]] = {
     "missing column": (
@@ -259,7 +259,7 @@ def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "write_dataset_manifest", interrupt)
+    monkeypatch.setattr(arrays, "write_dataset_manifest", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ingest_text(tmp_path, "a.csv", "user,item\n1,2\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]

@@ -11,10 +11,10 @@ import pytest
 import tomli_w
 
 from xclass.config import build_config, read_toml
-from xclass.data.cards import check_dataset, check_files, read_card, read_cards
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import ConfigError, DataError
+from xclass.ingest.cards import check_dataset, check_files, read_card, read_cards
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "datasets"

@@ -20,13 +20,13 @@ import polars as pl
 import pytest
 from reference.datasets import lists
 
-from xclass.data import text
-from xclass.data.dates import from_iso, iso_times
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.store import Dataset
-from xclass.data.text import zstd
+from xclass.data.dataset import Dataset
 from xclass.errors import DataError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines
+from xclass.ingest.text.dates import from_iso, iso_times
+from xclass.ingest.text.lines import zstd
 
 ALL_TRAIN = IngestOptions(split="random", test_fraction=0, valid_fraction=0)
 MARK = b"\xef\xbb\xbf"
@@ -199,7 +199,7 @@ NO_TIMES = ["2024-02-30", "2024-05-01T25:00", "2024-05-01T10:00:60", "20240501",
 
 def moment_of(text: str) -> int:
     """Microseconds since 1970 by Python's own reader of dates."""
-    plain = text.strip().replace(" UTC", "Z")
+    plain = lines.strip().replace(" UTC", "Z")
     moment = datetime.fromisoformat(plain)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -370,7 +370,7 @@ def test_marks_of_files_that_were_joined_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int
 ) -> None:
     """Every line begins with a mark: in the first lines, in blocks, and read line by line."""
-    monkeypatch.setattr(text, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
     content, options = TEXTS[name]
     (tmp_path / name).write_bytes(b"".join(MARK + line for line in content.encode().splitlines(keepends=True)))
     assert as_text(all_train(tmp_path / name, **options)) == PAIRS

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from reference.datasets import ingest_text, lists, pairs, write
 from reference.slow_ingest import slow_item_order, slow_merge, slow_min_counts
 
-from xclass.data import pairs as pairs_module
-from xclass.data import writing
-from xclass.data.arrays import ArrayWriter, rewrite_blocks
-from xclass.data.ids import IdEncoder, index_dtype, recode
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import filter_min_counts
-from xclass.data.report import as_date, render_report
-from xclass.data.store import open_dataset
+from xclass.data.dataset import open_dataset
+from xclass.data.npy_stream import ArrayWriter, rewrite_blocks
 from xclass.errors import ConfigError
-from xclass.rng import numpy_generator
+from xclass.ingest import pairs as pairs_module
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import filter_min_counts
+from xclass.ingest.reading.id_encoder import IdEncoder, index_dtype, recode
+from xclass.ingest.report import as_date, render_report
+from xclass.ingest.writing import arrays
+from xclass.runtime.rng import numpy_generator
 
 
 def random_rows(count: int, seed: int = 0) -> list[tuple[str, str, float, int]]:
@@ -78,7 +78,7 @@ def test_blocks_of_any_size_give_the_same_dataset(tmp_path: Path, monkeypatch: p
     content = as_csv(random_rows(500))
     whole = ingest_text(tmp_path / "1", "a.csv", content, split="random", test_fraction=0.2)
     monkeypatch.setattr(pairs_module, "PAIRS_PER_BLOCK", 7)
-    monkeypatch.setattr("xclass.data.reading.ROWS_PER_BATCH", 11)
+    monkeypatch.setattr("xclass.ingest.reading.reader.ROWS_PER_BATCH", 11)
     blocks = ingest_text(tmp_path / "2", "a.csv", content, split="random", test_fraction=0.2)
     assert whole.fingerprint == blocks.fingerprint
 
@@ -217,7 +217,7 @@ def test_bytes_needed_covers_what_is_written(tmp_path: Path) -> None:
     dataset = ingest_text(tmp_path, "a.csv", as_csv(random_rows(5000)), split="random", test_fraction=0.3)
     written = sum(entry["bytes"] for entry in dataset.manifest["files"].values())
     ids = [dataset.items["item_id"], dataset.queries["query_id"]]
-    assert written <= writing.bytes_needed(dataset.manifest["report"]["kept"], dataset.num_queries, ids, True, True)
+    assert written <= arrays.bytes_needed(dataset.manifest["report"]["kept"], dataset.num_queries, ids, True, True)
 
 
 def test_unknown_option_is_refused() -> None:

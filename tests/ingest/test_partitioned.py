@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from reference.datasets import lists, pairs, write
 
-from xclass.data.format_parquet import Parquet
-from xclass.data.hive import FolderKeys
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.sources import find_parts
 from xclass.errors import DataError
+from xclass.ingest.formats.parquet import Parquet
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.reading.hive import FolderKeys
+from xclass.ingest.sources import find_parts
 
 ALL_TRAIN = {"test_fraction": 0, "valid_fraction": 0}
 

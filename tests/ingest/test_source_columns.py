@@ -11,13 +11,13 @@ import pytest
 from reference.datasets import ingest_text, write
 
 from xclass.cli import main
-from xclass.data.append import append
-from xclass.data.ingest import ingest
-from xclass.data.option_use import READS
-from xclass.data.options import IngestOptions
-from xclass.data.report import render_report
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ConfigError, DataError
+from xclass.ingest.append import append
+from xclass.ingest.ingest import ingest
+from xclass.ingest.option_use import READS
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.report import render_report
 
 RATINGS = "user,item,rating\n1,7,5\n1,8,1\n2,7,4\n2,9,2\n2,9,5\n3,8,3\n"
 NOTHING_HELD_OUT = {"split": "random", "test_fraction": 0, "valid_fraction": 0}

@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from xclass.data import text
-from xclass.data.append import append
 from xclass.data.batches import BatchConfig, TrainBatches
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.queries import dataset_queries
-from xclass.data.report import render_report
 from xclass.data.windows import Windows, follow_counts
 from xclass.errors import ArtefactError, ConfigError, DataError
+from xclass.ingest.append import append
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.report import render_report
+from xclass.ingest.text import lines as text
+from xclass.queries.queries import dataset_queries
 
 TRAIN = "the cat sat\n\n  on the mat \nthe dog\tsat on\r\nthe <unk> cat\n"
 VALID = "a cat sat on a dog\n"

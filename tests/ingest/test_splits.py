@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from reference.datasets import ingest_text, lists, pairs
 from reference.slow_ingest import slow_time_split
 
-from xclass.data.pairs import TEST, TRAIN, VALID, Pairs, group_by_query, stable_order
-from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
-from xclass.rng import numpy_generator
+from xclass.data.features import stable_order
+from xclass.ingest.pairs import TEST, TRAIN, VALID, Pairs, group_by_query
+from xclass.ingest.splits import cut_valid, leave_last_split, random_split, time_split
+from xclass.runtime.rng import numpy_generator
 
 
 def grouped(counts: list[int]) -> Pairs:

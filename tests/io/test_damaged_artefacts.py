@@ -17,17 +17,17 @@ import safetensors.torch
 import torch
 
 import xclass
-from xclass.cli.inspect import inspect
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.queries import queries_with_features
+from xclass.cli.commands.inspect import inspect
 from xclass.errors import ArtefactError, XclassError
 from xclass.index import IndexConfig, build_index, load_index, save_index
-from xclass.inspection import describe
-from xclass.manifest import file_entry
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.io.manifest import file_entry
+from xclass.queries.queries import queries_with_features
 from xclass.recommender import Recommender
-from xclass.run import train_run
-from xclass.training.checkpoint import CheckpointStore, read_position
+from xclass.runs.inspect import describe
+from xclass.runs.train import train_run
+from xclass.training.checkpoint.store import CheckpointStore, read_position
 from xclass.types import Ragged
 
 CONFIG = {
@@ -92,12 +92,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ingest("planted-documents:documents=60,features=30,labels=20", folder / "documents")
     (folder / "words.txt").write_text("the cat sat on the mat\nthe dog sat too\n" * 5)
     ingest(folder / "words.txt", folder / "text", IngestOptions(format="text"))
-    train_run(dataset, xclass.run.resolve_config(CONFIG), folder / "run")
+    train_run(dataset, xclass.runs.train.resolve_config(CONFIG), folder / "run")
     scorers = {
         **CONFIG,
         "documents": {"scorers": ["linear", "neighbours"], "fusion": {"weights": {"linear": 1.0, "neighbours": 1.0}}},
     }
-    train_run(xclass.open_dataset(folder / "documents"), xclass.run.resolve_config(scorers), folder / "scorers")
+    train_run(xclass.open_dataset(folder / "documents"), xclass.runs.train.resolve_config(scorers), folder / "scorers")
     vectors = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
     for kind in ("exact", "hnsw", "ivf", "lsh"):
         save_index(build_index(vectors, IndexConfig(kind=kind)), folder / kind)
@@ -492,7 +492,7 @@ def stopped(
     """A run that is whole but for its end, of a sampler that learns."""
     config = {**CONFIG, "sampler": {**SAMPLERS[request.param], "num_sampled": 8}}
     run = tmp_path_factory.mktemp("stopped") / "run"
-    train_run(xclass.open_dataset(made / "dataset"), xclass.run.resolve_config(config), run)
+    train_run(xclass.open_dataset(made / "dataset"), xclass.runs.train.resolve_config(config), run)
     (run / "run.json").unlink()
     (run / "model.safetensors").unlink()
     return run, config
@@ -515,7 +515,7 @@ def test_a_checkpoint_with_another_tensor_is_resumed_or_refused(
             safetensors.torch.save_file(tensors, checkpoint / "tensors.safetensors")
             bind(checkpoint, "tensors.safetensors")
             try:
-                train_run(dataset, xclass.run.resolve_config(config), place, resume=True)
+                train_run(dataset, xclass.runs.train.resolve_config(config), place, resume=True)
             except XclassError:
                 refused += 1
             except Exception as error:  # noqa: BLE001  that is what is looked for
@@ -531,7 +531,7 @@ def test_what_a_run_was_started_with_is_changed(made: Path, tmp_path: Path) -> N
         (place / "run.json").unlink()
         (place / "started.json").write_text(json.dumps(value))
         try:
-            train_run(dataset, xclass.run.resolve_config(CONFIG), place, resume=True)
+            train_run(dataset, xclass.runs.train.resolve_config(CONFIG), place, resume=True)
             assert name.startswith("dataset: '"), name
         except XclassError:
             continue

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from xclass.cli import main
-from xclass.data.ingest import ingest
 from xclass.errors import ArtefactError
-from xclass.files import (
+from xclass.ingest.ingest import ingest
+from xclass.io.files import (
     atomic_directory,
     atomic_file,
     check_contained,
@@ -24,8 +24,8 @@ from xclass.files import (
     remove_leftovers,
     scratch_directory,
 )
-from xclass.manifest import sha256_file
-from xclass.run import resolve_config, train_run
+from xclass.io.manifest import sha256_file
+from xclass.runs.train import resolve_config, train_run
 
 
 def names(directory: Path) -> list[str]:
@@ -197,7 +197,7 @@ def test_a_finished_run_is_resumed_while_its_index_is_made(tmp_path: Path) -> No
 def test_a_killed_ingest_leaves_nothing_that_the_next_one_keeps(tmp_path: Path) -> None:
     """By a real ``kill -9`` of a process that was writing the dataset, after its scratch files were made."""
     script = (
-        "import os, sys; from xclass.data import planted_documents, writing; from xclass.cli import main\n"
+        "import os, sys; from xclass.ingest.synthetic import documents as planted_documents; from xclass.ingest.writing import arrays as writing; from xclass.cli import main\n"
         "writing.write_manifest = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         "main(sys.argv[1:])"
     )

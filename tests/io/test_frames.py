@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xclass import frames
 from xclass.errors import ArtefactError
+from xclass.io import frames
 
 PACKAGE = Path(frames.__file__).parent
 

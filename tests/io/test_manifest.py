@@ -10,17 +10,9 @@ from pathlib import Path
 import pytest
 
 from xclass.errors import ArtefactError
-from xclass.manifest import (
-    atomic_directory,
-    atomic_file,
-    read_json,
-    read_manifest,
-    require_space,
-    sha256_file,
-    verify_files,
-    write_json,
-    write_manifest,
-)
+from xclass.io.files import atomic_directory, atomic_file, require_space
+from xclass.io.manifest import read_manifest, sha256_file, verify_files, write_json, write_manifest
+from xclass.io.records import read_json
 
 
 def names(directory: Path) -> list[str]:

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xclass import tensorfile
 from xclass.errors import ArtefactError
-from xclass.rng import torch_generator
-from xclass.tensorfile import load_checked, load_tensors, read_header, read_tensors, write_tensors
+from xclass.io import tensors as tensorfile
+from xclass.io.tensors import load_checked, load_tensors, read_header, read_tensors, write_tensors
+from xclass.runtime.rng import torch_generator
 
 
 def some() -> dict[str, Tensor]:

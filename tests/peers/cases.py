@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from xclass.compat import tf as ours
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 LOSSES = ("sampled_softmax_loss", "nce_loss")
 

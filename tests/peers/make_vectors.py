@@ -1,6 +1,6 @@
 """Writes tests/compat/tensorflow_vectors.npz: answers of TensorFlow, so that parity is tested without it.
 
-    python tests/comparison/make_vectors.py        (TensorFlow 2.21)
+    python tests/peers/make_vectors.py        (TensorFlow 2.21)
 
 Per case of the losses: the arguments, and value and gradients in float32. Per call of a sampler: what it returned.
 """
@@ -15,8 +15,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from comparison import cases  # noqa: E402
-from comparison import tensorflow_side as theirs  # noqa: E402
+from peers import cases  # noqa: E402
+from peers import tensorflow_side as theirs  # noqa: E402
 
 OUT = ROOT / "tests" / "compat" / "tensorflow_vectors.npz"
 NUM_CASES = 96

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from comparison.cases import Case, cut, joined
+from peers.cases import Case, cut, joined
 
 
 def load() -> types.ModuleType:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from xclass.metrics import Propensities, average, compute, parse_metrics
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 from xclass.types import Ragged, TopK, offsets_of
 
 PYTHON = os.environ.get("XCLASS_NAPKINXC", "")

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from xclass.evaluation.predictions import evaluate_predictions
 from xclass.metrics import Evaluation, MetricName
-from xclass.predictions import evaluate_predictions
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from comparison import tensorflow_side as theirs
+from peers import tensorflow_side as theirs
 
 from xclass.compat import tf as ours
 from xclass.errors import InputError
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 tf = theirs.load()
 N, D, B, S = 12, 4, 3, 5

@@ -11,11 +11,11 @@ import os
 import numpy as np
 import pytest
 import torch
-from comparison import cases
-from comparison import tensorflow_side as theirs
+from peers import cases
+from peers import tensorflow_side as theirs
 
 from xclass.compat import tf as ours
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 tf = theirs.load()
 CASES = int(os.environ.get("XCLASS_COMPARISON_CASES", "300"))

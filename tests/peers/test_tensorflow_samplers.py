@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from comparison import tensorflow_side as theirs
+from peers import tensorflow_side as theirs
 from scipy import stats
 
 from xclass.compat import tf as ours
-from xclass.sampling.calibration import tensorflow_count as expected_count
+from xclass.sampling.distributions.expected_counts import tensorflow_count as expected_count
 
 tf = theirs.load()
 DRAWS = 1500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from comparison import tensorflow_side as theirs
+from peers import tensorflow_side as theirs
 
 from xclass.compat import tf as ours
 

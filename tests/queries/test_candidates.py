@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xclass.data.candidates import read_candidates
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import DataError
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.queries.candidates import read_candidates
 
 LISTS = {7: [3, 1], 0: [9], 30: [0, 1, 2, 39]}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xclass.data.given_files import read_table
-from xclass.data.lookup import IdMap
-from xclass.data.query_blocks import count_queries, read_query_blocks
-from xclass.data.query_files import QueryFile, read_item_filter, read_query_file
-from xclass.data.text import zstd
+from xclass.data.ids import IdMap
 from xclass.errors import DataError
+from xclass.ingest.text.lines import zstd
+from xclass.queries.blocks import count_queries, read_query_blocks
+from xclass.queries.files import QueryFile, read_item_filter, read_query_file
+from xclass.queries.given_files import read_table
 
 MARK = "\ufeff"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO
 
 import pytest
-from engine.launching import ROOT
+from ranks.launching import ROOT
 
 DEVICE, PORT = "cable", 29517
 ADDRESSES = ("10.77.13.1", "10.77.13.2")

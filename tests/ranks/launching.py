@@ -58,4 +58,4 @@ def launch(size: int, arguments: list[str], **variables: str) -> list[tuple[int,
 
 def run(script: str, *arguments: str) -> list[str]:
     """The arguments of Python that run a function of ``engine.scripts``."""
-    return ["-c", f"from engine.scripts import {script}; {script}()", *arguments]
+    return ["-c", f"from ranks.scripts import {script}; {script}()", *arguments]

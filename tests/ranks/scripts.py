@@ -1,4 +1,4 @@
-"""What the ranks of a launch run in tests: ``python -c "from engine.scripts import NAME; NAME()"``."""
+"""What the ranks of a launch run in tests: ``python -c "from ranks.scripts import NAME; NAME()"``."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 
 from xclass.config import build_config
-from xclass.engine import DistributedEngine, Group, RankError, ShardedTable
-from xclass.engine.exchange import Exchange
-from xclass.engine.merged import MergedSearch
-from xclass.engine.placing import placed
-from xclass.engine.routes import plan_routes
+from xclass.distributed import DistributedEngine, Group, RankError, ShardedTable
+from xclass.distributed.all_to_all import Exchange
+from xclass.distributed.placement import placed
+from xclass.distributed.routing import plan_routes
+from xclass.distributed.sharded_search import MergedSearch
+from xclass.embeddings import MemoryTable, Place, TableOptions, plan_rows
 from xclass.errors import ConfigError, DataError
 from xclass.estimate.layout import Grows, Layout
 from xclass.estimate.ranks import exchanged
 from xclass.index.exact import ExactIndex
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
-from xclass.tables import MemoryTable, Place, TableOptions, plan_rows
+from xclass.runtime.rng import torch_generator
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
-from xclass.vectors import TensorVectors
+from xclass.types.vectors import TensorVectors
 
 ROWS, DIM = 101, 8
 
@@ -204,8 +204,8 @@ def check_search(group: Group) -> None:
 
 def train() -> None:
     """``train(JOB)``: a JSON of dataset, out, resume and changes; any kind of launch."""
-    from xclass.data.store import open_dataset
-    from xclass.run import resolve_config, train_run
+    from xclass.data.dataset import open_dataset
+    from xclass.runs.train import resolve_config, train_run
 
     job = json.loads(sys.argv[1])
     train_run(
@@ -218,23 +218,23 @@ def train() -> None:
 
 def full_disks() -> None:
     """A checkpoint that one rank can't write is none, and all ranks go on; the next one is whole."""
-    from xclass.training import shards
-    from xclass.training.checkpoint import Content
+    from xclass.training.checkpoint import sharded_store
+    from xclass.training.checkpoint.store import Content
 
-    whole = {name: getattr(shards, name) for name in ("write_tensors", "write_manifest", "link_checkpoint")}
+    whole = {name: getattr(sharded_store, name) for name in ("write_tensors", "write_manifest", "link_checkpoint")}
 
     def fails(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device", "a file")
 
     with Group(20) as group:
-        store = shards.ShardedStore(Path(sys.argv[1]), 2, group)
+        store = sharded_store.ShardedStore(Path(sys.argv[1]), 2, group)
         content = Content({"rows": torch.arange(4.0) + group.rank, "layer": torch.ones(2)}, {"t": ["rows"]}, {})
         for step, (name, rank) in enumerate((("write_tensors", 1), ("write_manifest", 0), ("link_checkpoint", 0))):
             if group.rank == rank:
-                setattr(shards, name, fails)
+                setattr(sharded_store, name, fails)
             store.begin(f"step-{step}", content, best=name == "link_checkpoint")
             group.barrier("the end of a step")
-            setattr(shards, name, whole[name])
+            setattr(sharded_store, name, whole[name])
         assert group.gather_values(sorted(path.name for path in store.folder.iterdir()))[1] == ["best"]
         store.begin("step-7", content)
         assert group.gather_values(sorted(path.name for path in store.folder.iterdir()))[1] == ["best", "step-7"]

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 import torch
 
+from xclass.api import train
 from xclass.cli import main
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ConfigError, InputError
-from xclass.probabilities import Probabilities
-from xclass.recommender import Recommender, train
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.recommender import Recommender
+from xclass.retrieval.probabilities import Probabilities
 from xclass.types import Ragged
 
 N, QUERIES = 150, 30
@@ -46,8 +47,8 @@ def runs(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def truth(recommender: Recommender, queries: list[str]) -> dict[tuple[str, str], float]:
     """P(item | query) over all items: for inner products e^{score / τ} over the sum, all of it written out."""
-    from xclass.data.lookup import as_id_series
-    from xclass.data.queries import queries_by_id
+    from xclass.data.ids import as_id_series
+    from xclass.queries.queries import queries_by_id
 
     batch = next(iter(queries_by_id(recommender.dataset, as_id_series(queries)).batches()))[1]
     vectors, model = recommender.model.query_vectors(batch), recommender.model

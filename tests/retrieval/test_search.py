@@ -10,18 +10,18 @@ import polars as pl
 import pytest
 import torch
 
-import xclass.retrieve as retrieve_module
-import xclass.topk_parts as parts_module
-from xclass.data.ingest import ingest
-from xclass.data.lookup import IdMap
-from xclass.data.options import IngestOptions
-from xclass.data.queries import dataset_queries, histories_of, queries_by_id, queries_with_histories
-from xclass.data.query_files import read_query_file
-from xclass.data.store import Dataset
+import xclass.retrieval.parts as parts_module
+import xclass.retrieval.search as retrieve_module
+from xclass.data.dataset import Dataset
+from xclass.data.ids import IdMap
 from xclass.errors import ArtefactError, ConfigError, DataError, InputError
 from xclass.index import ExactIndex
-from xclass.retrieve import restricted, retrieve
-from xclass.topk_parts import Counts, write_topk
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.queries.files import read_query_file
+from xclass.queries.queries import dataset_queries, histories_of, queries_by_id, queries_with_histories
+from xclass.retrieval.parts import Counts, write_topk
+from xclass.retrieval.search import restricted, retrieve
 from xclass.types import Batch, Ragged, TopK
 
 NUM_ITEMS = 6

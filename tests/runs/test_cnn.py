@@ -12,18 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xclass.build import build_model
+from xclass.api import train
 from xclass.cli import main
-from xclass.data.append import append
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.store import Dataset, open_dataset
+from xclass.data.dataset import Dataset, open_dataset
 from xclass.errors import ConfigError, InputError
-from xclass.growth import grow_run
-from xclass.recommender import Recommender, train
-from xclass.run import resolve_config, train_run
+from xclass.ingest.append import append
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.recommender import Recommender
+from xclass.runs.grow import grow_run
+from xclass.runs.train import resolve_config, train_run
 from xclass.towers.item_texts import CORRECTION
-from xclass.training.loop import Trainer
+from xclass.training.build import build_model
+from xclass.training.trainer import Trainer
 
 KINDS = ["stone", "river", "cloud", "maple"]
 PER_KIND, UNSEEN = 25, 5

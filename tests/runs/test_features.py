@@ -10,19 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 import xclass
-from xclass.build import build_model
+from xclass.batch.export import export_vectors
 from xclass.config import build_config
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.vectoriser import TextOptions
+from xclass.data.vectorizer import TextOptions
 from xclass.errors import ArtefactError, ConfigError, InputError
 from xclass.estimate import estimate
 from xclass.estimate.calibration import _spectral_s
-from xclass.export import export_vectors
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 from xclass.recommender import Recommender
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.run_config import RunConfig
-from xclass.training import loop
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.training import trainer
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 TOPICS, WORDS, LABELS, DOCUMENTS = 6, 60, 30, 400
@@ -161,7 +162,7 @@ def test_a_finished_run_needs_no_dataset_and_keeps_its_idf(run, dataset, tmp_pat
 
 def test_a_resumed_run_has_the_same_bits(dataset, run, tmp_path, monkeypatch):
     other = tmp_path / "other"
-    calls, plain = [], loop.Trainer._step
+    calls, plain = [], trainer.Trainer._step
 
     def stops(self, ready):
         calls.append(1)
@@ -169,7 +170,7 @@ def test_a_resumed_run_has_the_same_bits(dataset, run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return plain(self, ready)
 
-    monkeypatch.setattr(loop.Trainer, "_step", stops)
+    monkeypatch.setattr(trainer.Trainer, "_step", stops)
     with pytest.raises(KeyboardInterrupt):
         train_run(dataset, config(), other)
     monkeypatch.undo()

@@ -16,21 +16,23 @@ from reference.datasets import write
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xclass import growth
+from xclass.api import train
 from xclass.cli import main
-from xclass.data.append import append
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
-from xclass.growth import grow_run
-from xclass.recommender import Recommender, train
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.run_config import RunConfig
-from xclass.training import grown as grown_module
-from xclass.training import loop
-from xclass.training.grown import Numbers
+from xclass.ingest.append import append
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.recommender import Recommender
+from xclass.runs import grow
+from xclass.runs import grow_tensors as grown_module
+from xclass.runs.directory import RunDirectory
+from xclass.runs.grow import grow_run
+from xclass.runs.grow_tensors import Numbers
+from xclass.runs.train import resolve_config, train_run
+from xclass.training import trainer
+from xclass.training.run_config import RunConfig
 
 CONFIG: dict[str, Any] = {
     "model": {"embedding_dim": 8, "query": {"kind": "id+history", "hidden": [8]}, "item": {"hidden": [8]}},
@@ -222,14 +224,14 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: in
 
 
 KILLS = [
-    ("source", growth, "_source", 0),
+    ("source", grow, "_source", 0),
     ("rows", grown_module, "_move_rows", 2),
-    ("checkpoint", growth.CheckpointStore, "save", 0),
-    ("ids", growth, "keep_ids", 0),
-    ("swap", growth, "_write_metrics", 0),
-    ("train", growth, "train_run", 0),
-    ("step", loop.Trainer, "_step", 3),
-    ("step of epoch 2", loop.Trainer, "_step", 9),
+    ("checkpoint", grow.CheckpointStore, "save", 0),
+    ("ids", grow, "keep_ids", 0),
+    ("swap", grow, "_write_metrics", 0),
+    ("train", grow, "train_run", 0),
+    ("step", trainer.Trainer, "_step", 3),
+    ("step of epoch 2", trainer.Trainer, "_step", 9),
     *((f"take over {number}", os, "replace", number) for number in range(8)),
 ]
 
@@ -255,7 +257,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bits(
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     with monkeypatch.context() as patch:
         if owner is os:
-            patch.setattr(growth, "_take_over", counting_only(patch, growth._take_over, calls))
+            patch.setattr(grow, "_take_over", counting_only(patch, grow._take_over, calls))
         else:
             kill_after(patch, owner, name, calls)
         with pytest.raises(Killed):
@@ -297,7 +299,7 @@ def test_an_interrupted_run_grows_from_its_checkpoint(
     old = ingest(write(tmp_path / "a.csv", as_csv(halves[0])), tmp_path / "data", IngestOptions(split="random"))
     old_ids, run = ids(old, "item"), tmp_path / "run"
     with monkeypatch.context() as patch:
-        kill_after(patch, loop.Trainer, "_validate", 1)
+        kill_after(patch, trainer.Trainer, "_validate", 1)
         with pytest.raises(Killed):
             train_run(old, config(), run)
     before = newest(run)
@@ -305,7 +307,7 @@ def test_an_interrupted_run_grows_from_its_checkpoint(
     with pytest.raises(ArtefactError, match=r"(?s)started with another dataset.*--grow-vocab"):
         train_run(new, config(), run, resume=True)
     with monkeypatch.context() as patch:
-        kill_after(patch, loop.Trainer, "_step", 0)
+        kill_after(patch, trainer.Trainer, "_step", 0)
         with pytest.raises(Killed):
             grow_run(new, config(), run)
     after = newest(run / "growing")
@@ -322,14 +324,14 @@ def test_an_interrupted_run_grows_from_its_checkpoint(
 def test_a_dataset_that_grows_while_a_run_trains_does_not_change_its_ids(tmp_path: Path, halves: Any) -> None:
     old = ingest(write(tmp_path / "a.csv", as_csv(halves[0])), tmp_path / "data", IngestOptions(split="random"))
     was = ids(old, "item")
-    source, original = write(tmp_path / "b.csv", as_csv(halves[1])), loop.Trainer.run
+    source, original = write(tmp_path / "b.csv", as_csv(halves[1])), trainer.Trainer.run
 
-    def growing(self: loop.Trainer) -> Any:
+    def growing(self: trainer.Trainer) -> Any:
         append(source, old.path)
         return original(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "run", growing)
+        patch.setattr(trainer.Trainer, "run", growing)
         run = train_run(old, config(train__epochs=1), tmp_path / "run")
     assert RunDirectory(run).item_ids.to_list() == was
 
@@ -355,7 +357,7 @@ def test_a_growth_to_a_dataset_that_grew_again_begins_anew(
     run: Path, datasets: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        kill_after(patch, loop.Trainer, "_step", 2)
+        kill_after(patch, trainer.Trainer, "_step", 2)
         with pytest.raises(Killed):
             grow_run(datasets[1], config(), run)
     with pytest.raises(ConfigError, match=r"(?s)growing with another configuration.*remove"):

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from xclass.cli import main
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ConfigError, InputError
 from xclass.estimate import calibration, estimate
 from xclass.heads import OwnSearch
-from xclass.inspection import describe
+from xclass.ingest.synthetic.pairs import PlantedModel
 from xclass.recommender import Recommender
-from xclass.run import resolve_config, train_run
-from xclass.training.loop import Trainer
+from xclass.runs.inspect import describe
+from xclass.runs.train import resolve_config, train_run
+from xclass.training.trainer import Trainer
 from xclass.types import Ragged
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -109,7 +109,7 @@ def test_lists_are_the_likeliest_items(runs: dict[str, Path], name: str) -> None
 
 
 def _file(histories: list[list[str]]) -> Any:
-    from xclass.data.queries import histories_of
+    from xclass.queries.queries import histories_of
 
     return histories_of(histories)
 
@@ -194,7 +194,7 @@ def test_collapse_is_told_of_queries_alone(runs: dict[str, Path]) -> None:
 
 
 def test_growing_is_refused(dataset: Dataset, runs: dict[str, Path]) -> None:
-    from xclass.growth import grow_run
+    from xclass.runs.grow import grow_run
 
     with pytest.raises(ConfigError, match="item vectors can grow"):
         grow_run(dataset, config("huffman"), runs["huffman"])

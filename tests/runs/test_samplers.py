@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xclass.build import build_model
-from xclass.data.candidates import read_candidates
-from xclass.data.planted import PlantedModel
 from xclass.errors import ConfigError, DataError, InputError
-from xclass.run import resolve_config, train_run
-from xclass.training.loop import Trainer
-from xclass.training.mining import hard_samplers, make_miner
-from xclass.training.state import ModelState
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.queries.candidates import read_candidates
+from xclass.runs.train import resolve_config, train_run
+from xclass.training.build import build_model
+from xclass.training.checkpoint.model_state import ModelState
+from xclass.training.hard_negatives import hard_samplers, make_miner
+from xclass.training.trainer import Trainer
 
 TINY = {
     "model": {"embedding_dim": 8, "query": {"kind": "id"}},

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xclass.build import build_model
-from xclass.data.planted import PlantedModel, best_recall
 from xclass.errors import ConfigError
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.training.loop import Trainer
+from xclass.ingest.synthetic.pairs import PlantedModel, best_recall
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.training.build import build_model
+from xclass.training.trainer import Trainer
 
 PLAIN = {
     "model": {"embedding_dim": 16, "normalize": False, "temperature": 1.0},

@@ -15,17 +15,17 @@ import torch
 from polars.testing import assert_frame_equal
 
 import xclass
-from xclass.data.ingest import ingest
-from xclass.data.lookup import IdMap
-from xclass.data.options import IngestOptions
-from xclass.data.planted import PlantedModel
-from xclass.data.queries import dataset_queries, histories_of
+from xclass.api import index_run
+from xclass.data.ids import IdMap
 from xclass.index import FaissIndex, IndexConfig, SubsetIndex
-from xclass.indexing import index_run
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic.pairs import PlantedModel
 from xclass.metrics import parse_metrics
-from xclass.once import once
+from xclass.queries.queries import dataset_queries, histories_of
 from xclass.recommender import Recommender
-from xclass.rng import numpy_generator, torch_generator
+from xclass.runtime.once import once
+from xclass.runtime.rng import numpy_generator, torch_generator
 from xclass.types import Ragged
 
 THREADS = 8

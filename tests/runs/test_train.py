@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from xclass.config import to_toml
-from xclass.data.planted import PlantedModel, best_recall
-from xclass.data.store import open_dataset
+from xclass.data.dataset import open_dataset
 from xclass.errors import ArtefactError, ConfigError, XclassError
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.run_config import RunConfig
-from xclass.training import loop
-from xclass.training.checkpoint import CheckpointStore
+from xclass.ingest.synthetic.pairs import PlantedModel, best_recall
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.training import trainer
+from xclass.training.checkpoint.store import CheckpointStore
+from xclass.training.run_config import RunConfig
 
 TINY = {
     "model": {
@@ -200,10 +201,10 @@ def test_early_stopping_keeps_the_best_weights(dataset, tmp_path):
 
 SCRIPT = """
 import sys, time
-import xclass.training.loop as loop
-from xclass.data.store import open_dataset
+import xclass.training.trainer as loop
+from xclass.data.dataset import open_dataset
 from xclass.errors import Interrupted
-from xclass.run import resolve_config, train_run
+from xclass.runs.train import resolve_config, train_run
 step = loop.Trainer._step
 def slow(self, batch):
     time.sleep(0.01)
@@ -252,7 +253,7 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(dataset, tmp_
 
 def interrupted(dataset, settings, out, monkeypatch, at_step):
     """A run that dies just before step ``at_step``."""
-    from xclass.training.loop import Trainer
+    from xclass.training.trainer import Trainer
 
     step = Trainer._step
 
@@ -397,7 +398,7 @@ def test_the_default_configuration_round_trips(tmp_path):
 def test_short_epochs_are_checkpointed_too(dataset, tmp_path, monkeypatch):
     """The time since the last checkpoint goes on over the ends of epochs: here a second passes at each look."""
     saved, seconds = [], itertools.count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     for how in ("save", "begin"):
         monkeypatch.setattr(CheckpointStore, how, lambda self, name, *rest, **named: saved.append(name))
     changes = {"train__epochs": 6, "train__checkpoint_every_s": 40, "train__validation__keep_best": False}

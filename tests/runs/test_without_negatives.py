@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import xclass
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.store import Dataset
+from xclass.api import train
+from xclass.data.dataset import Dataset
 from xclass.errors import ConfigError, InputError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 from xclass.losses import LOSSES
-from xclass.recommender import train
 from xclass.sampling import SamplerConfig
 
 KINDS = get_args(SamplerConfig.model_fields["kind"].annotation)
@@ -81,7 +81,7 @@ def test_weights_that_are_all_0_are_refused_at_the_start(
     by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a dataset that was made before ingest refused them."""
-    monkeypatch.setattr("xclass.data.ingest.check_weights", lambda *_: None)
+    monkeypatch.setattr("xclass.ingest.ingest.check_weights", lambda *_: None)
     zeros = made(tmp_path, [0.0])
     with pytest.raises(InputError, match="weights of all train pairs are 0"):
         train(zeros, config({"num_sampled": 2}, {}, by), tmp_path / "run", check_memory=False)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from xclass.memory import advise, will_read
+from xclass.runtime.memory import advise, will_read
 
 PROGRAM = """
 import resource, sys, threading
 import torch
-from xclass.memory import keep_freed_memory
+from xclass.runtime.memory import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

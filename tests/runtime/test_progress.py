@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from xclass import progress
-from xclass.progress import Progress, duration, say
+from xclass.runtime import progress
+from xclass.runtime.progress import Progress, duration, say
 
 
 class Clock:

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import torch
 
-from xclass.rng import derive_seed, numpy_generator, torch_generator
+from xclass.runtime.rng import derive_seed, numpy_generator, torch_generator
 
 
 def test_the_seed_is_pinned() -> None:

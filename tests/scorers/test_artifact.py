@@ -10,21 +10,21 @@ import torch
 
 import xclass
 import xclass.data.batches
-from xclass import document_scorers
-from xclass.batch import Job, retrieve_to_file
+from xclass.api import index_run
+from xclass.batch.retrieve import Job, retrieve_to_file
 from xclass.config import build_config
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import ArtefactError, ConfigError, InputError, Interrupted
 from xclass.estimate import estimate
 from xclass.index import IndexConfig
-from xclass.indexing import index_run
-from xclass.inspection import describe
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 from xclass.metrics import parse_metrics
 from xclass.recommender import Recommender
-from xclass.rng import numpy_generator
-from xclass.run import train_run
-from xclass.run_config import RunConfig
+from xclass.runs.inspect import describe
+from xclass.runs.train import train_run
+from xclass.runtime.rng import numpy_generator
+from xclass.scorers import artifact
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 LABELS, WORDS = 12, 40
@@ -120,7 +120,7 @@ def test_an_interrupted_run_goes_on_behind_what_is_finished(place, tmp_path, mon
     )
     dataset = xclass.open_dataset(place / "dataset")
     with monkeypatch.context() as patch:
-        patch.setattr(document_scorers, "_linear", stop)
+        patch.setattr(artifact, "_linear", stop)
         with pytest.raises(Interrupted, match="kept"):
             train_run(dataset, config, tmp_path / "run")
     kept = (tmp_path / "run" / "neighbours.safetensors").stat().st_mtime_ns

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from xclass.config import load_config, to_toml
-from xclass.data.ingest import ingest
-from xclass.data.planted import PlantedModel
+from xclass.ingest.ingest import ingest
+from xclass.ingest.synthetic.pairs import PlantedModel
 from xclass.metrics import average, compute, parse_metrics, popular_topk
-from xclass.run import resolve_config, train_run
-from xclass.run_config import RunConfig, reference
+from xclass.runs.train import resolve_config, train_run
+from xclass.training.run_config import RunConfig, reference
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
 TINY = [path for path in CONFIGS if path.parent.name == "tiny"]
 

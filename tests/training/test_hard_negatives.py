@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from xclass.build import build_model
-from xclass.data.planted import PlantedModel
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.training.mining import hard_parts, hard_samplers, make_miner, search_all
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.training.build import build_model
+from xclass.training.hard_negatives import hard_parts, hard_samplers, make_miner, search_all
 
 TINY = {"model": {"embedding_dim": 8, "query": {"kind": "id"}}, "train": {"epochs": 2, "learning_rate": 0.3}}
 UNIFORM = {"kind": "uniform", "num_sampled": 20}

@@ -14,11 +14,11 @@ import typer
 
 from xclass.cli import app, main
 from xclass.config import Config, build_config, load_config
-from xclass.data.options import IngestOptions
-from xclass.data.vectoriser import TextOptions
+from xclass.data.vectorizer import TextOptions
 from xclass.errors import ConfigError
 from xclass.index import IndexConfig
-from xclass.run_config import RunConfig
+from xclass.ingest.options import IngestOptions
+from xclass.training.run_config import RunConfig
 
 NUMBERS: list[Any] = [0, -1, 2**31, 2**63 - 1, 10**20, -(10**20), math.nan, math.inf, -math.inf, 1e39, 5e-324]
 OTHERS: list[Any] = ["", "x" * 100_000, True, None, [], [10**20], [-1], [math.nan], {}, {"x": 1}]

@@ -14,15 +14,15 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.queries import BATCH_QUERIES, Queries, dataset_slice
-from xclass.data.query_blocks import count_queries, read_query_blocks
-from xclass.data.query_files import ITEM_COLUMN, read_query_file
 from xclass.errors import DataError, InputError
-from xclass.files import atomic_file, scratch_directory
-from xclass.frames import scan_parquet
 from xclass.index.checks import checked_queries
-from xclass.progress import Progress
+from xclass.io.files import atomic_file, scratch_directory
+from xclass.io.frames import scan_parquet
+from xclass.queries.blocks import count_queries, read_query_blocks
+from xclass.queries.files import ITEM_COLUMN, read_query_file
+from xclass.queries.queries import BATCH_QUERIES, Queries, dataset_slice
 from xclass.recommender import Recommender
+from xclass.runtime.progress import Progress
 
 ROWS_AT_ONCE = 1 << 16
 TEXTS_AT_ONCE = 1 << 12

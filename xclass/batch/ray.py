@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from xclass.data.query_files import ITEM_COLUMN, QUERY_COLUMN, QueryFile, table_of
 from xclass.errors import ArtefactError, ConfigError, DataError, XclassError
-from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index.checks import checked_k
+from xclass.queries.files import ITEM_COLUMN, QUERY_COLUMN, QueryFile, table_of
 from xclass.recommender import Recommender
-from xclass.topk_files import empty_frame, topk_frame
+from xclass.retrieval.filters import FilteredSearch, Wanted
+from xclass.retrieval.formats import empty_frame, topk_frame
 from xclass.types import offsets_of
 
 HISTORY_COLUMN = "history"

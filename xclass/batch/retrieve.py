@@ -14,24 +14,24 @@ from typing import Any
 
 import polars as pl
 
-from xclass.data.given_files import ending_of
-from xclass.data.lookup import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown, none_known
-from xclass.data.queries import Queries, dataset_slice, empty_histories
-from xclass.data.query_blocks import count_queries, read_query_blocks
-from xclass.data.query_files import QUERY_FORMATS
-from xclass.divided_search import DividedIndex
-from xclass.engine.group import Group
+from xclass.data.ids import LEFT_OUT, NAMED, TAKEN_FOR_UNKNOWN, Unknown, none_known
+from xclass.distributed.process_group import Group
+from xclass.distributed.sharded_search import DividedIndex
 from xclass.errors import ArtefactError, ConfigError, DataError, lookup
-from xclass.files import atomic_file, check_files
-from xclass.filtered_search import FilteredSearch, Wanted
 from xclass.index import ExactIndex
 from xclass.index.checks import checked_k
-from xclass.manifest import sha256_file
-from xclass.progress import Progress, say
+from xclass.io.files import atomic_file, check_files
+from xclass.io.manifest import sha256_file
+from xclass.queries.blocks import count_queries, read_query_blocks
+from xclass.queries.files import QUERY_FORMATS
+from xclass.queries.given_files import ending_of
+from xclass.queries.queries import Queries, dataset_slice, empty_histories
 from xclass.recommender import INDEX_FOLDER, Recommender
-from xclass.retrieve import Searched
-from xclass.topk_files import PART_ROWS, check_ids, empty_frame, format_of, topk_frame
-from xclass.topk_parts import Counts, Parts, Written, disk_errors, kept_for_resume
+from xclass.retrieval.filters import FilteredSearch, Wanted
+from xclass.retrieval.formats import PART_ROWS, check_ids, empty_frame, format_of, topk_frame
+from xclass.retrieval.parts import Counts, Parts, Written, disk_errors, kept_for_resume
+from xclass.retrieval.search import Searched
+from xclass.runtime.progress import Progress, say
 
 PART_QUERIES = 4096
 DIVIDED = ("queries", "items")

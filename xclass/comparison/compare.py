@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xclass.errors import InputError
-from xclass.evaluate import metrics_at
+from xclass.evaluation.evaluate import metrics_at
+from xclass.evaluation.predictions import Rows, evaluate_predictions
 from xclass.metrics import Evaluation, MetricName
 from xclass.metrics.comparison import Comparison, compare_evaluations, distinct_names
-from xclass.predictions import Rows, evaluate_predictions
-from xclass.progress import say
 from xclass.recommender import Recommender
+from xclass.runtime.progress import say
 
 RESAMPLES = 10_000
 
@@ -63,7 +63,8 @@ def compare_predictions(
 ) -> Comparison:
     """Measure files of predictions against one truth, and compare each with the first.
 
-    See :func:`xclass.predictions.evaluate_predictions` for the files. Tables in memory are called "table 1", …
+    See :func:`xclass.evaluation.predictions.evaluate_predictions` for the files. Tables in memory are called "table 1",
+    …
     """
     _check_enough(predictions)
     found: dict[str, Evaluation] = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xclass.errors import ArtefactError, InputError
-from xclass.training.log import read_log
-from xclass.training.validate import lower_is_better
+from xclass.training.metrics_log import read_log
+from xclass.training.validation import lower_is_better
 
 NEAR = 0.01
 """Without a target of the user's: within this share of the first configuration's best validation."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from xclass.contest.curves import Point
-from xclass.manifest import atomic_file
-from xclass.progress import say
-from xclass.training.validate import lower_is_better
+from xclass.comparison.curves import Point
+from xclass.io.files import atomic_file
+from xclass.runtime.progress import say
+from xclass.training.validation import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xclass.contest.curves import Point, Target
-from xclass.contest.layer import BATCH, DEFINITIONS, TIMES, Layer
-from xclass.contest.picture import draw
-from xclass.manifest import atomic_file, write_json
-from xclass.markdown import Brief, are_numbers, cell, markdown
+from xclass.comparison.curves import Point, Target
+from xclass.comparison.plot import draw
+from xclass.comparison.timing import BATCH, DEFINITIONS, TIMES, Layer
+from xclass.io.files import atomic_file
+from xclass.io.manifest import write_json
+from xclass.io.markdown import Brief, are_numbers, cell, markdown
 from xclass.metrics.comparison import Comparison
-from xclass.progress import say
+from xclass.runtime.progress import say
 
 JSON, MARKDOWN, PICTURE = "comparison.json", "comparison.md", "comparison.png"
 OF_TRAINING = {

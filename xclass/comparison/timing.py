@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xclass.data.queries import dataset_queries
+from xclass.embeddings import Table
 from xclass.heads import DotHead, table_shapes
 from xclass.index import Index
-from xclass.model import TwoTower
+from xclass.index.interface import BatchSearch
+from xclass.models.two_tower import TwoTower
+from xclass.queries.queries import dataset_queries
 from xclass.recommender import Recommender
-from xclass.retrieve import BatchSearch
-from xclass.tables import Table
 from xclass.types import Batch, Ragged
 
 Score = Callable[[Tensor, Ragged, dict[str, Table]], Tensor]

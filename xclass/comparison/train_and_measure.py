@@ -8,21 +8,22 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.build import choose_device
-from xclass.contest.curves import Target, curve, examples_per_s, reached_s, read_records, target_of
-from xclass.contest.layer import BATCH, Layer, layer_of, medians, queries_to_time, time_once
-from xclass.contest.result import Contest, Entry
-from xclass.data.store import Dataset, open_dataset
+from xclass.comparison.curves import Target, curve, examples_per_s, reached_s, read_records, target_of
+from xclass.comparison.result import Contest, Entry
+from xclass.comparison.timing import BATCH, Layer, layer_of, medians, queries_to_time, time_once
+from xclass.data.dataset import Dataset, open_dataset
 from xclass.errors import InputError, Interrupted
 from xclass.estimate import warm_up
-from xclass.evaluate import metrics_at
+from xclass.evaluation.evaluate import metrics_at
 from xclass.metrics import Evaluation, MetricName
 from xclass.metrics.comparison import compare_evaluations, distinct_names
-from xclass.progress import say
 from xclass.recommender import Recommender
-from xclass.run import MANIFEST, resolve_config, train_run
-from xclass.run_config import RunConfig
-from xclass.training.validate import SHOWN, chosen_metric
+from xclass.runs.directory import MANIFEST
+from xclass.runs.train import resolve_config, train_run
+from xclass.runtime.progress import say
+from xclass.training.build import choose_device
+from xclass.training.run_config import RunConfig
+from xclass.training.validation import SHOWN, chosen_metric
 
 TURNS = 5
 METRICS = ("recall", "ndcg")

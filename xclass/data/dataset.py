@@ -26,17 +26,16 @@ import torch
 from torch import Tensor
 
 from xclass.data.dataset_record import DatasetRecord
-from xclass.data.document_blocks import TEXT
 from xclass.data.given import checked_path
 from xclass.data.lists import Joined, Lists
 from xclass.data.stored import FINITE, FLOATS, INTEGERS, Wanted, map_array, offsets_wanted
-from xclass.data.vectoriser import FILE as VECTORISER
-from xclass.data.vectoriser import Vectoriser
+from xclass.data.vectorizer import FILE as VECTORISER
+from xclass.data.vectorizer import Vectoriser
 from xclass.data.windows import SequenceFacts, Windows
 from xclass.errors import ArtefactError, lookup, nearest
-from xclass.frames import Kinds, check_columns, read_parquet, reading, scan_parquet
-from xclass.manifest import read_manifest, verified_file, verify_files
-from xclass.once import once
+from xclass.io.frames import Kinds, check_columns, read_parquet, reading, scan_parquet
+from xclass.io.manifest import read_manifest, verified_file, verify_files
+from xclass.runtime.once import once
 from xclass.types import Ragged
 
 MANIFEST = "dataset.json"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from xclass.data.pairs import stable_order
 from xclass.types import Ragged, offsets_of
 
 

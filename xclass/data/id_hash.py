@@ -7,8 +7,8 @@ import mmap
 import numpy as np
 import torch
 
-from xclass.compiling import compiles
-from xclass.memory import advise
+from xclass.runtime.jit import compiles
+from xclass.runtime.memory import advise
 
 LEAST_SLOTS = 1 << 12
 SMALL = 1 << 24
@@ -46,7 +46,7 @@ class KeyNumbers:
     def _compiled_of(self, keys: np.ndarray, grow: bool) -> np.ndarray:
         if self._small is None or int(keys.min()) < 0 or int(keys.max()) >= SMALL:
             return self._hashed(keys, grow)
-        from xclass.data.kernels import look_up_small
+        from xclass.data._numba import look_up_small
 
         numbers, largest = np.empty(len(keys), dtype=np.int64), int(keys.max())
         if largest >= len(self._small):
@@ -57,7 +57,7 @@ class KeyNumbers:
         return numbers
 
     def _hashed(self, keys: np.ndarray, grow: bool) -> np.ndarray:
-        from xclass.data.kernels import look_up
+        from xclass.data._numba import look_up
 
         if self._small is not None:
             held = np.flatnonzero(self._small)
@@ -75,7 +75,7 @@ class KeyNumbers:
 
     def _rebuild(self, keys: np.ndarray, room: int) -> None:
         """A hash table with room for so many keys that holds these, numbered by their place."""
-        from xclass.data.kernels import look_up
+        from xclass.data._numba import look_up
 
         slots = torch.empty(max(LEAST_SLOTS, 1 << (2 * room - 1).bit_length()), 2, dtype=torch.int64)
         if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -108,7 +108,7 @@ def _shift(slots: np.ndarray) -> np.uint64:
 def first_of_each(offsets: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
     """Bool (M,): false where a list has that id at an earlier place; None when no list repeats one."""
     if compiles():
-        from xclass.data.kernels import mark_repeats
+        from xclass.data._numba import mark_repeats
 
         keep = np.ones(len(ids), dtype=np.bool_)
         return keep if mark_repeats(offsets, ids, keep) else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xclass.data.given import as_id_series
 from xclass.errors import DataError, InputError
-from xclass.once import once
+from xclass.runtime.once import once
 
 NAMED = 5
 EXAMPLES = 3

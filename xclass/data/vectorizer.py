@@ -13,9 +13,9 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from xclass.config import Config, Positive, build_config
-from xclass.data.sparse import Sparse, joined
+from xclass.data.features import Sparse, joined
 from xclass.errors import ArtefactError, DataError
-from xclass.records import Count, Record, read_record
+from xclass.io.records import Count, Record, read_record
 
 FILE = "vectoriser.json"
 WORDS = r"\w+"

@@ -1,7 +1,10 @@
 """The processes that train or retrieve together; what knows TorchRec is here, and imported inside functions only."""
 
-from xclass.engine.distributed import DistributedEngine
-from xclass.engine.group import (
+from xclass.distributed.distributed import DistributedEngine
+from xclass.distributed.interface import Engine
+from xclass.distributed.launch import open_engine
+from xclass.distributed.local import LocalEngine
+from xclass.distributed.process_group import (
     TIMEOUT_S,
     Group,
     OtherRankError,
@@ -12,10 +15,7 @@ from xclass.engine.group import (
     restarts,
     share_of,
 )
-from xclass.engine.local import LocalEngine
-from xclass.engine.opening import open_engine
-from xclass.engine.seam import Engine
-from xclass.engine.sharded import ShardedTable
+from xclass.distributed.sharded_table import ShardedTable
 
 __all__ = [
     "TIMEOUT_S",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xclass.engine.mailbox import Mailboxes
+from xclass.distributed.shared_memory import Mailboxes
 
 Guard = Callable[[], AbstractContextManager[None]]
 

@@ -9,17 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xclass.engine.group import Group
-from xclass.engine.merged import MergedSearch, vectors_here
-from xclass.engine.placing import Sharding, Turns, placed
-from xclass.engine.routes import plan_routes
-from xclass.engine.seam import Search
-from xclass.engine.sharded import ShardedTable
-from xclass.engine.torchrec_table import TorchRecTable, planned
+from xclass.distributed.interface import Search
+from xclass.distributed.placement import Sharding, Turns, placed
+from xclass.distributed.process_group import Group
+from xclass.distributed.routing import plan_routes
+from xclass.distributed.sharded_search import MergedSearch, vectors_here
+from xclass.distributed.sharded_table import ShardedTable
+from xclass.distributed.torchrec_table import TorchRecTable, planned
+from xclass.embeddings import TABLES, MemoryTable, Place, RowOptimizer, Table, TableOptions
 from xclass.errors import ConfigError
-from xclass.heads.vectors import ItemVectors
-from xclass.model import Prepared, TwoTower
-from xclass.tables import TABLES, MemoryTable, Place, RowOptimizer, Table, TableOptions
+from xclass.heads.item_vectors import ItemVectors
+from xclass.models.two_tower import Prepared, TwoTower
 from xclass.types import Rows
 
 FLAGS = ("stop", "checkpoint")
@@ -27,7 +27,7 @@ Kind = Literal["exchange", "torchrec"]
 
 
 class DistributedEngine:
-    """See :class:`xclass.engine.seam.Engine`.
+    """See :class:`xclass.distributed.interface.Engine`.
 
     Every rank draws the whole batch, its candidates and what the sampler learns, and computes its share of the queries:
     the loss is that of one process, whatever the number of ranks.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from xclass.streams import to_stderr
+from xclass.runtime.streams import to_stderr
 
 BEAT_S = 0.5
 LISTEN_S = 4 * BEAT_S

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from xclass.engine.group import Group
-from xclass.model import Prepared, TwoTower
-from xclass.tables import Place, RowOptimizer, Table, TableOptions
+from xclass.distributed.process_group import Group
+from xclass.embeddings import Place, RowOptimizer, Table, TableOptions
+from xclass.models.two_tower import Prepared, TwoTower
 from xclass.types import Ragged, Rows, TopK
 
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from xclass.engine.distributed import DistributedEngine, Kind
-from xclass.engine.group import Group, launched
-from xclass.engine.local import LocalEngine
-from xclass.engine.placing import Sharding
-from xclass.engine.seam import Engine
-from xclass.progress import silence
+from xclass.distributed.distributed import DistributedEngine, Kind
+from xclass.distributed.interface import Engine
+from xclass.distributed.local import LocalEngine
+from xclass.distributed.placement import Sharding
+from xclass.distributed.process_group import Group, launched
+from xclass.runtime.progress import silence
 
 
 @contextmanager

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from xclass.engine.group import Group
-from xclass.engine.seam import Search
+from xclass.distributed.interface import Search
+from xclass.distributed.process_group import Group
+from xclass.embeddings import TABLES, Place, RowOptimizer, Table, TableOptions
 from xclass.index.exact import ExactIndex
-from xclass.model import Prepared, TwoTower
-from xclass.tables import TABLES, Place, RowOptimizer, Table, TableOptions
+from xclass.models.two_tower import Prepared, TwoTower
 from xclass.types import Rows
 
 
 class LocalEngine:
-    """See :class:`xclass.engine.seam.Engine`."""
+    """See :class:`xclass.distributed.interface.Engine`."""
 
     def __init__(self) -> None:
         self.group = Group()

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xclass.engine.exchange import Exchange, begin_exchange
-from xclass.engine.mailbox import Mailboxes, can_share
-from xclass.engine.meeting import Meeting
-from xclass.engine.watch import Watch
+from xclass.distributed.all_to_all import Exchange, begin_exchange
+from xclass.distributed.heartbeat import Watch
+from xclass.distributed.rendezvous import Meeting
+from xclass.distributed.shared_memory import Mailboxes, can_share
 from xclass.errors import ConfigError, XclassError
 
 TIMEOUT_S = 300.0

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
-from xclass.engine.exchange import Exchange
-from xclass.engine.group import Group
-from xclass.engine.placing import Turns
-from xclass.tables import plan_rows
+from xclass.distributed.all_to_all import Exchange
+from xclass.distributed.placement import Turns
+from xclass.distributed.process_group import Group
+from xclass.embeddings import plan_rows
+from xclass.runtime.jit import compiles
 
 
 class Route(NamedTuple):
@@ -75,12 +75,12 @@ def cut(ids: Tensor, turns: Turns, size: int) -> Cut:
 
 
 def _compiled_cut(ids: Tensor, turns: Turns, size: int) -> Cut:
-    from xclass.engine import kernels
+    from xclass.distributed import _numba
 
     counts = torch.zeros(size, dtype=torch.int64)
     found = Cut(torch.empty_like(ids), torch.empty_like(ids), torch.empty_like(ids), counts)
     filled = [each.numpy() for each in (counts, found.rows, found.order, found.places)]
-    kernels.by_owner(ids.numpy(), np.array(turns.holders), *filled)
+    _numba.by_owner(ids.numpy(), np.array(turns.holders), *filled)
     return found
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.engine.group import Group
-from xclass.engine.placing import Turns
-from xclass.engine.sharded import ShardedTable
-from xclass.heads.feature_rows import FeatureRows
-from xclass.heads.vectors import ItemVectors
+from xclass.distributed.placement import Turns
+from xclass.distributed.process_group import Group
+from xclass.distributed.sharded_table import ShardedTable
+from xclass.heads.item_features import FeatureRows
+from xclass.heads.item_vectors import ItemVectors
 from xclass.index.exact import ExactIndex
-from xclass.index.merging import merged
+from xclass.index.merge import merged
 from xclass.types import Ragged, TopK, offsets_of
-from xclass.vectors import TensorVectors, Vectors
+from xclass.types.vectors import TensorVectors, Vectors
 
 FEATURE_ROWS = 1 << 14
 

@@ -1,5 +1,5 @@
 """Tables whose rows lie in several processes: as a rule row i is row i ÷ R of the shard of rank i mod R
-(:mod:`xclass.engine.placing`).
+(:mod:`xclass.distributed.placement`).
 
 A step asks for distinct rows. Their numbers go to the ranks that hold them, the rows come back; their gradients go the
 same way, and the owner adds up what several ranks found for one row before its optimiser sees it. Items are numbered by
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.engine.exchange import Exchange
-from xclass.engine.group import Group
-from xclass.engine.placing import Turns
-from xclass.engine.routes import Route, plan_routes
+from xclass.distributed.all_to_all import Exchange
+from xclass.distributed.placement import Turns
+from xclass.distributed.process_group import Group
+from xclass.distributed.routing import Route, plan_routes
+from xclass.embeddings import MemoryTable
 from xclass.errors import InputError
-from xclass.tables import MemoryTable
-from xclass.tensorfile import as_bytes
+from xclass.io.tensors import as_bytes
 
 BLOCK_BYTES = 1 << 22
 

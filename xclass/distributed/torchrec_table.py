@@ -1,8 +1,8 @@
 """A sharded table that TorchRec holds: its sharding, its exchanges, FBGEMM's fused kernel for the updates.
 
 Row-wise TorchRec gives each rank one contiguous part. Row i of the table is row i ÷ R of the part of rank i mod R, as
-in :mod:`xclass.engine.sharded`, so that popular rows are spread and checkpoints are the same. Table-wise one rank has
-all.
+in :mod:`xclass.distributed.sharded_table`, so that popular rows are spread and checkpoints are the same. Table-wise one
+rank has all.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xclass.engine.group import Group
-from xclass.engine.placing import Turns
-from xclass.engine.sharded import ShardedTable
+from xclass.distributed.placement import Turns
+from xclass.distributed.process_group import Group
+from xclass.distributed.sharded_table import ShardedTable
+from xclass.embeddings import MemoryTable, RowOptimizer, TableOptions
 from xclass.errors import ConfigError
 from xclass.optim import RowAdaGrad
-from xclass.tables import MemoryTable, RowOptimizer, TableOptions
 
 FEATURE = "rows"
 STATE = "sum_of_squares"
@@ -106,7 +106,8 @@ class TorchRecTable(ShardedTable):
             rows.backward(grads if len(ids) else torch.zeros_like(rows))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The rows here and their sums of squares, by the names that :class:`xclass.tables.MemoryTable` gives them."""
+        """The rows here and their sums of squares, by the names that :class:`xclass.embeddings.MemoryTable` gives
+        them."""
         return {"weight": self.weight, STATE: self._sums}
 
 

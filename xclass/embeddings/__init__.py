@@ -1,9 +1,9 @@
 """Tables of vectors, and the working set: the rows that one step needs, pulled once and pushed once."""
 
-from xclass.tables.config import TableConfig
-from xclass.tables.host import HostTable, MappedTable
-from xclass.tables.memory import MemoryTable, Place, TableOptions
-from xclass.tables.working_set import RowOptimizer, RowPlan, Table, plan_rows
+from xclass.embeddings.config import TableConfig
+from xclass.embeddings.host_table import HostTable, MappedTable
+from xclass.embeddings.interface import RowOptimizer, RowPlan, Table, plan_rows
+from xclass.embeddings.table import MemoryTable, Place, TableOptions
 
 # By where rows lie: tables.storage of a configuration.
 TABLES: dict[str, type[MemoryTable]] = {"device": MemoryTable, "host": HostTable, "mapped": MappedTable}

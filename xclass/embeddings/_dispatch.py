@@ -1,7 +1,7 @@
 """Pull and push compiled by numba, for rows in main memory: one pass over the touched rows, on as many threads as pay.
 
 Each row is changed by one thread and depends on nothing but itself, so that the bits are the same whatever the threads.
-Without numba :func:`fits` is false and :mod:`xclass.tables.plain` serves.
+Without numba :func:`fits` is false and :mod:`xclass.embeddings.row_ops` serves.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
+from xclass.embeddings.hashing import Keys
+from xclass.embeddings.interface import RowOptimizer
+from xclass.embeddings.row_ops import Step, Stored
 from xclass.errors import InputError
-from xclass.tables.hashing import Keys
-from xclass.tables.plain import Step, Stored
-from xclass.tables.working_set import RowOptimizer
-from xclass.workers import in_parts
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 
 CELLS_PER_THREAD = 1 << 17  # fewer are done before another thread is awake
 DTYPES = (torch.float32, torch.bfloat16)
@@ -38,7 +38,7 @@ def fits(stored: Stored, optimizer: RowOptimizer | None) -> bool:
 
 
 def pull(stored: Stored, ids: Tensor, decay: float, out: Tensor) -> None:
-    """:func:`xclass.tables.plain.pull` into ``out``, float32 (U, D)."""
+    """:func:`xclass.embeddings.row_ops.pull` into ``out``, float32 (U, D)."""
     _check(ids, stored.weight)
     weight, until, chosen, rows = _array(stored.weight), _until(stored), _array(ids), _array(out)
     gather = _kernels().gather
@@ -48,7 +48,7 @@ def pull(stored: Stored, ids: Tensor, decay: float, out: Tensor) -> None:
 
 
 def push(stored: Stored, optimizer: RowOptimizer, ids: Tensor, grads: Tensor, step: Step) -> None:
-    """:func:`xclass.tables.plain.push`."""
+    """:func:`xclass.embeddings.row_ops.push`."""
     _check(ids, stored.weight)
     kernels = _kernels()
     kind, *numbers = optimizer.compiled() or ("", 0.0, 0.0, 0.0)
@@ -64,7 +64,7 @@ def push(stored: Stored, optimizer: RowOptimizer, ids: Tensor, grads: Tensor, st
 
 
 def settle(stored: Stored, first: int, decay: float, keys: Keys) -> None:
-    """:func:`xclass.tables.plain.settle`."""
+    """:func:`xclass.embeddings.row_ops.settle`."""
     weight, until, settling = _array(stored.weight), _until(stored), _kernels().settle
     numbers = np.array(keys, np.uint32)
 
@@ -75,7 +75,7 @@ def settle(stored: Stored, first: int, decay: float, keys: Keys) -> None:
 
 
 def draw(weight: Tensor, first: int, values: Tensor, keys: tuple[Keys, Keys]) -> None:
-    """:func:`xclass.tables.start.draw`, and the values it names written into ``weight``."""
+    """:func:`xclass.embeddings.init.draw`, and the values it names written into ``weight``."""
     cells, chosen, numbers, drawing = _array(weight), _array(values), np.array(keys, np.uint32).ravel(), _kernels().draw
 
     def part(start: int, stop: int) -> None:
@@ -117,6 +117,6 @@ def _state(state: dict[str, Tensor], names: tuple[str, ...]) -> Any:
 @functools.cache
 def _kernels() -> Any:
     """Compiled on first use, by element type."""
-    from xclass.tables import kernels
+    from xclass.embeddings import _numba
 
-    return kernels
+    return _numba

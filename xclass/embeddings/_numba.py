@@ -1,4 +1,4 @@
-"""What numba compiles for tables. Imported only where numba is installed, by :mod:`xclass.tables.compiled`.
+"""What numba compiles for tables. Imported only where numba is installed, by :mod:`xclass.embeddings._dispatch`.
 
 Rows lie anywhere in memory, so a pass spends its time waiting for them: each is asked for ``AHEAD`` rows before its
 turn. bfloat16 comes as its bits, uint16. numba widens 32-bit integers, so they are cast back after every operation.
@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, U, fetch, fetch_row, read
+from xclass.runtime.jit_bfloat16 import FAST, LINE_BYTES, OPTIONS, F, U, fetch, fetch_row, read
 
 GOLDEN = np.uint32(0x9E3779B9)
 AHEAD = 8
@@ -44,7 +44,7 @@ def _written(value, like, noise):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def mixed(x: Any) -> Any:
-    """32 well-mixed bits of 32 bits: the function of :func:`xclass.tables.hashing.mixed`."""
+    """32 well-mixed bits of 32 bits: the function of :func:`xclass.embeddings.hashing.mixed`."""
     x = U(U(x ^ U(x >> U(16))) * U(0x7FEB352D))
     x = U(U(x ^ U(x >> U(15))) * U(0x846CA68B))
     return U(x ^ U(x >> U(16)))
@@ -98,7 +98,7 @@ def gather(weight: Any, ids: Any, decayed: Any, decay: float, rows: Any) -> None
 def push(  # noqa: C901  calls with this many arrays cost more than a row
     weight: Any, squares: Any, updates: Any, mean: Any, decayed: Any, ids: Any, grads: Any, numbers: Any, keys: Any
 ) -> None:
-    """Decay, clip, step, round, for each of ``ids``; the plain form is :func:`xclass.tables.plain.push`.
+    """Decay, clip, step, round, for each of ``ids``; the plain form is :func:`xclass.embeddings.row_ops.push`.
 
     Args:
         weight: (N, D).

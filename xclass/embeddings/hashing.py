@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.rng import derive_seed
+from xclass.runtime.rng import derive_seed
 
 LOW = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9

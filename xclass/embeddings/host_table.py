@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.embeddings.storage import NUMPY, as_tensor, in_memory
+from xclass.embeddings.table import MemoryTable
 from xclass.errors import ArtefactError, InputError
-from xclass.manifest import require_space
-from xclass.memory import advise, will_read
-from xclass.tables.memory import MemoryTable
-from xclass.tables.places import NUMPY, as_tensor, in_memory
+from xclass.io.files import require_space
+from xclass.runtime.memory import advise, will_read
 
 CPU = torch.device("cpu")
 
@@ -56,10 +56,10 @@ class MappedTable(HostTable):
     """Rows and state in files of their own, mapped: for tables larger than memory.
 
     The system keeps in memory what is touched often and writes back what changed. Rows are read one by one, without
-    those around them; what is to be read in order says so first (:func:`xclass.memory.will_read`). The files are
-    working memory: they are made anew by every process, need as much disk as the table has bytes (taken at the start,
-    so that a disk which fills up later harms nothing), and go with the table. What survives is the checkpoint. A push
-    costs several times what it does in memory: the system notes every page that changes.
+    those around them; what is to be read in order says so first (:func:`xclass.runtime.memory.will_read`). The files
+    are working memory: they are made anew by every process, need as much disk as the table has bytes (taken at the
+    start, so that a disk which fills up later harms nothing), and go with the table. What survives is the checkpoint. A
+    push costs several times what it does in memory: the system notes every page that changes.
     """
 
     def _claim_place(self) -> None:

@@ -12,10 +12,10 @@ import functools
 import torch
 from torch import Tensor
 
-from xclass.tables import compiled
-from xclass.tables.hashing import Keys, cell_bits, keys_of, mixed, row_bits
-from xclass.tables.places import BLOCK_ROWS, blocks
-from xclass.tables.plain import Stored
+from xclass.embeddings import _dispatch
+from xclass.embeddings.hashing import Keys, cell_bits, keys_of, mixed, row_bits
+from xclass.embeddings.row_ops import Stored
+from xclass.embeddings.storage import BLOCK_ROWS, blocks
 
 VALUES = 1 << 16
 
@@ -45,8 +45,8 @@ def write_normal_part(weight: Tensor, std: float, seed: int, parts: int, part: i
 
 def _write(weight: Tensor, values: Tensor, first: int, keys: tuple[Keys, Keys]) -> None:
     """The rows of ``weight`` become rows ``first``, ``first`` + 1, …"""
-    if compiled.fits(Stored(weight, {}, None), None):
-        compiled.draw(weight, first, values, keys)
+    if _dispatch.fits(Stored(weight, {}, None), None):
+        _dispatch.draw(weight, first, values, keys)
         return
     for start, stop in blocks(len(weight), BLOCK_ROWS):
         weight[start:stop].copy_(values[draw(first + start, first + stop, weight, keys)])

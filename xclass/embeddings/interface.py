@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
+from xclass.runtime.jit import compiles
 
 DENSE_PLACES = 4  # places for each id asked for: walking over them costs no more than one pass of a sort
 
@@ -135,14 +135,14 @@ def _fits(ids: Tensor) -> bool:
 
 
 def _compiled_distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
-    from xclass.tables import plan_kernels
+    from xclass.embeddings import _numba_plan
 
     end = int(ids.max()) + 1
     positions, unique = torch.empty_like(ids), ids.new_empty(min(len(ids), end) + 1)
     found = ids.numpy(), unique.numpy(), positions.numpy()
     if end <= DENSE_PLACES * len(ids) and int(ids.min()) >= 0:
-        return unique[: plan_kernels.distinct_dense(found[0], np.zeros(end, np.int32), *found[1:])], positions
+        return unique[: _numba_plan.distinct_dense(found[0], np.zeros(end, np.int32), *found[1:])], positions
     bits = max((end - 1).bit_length(), 1)
     assert bits <= 40, "row numbers have 40 bits at most"
-    count = plan_kernels.distinct(found[0], bits, *found[1:])
+    count = _numba_plan.distinct(found[0], bits, *found[1:])
     return unique[:count], positions

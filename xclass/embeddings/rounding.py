@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.tables.hashing import LOW, Keys, cell_bits, row_bits
+from xclass.embeddings.hashing import LOW, Keys, cell_bits, row_bits
 
 
 def round_stochastically(rows: Tensor, ids: Tensor, keys: Keys) -> Tensor:

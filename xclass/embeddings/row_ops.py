@@ -1,4 +1,4 @@
-"""The plain passes over the touched rows: any device, any optimiser. In one loop: :mod:`xclass.tables.compiled`.
+"""The plain passes over the touched rows: any device, any optimiser. In one loop: :mod:`xclass.embeddings._dispatch`.
 
 A push is w ← round(step(w · e^(decay − decay of the row so far), g · min(1, clip/‖g‖)))  for each touched row.
 """
@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.tables.hashing import Keys
-from xclass.tables.rounding import round_stochastically
-from xclass.tables.working_set import RowOptimizer
+from xclass.embeddings.hashing import Keys
+from xclass.embeddings.interface import RowOptimizer
+from xclass.embeddings.rounding import round_stochastically
 
 
 class Stored(NamedTuple):

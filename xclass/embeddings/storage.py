@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.memory import advise
+from xclass.runtime.memory import advise
 
 BLOCK_ROWS = 1 << 16
 LARGE_BYTES = 32 << 20

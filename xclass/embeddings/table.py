@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.embeddings import _dispatch, row_ops
+from xclass.embeddings.hashing import keys_of
+from xclass.embeddings.init import write_normal_part
+from xclass.embeddings.interface import RowOptimizer
+from xclass.embeddings.row_ops import Step, Stored
+from xclass.embeddings.storage import BLOCK_ROWS, blocks, in_memory
 from xclass.errors import InputError
-from xclass.memory import will_read
-from xclass.tables import compiled, plain
-from xclass.tables.hashing import keys_of
-from xclass.tables.places import BLOCK_ROWS, blocks, in_memory
-from xclass.tables.plain import Step, Stored
-from xclass.tables.start import write_normal_part
-from xclass.tables.working_set import RowOptimizer
-from xclass.tensorfile import blocks_of
+from xclass.io.tensors import blocks_of
+from xclass.runtime.memory import will_read
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TableOptions:
     """How rows are stored and changed.
 
     Args:
-        init_std: rows start as N(0, init_std²), see :func:`xclass.tables.start.write_normal`; None: as zeros, to be
+        init_std: rows start as N(0, init_std²), see :func:`xclass.embeddings.init.write_normal`; None: as zeros, to be
             written or loaded.
         seed: of the initial rows and of stochastic rounding.
         dtype: of the rows: float32, or bfloat16, rounded stochastically in every push.
@@ -114,10 +114,10 @@ class MemoryTable:
 
     def pull(self, ids: Tensor) -> Tensor:
         """(U, D) float32 copy of the rows ``ids``. Cost O(U·D)."""
-        if not compiled.fits(self._stored, None):
-            return plain.pull(self._stored, ids, float(self._decay))
+        if not _dispatch.fits(self._stored, None):
+            return row_ops.pull(self._stored, ids, float(self._decay))
         rows = self._rows(len(ids))
-        compiled.pull(self._stored, ids, float(self._decay), rows)
+        _dispatch.pull(self._stored, ids, float(self._decay), rows)
         return rows
 
     def push(self, ids: Tensor, grads: Tensor, lr: float) -> None:
@@ -130,14 +130,14 @@ class MemoryTable:
             raise InputError("this table is only read", got="a push")
         self._advance(lr)
         step = Step(lr, self.options.clip_norm, float(self._decay), self._keys("push"))
-        run = compiled.push if compiled.fits(self._stored, self.optimizer) else plain.push
+        run = _dispatch.push if _dispatch.fits(self._stored, self.optimizer) else row_ops.push
         run(self._stored, self.optimizer, ids, grads, step)
 
     def read(self, start: int, stop: int) -> Tensor:
         """(stop − start, D) float32 rows as pull gives them, to be read only: they may be the table's own memory."""
         rows = self.weight[start:stop].float()
         until = self._stored.decayed
-        return rows if until is None else plain.decayed(rows, until[start:stop], float(self._decay))
+        return rows if until is None else row_ops.decayed(rows, until[start:stop], float(self._decay))
 
     def write(self, start: int, rows: Tensor) -> None:
         """Rows from ``start`` on get these values, rounded to nearest; no decay is due on them."""
@@ -153,7 +153,7 @@ class MemoryTable:
         for start, stop in blocks(self.num_rows, BLOCK_ROWS):
             will_read(self.weight[start:stop])
             part = Stored(self.weight[start:stop], {}, self._stored.decayed[start:stop])
-            run = compiled.settle if compiled.fits(part, None) else plain.settle
+            run = _dispatch.settle if _dispatch.fits(part, None) else row_ops.settle
             run(part, start, decay, keys)
 
     def blocks(self) -> Iterator[np.ndarray]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from xclass.data.given import as_cut_offs
 from xclass.data.lists import Lists
 from xclass.errors import InputError
-from xclass.index.measuring import INDEX_RECALL, index_recall
+from xclass.index.tuning.measure import INDEX_RECALL, index_recall
 from xclass.metrics import (
     METRICS,
     BandColumns,

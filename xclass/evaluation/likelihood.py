@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from xclass.data.lists import Lists
-from xclass.data.queries import Queries
 from xclass.errors import InputError
 from xclass.metrics import Evaluation, Likelihood, unigram_likelihood
 from xclass.metrics.likelihood import joined, pair_weights
-from xclass.model import TwoTower
-from xclass.progress import Progress
+from xclass.models.two_tower import TwoTower
+from xclass.queries.queries import Queries
+from xclass.runtime.progress import Progress
 from xclass.types import Batch, Ragged
 
 

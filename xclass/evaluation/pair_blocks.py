@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import polars as pl
 import pydantic_core
 
-from xclass.data.diagnosis import float_ids
-from xclass.data.given_files import delimited, json_object, say_unused
-from xclass.data.text import whole_lines
 from xclass.errors import DataError
+from xclass.ingest.text.first_bad_line import float_ids
+from xclass.ingest.text.lines import whole_lines
+from xclass.queries.given_files import delimited, json_object, say_unused
 
 QUERY, ITEM, RANK, SCORE = "query_id", "item_id", "rank", "score"
 IDS, NUMBERS = (QUERY, ITEM), (RANK, SCORE)

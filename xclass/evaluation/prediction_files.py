@@ -25,11 +25,11 @@ from typing import Any
 
 import polars as pl
 
-from xclass.data.diagnosis import float_ids
 from xclass.data.given import as_list, checked_path
-from xclass.data.given_files import ending_of, say_unused, scan_parquet, unreadable, write_blocks
-from xclass.data.pair_blocks import IDS, ITEM, NUMBERS, QUERY, RANK, READERS, SCORE, Blocks, check_ids_there
 from xclass.errors import DataError, InputError
+from xclass.evaluation.pair_blocks import IDS, ITEM, NUMBERS, QUERY, RANK, READERS, SCORE, Blocks, check_ids_there
+from xclass.ingest.text.first_bad_line import float_ids
+from xclass.queries.given_files import ending_of, say_unused, scan_parquet, unreadable, write_blocks
 
 PARQUET = ".parquet"
 OLD_MANIFEST = "topk.json"  # of a directory of lists; now its name begins with "_"

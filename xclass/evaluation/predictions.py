@@ -16,16 +16,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.given_files import temporary_folder, unreadable
-from xclass.data.keys import KeyNumbers, first_of_each
-from xclass.data.lookup import none_known
-from xclass.data.prediction_files import ITEM, QUERY, RANK
-from xclass.data.truth import PairFiles, Truth, check_ids, read_truth
+from xclass.data.id_hash import KeyNumbers, first_of_each
+from xclass.data.ids import none_known
 from xclass.errors import DataError, InputError
-from xclass.evaluate import evaluate, metrics_at
+from xclass.evaluation.evaluate import evaluate, metrics_at
+from xclass.evaluation.prediction_files import ITEM, QUERY, RANK
+from xclass.evaluation.truth import PairFiles, Truth, check_ids, read_truth
+from xclass.io.list_manifest import check_lists
 from xclass.metrics import Evaluation, MetricName, Propensities
-from xclass.progress import Progress, say
-from xclass.topk_parts import check_lists
+from xclass.queries.given_files import temporary_folder, unreadable
+from xclass.runtime.progress import Progress, say
 from xclass.types import TopK
 
 ROWS_AT_ONCE = 1 << 20
@@ -72,7 +72,7 @@ def evaluate_predictions(
     propensity: tuple[float, float] | None = None,
 ) -> Evaluation:
     """Measure predictions against truth: files, directories of files or tables, as
-    :mod:`xclass.data.prediction_files` says.
+    :mod:`xclass.evaluation.prediction_files` says.
 
     The truth is held in memory, the predictions are read in parts of about a million rows. Text files become Parquet
     first, in the folder for temporary files, with about as many bytes as they have compressed. Where a query's rows do

@@ -11,11 +11,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.given_files import unreadable
-from xclass.data.keys import KeyNumbers
-from xclass.data.prediction_files import ITEM, QUERY, PairFile, scan_pairs, scan_predictions
+from xclass.data.id_hash import KeyNumbers
 from xclass.errors import DataError
-from xclass.progress import say
+from xclass.evaluation.prediction_files import ITEM, QUERY, PairFile, scan_pairs, scan_predictions
+from xclass.queries.given_files import unreadable
+from xclass.runtime.progress import say
 from xclass.types import Ragged, offsets_of
 
 

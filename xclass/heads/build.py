@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError
-from xclass.heads.adaptive import AdaptiveHead
-from xclass.heads.bands import band_edges
-from xclass.heads.clustering import clustered_leaves
+from xclass.heads.banded.adaptive import AdaptiveHead
+from xclass.heads.banded.bands import band_edges
+from xclass.heads.banded.differentiated import DifferentiatedHead
 from xclass.heads.config import HeadConfig
-from xclass.heads.differentiated import DifferentiatedHead
-from xclass.heads.hierarchical import HierarchicalHead
-from xclass.heads.seam import Head
-from xclass.heads.trees import balanced_tree, huffman_tree
-from xclass.rng import torch_generator
+from xclass.heads.interface import Head
+from xclass.heads.tree.clustering import clustered_leaves
+from xclass.heads.tree.head import HierarchicalHead
+from xclass.heads.tree.tree import balanced_tree, huffman_tree
+from xclass.runtime.rng import torch_generator
 from xclass.towers.characters import CharacterCnn
 from xclass.towers.item_texts import TextEncoder
 

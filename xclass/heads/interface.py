@@ -8,13 +8,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xclass.embeddings.interface import Table
 from xclass.errors import InputError
-from xclass.heads.feature_rows import FeatureRows
-from xclass.losses.seam import even_shares, normalised_weights, sum_by_row
+from xclass.heads.item_features import FeatureRows
+from xclass.losses.interface import even_shares, normalised_weights, sum_by_row
 from xclass.sampling import Sampler
-from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 SearchedBy = Literal["vectors", "head", "beam"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from xclass.tables.working_set import Table, plan_rows
+from xclass.embeddings.interface import Table, plan_rows
 from xclass.towers.features import ItemFeatures
 from xclass.towers.item_texts import ItemTexts
 from xclass.types import Rows

@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from xclass.heads.feature_rows import FeatureRows
-from xclass.tables.working_set import Table
+from xclass.embeddings.interface import Table
+from xclass.heads.item_features import FeatureRows
 from xclass.towers.projection import Projection
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 PROJECTED_ROWS = 1 << 14
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.heads.log_sum import log_sum
-from xclass.vectors import Vectors
+from xclass.heads.log_sum_exp import log_sum
+from xclass.types.vectors import Vectors
 
 READ_ROWS = 1 << 14
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xclass.embeddings.interface import Table
 from xclass.losses.rows import softmax_rows
-from xclass.tables.working_set import Table
-from xclass.workers import in_parts, scratch
+from xclass.runtime.threads import in_parts, scratch
 
 BLOCK_CELLS = 1 << 18  # 1 MiB: they stay in the cache between the product and the exponentials
 PART_CELLS = 1 << 18  # less than this for each thread is not worth waking it

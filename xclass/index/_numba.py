@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, fetch_row, read
+from xclass.runtime.jit_bfloat16 import FAST, LINE_BYTES, OPTIONS, F, fetch_row, read
 
 AHEAD = 12
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from xclass.config import Config
 from xclass.errors import ConfigError, lookup
 from xclass.index.exact import ExactIndex
-from xclass.index.factory import builds, faiss_installed
-from xclass.index.faiss_index import FaissIndex
-from xclass.index.hash_index import HashIndex
-from xclass.index.hashes import family_builds
+from xclass.index.faiss.factory import builds, faiss_installed
+from xclass.index.faiss.index import FaissIndex
+from xclass.index.lsh.families import family_builds
+from xclass.index.lsh.index import HashIndex
 from xclass.types import Ragged, TopK
-from xclass.vectors import Vectors, as_vectors
+from xclass.types.vectors import Vectors, as_vectors
 
 AUTO_EXACT_ITEMS = 100_000
 HASHED = ("lsh", "wta")

@@ -21,19 +21,19 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from xclass.errors import ArtefactError, InputError, nearest
-from xclass.files import atomic_directory, require_space, scratch_directory
 from xclass.index.approximate import ApproximateIndex
+from xclass.index.build import HASHED, INDEX_KINDS, Index
 from xclass.index.exact import ExactIndex
-from xclass.index.factory import faiss_module, lists_hold_all, num_lists
-from xclass.index.faiss_index import FaissIndex
-from xclass.index.frontier import TABLE, write_frontier
-from xclass.index.hash_index import HashIndex
-from xclass.index.kinds import HASHED, INDEX_KINDS, Index
-from xclass.index.spread import is_spread
-from xclass.manifest import Manifest, read_manifest, verify_files, write_manifest
-from xclass.progress import say
-from xclass.records import Count, Record
-from xclass.vectors import TensorVectors, Vectors, as_vectors
+from xclass.index.faiss.factory import faiss_module, lists_hold_all, num_lists
+from xclass.index.faiss.index import FaissIndex
+from xclass.index.faiss.spread import is_spread
+from xclass.index.lsh.index import HashIndex
+from xclass.index.tuning.frontier import TABLE, write_frontier
+from xclass.io.files import atomic_directory, require_space, scratch_directory
+from xclass.io.manifest import Manifest, read_manifest, verify_files, write_manifest
+from xclass.io.records import Count, Record
+from xclass.runtime.progress import say
+from xclass.types.vectors import TensorVectors, Vectors, as_vectors
 
 MANIFEST = "index.json"
 KIND = "index"

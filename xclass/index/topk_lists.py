@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
+from xclass.runtime.jit import compiles
 from xclass.types import TopK
 
 GROUP = 16
@@ -104,14 +104,14 @@ class HeapTopK:
 
     def feed(self, scores_BW: Tensor, first_id: int) -> None:
         """Take in the scores of items ``first_id … first_id + W − 1``; every feed has higher numbers than the last."""
-        from xclass.index.kernels import take_block
+        from xclass.index._numba import take_block
 
         best_BV = _group_maxima(scores_BW, 0)[1]
         take_block(scores_BW.numpy(), best_BV.numpy(), first_id, self._items, self._scores, self._sizes)
 
     def result(self) -> TopK:
         """At most k items a row, best first. Nothing can be fed after it."""
-        from xclass.index.kernels import all_best_first
+        from xclass.index._numba import all_best_first
 
         all_best_first(self._items, self._scores, self._sizes)
         return TopK.from_padded(torch.from_numpy(self._items), torch.from_numpy(self._scores))

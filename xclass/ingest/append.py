@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xclass.config import build_config
-from xclass.data.ingest import apply_min_counts, merge_rows
-from xclass.data.joining import (
+from xclass.data.dataset import Dataset
+from xclass.errors import ArtefactError, ConfigError
+from xclass.ingest.ingest import apply_min_counts, merge_rows
+from xclass.ingest.merge import (
     NEW,
     UNDIVIDED,
     Union,
@@ -23,23 +25,21 @@ from xclass.data.joining import (
     join_tables,
     merge_into_old,
 )
-from xclass.data.option_use import check_files
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TEST, TRAIN, Pairs
-from xclass.data.planted_spec import PREFIX
-from xclass.data.planted_text import PREFIX as TEXT_PREFIX
-from xclass.data.reading import Table, describe_files, read_table
-from xclass.data.source_columns import about_source
-from xclass.data.sources import WHOLE, find_parts
-from xclass.data.splits import FREE, leave_last_split, random_split, time_split
-from xclass.data.store import Dataset
-from xclass.data.table_writing import write_table
-from xclass.data.times import check_units
-from xclass.data.weights import check_weights, drop_low_weights
-from xclass.errors import ArtefactError, ConfigError
-from xclass.files import real_path, remove_leftovers
-from xclass.progress import say
-from xclass.rng import derive_seed
+from xclass.ingest.option_use import check_files
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import PART_CODES, TEST, TRAIN, Pairs
+from xclass.ingest.reading.reader import Table, describe_files, read_table
+from xclass.ingest.reading.weights import check_weights, drop_low_weights
+from xclass.ingest.source_columns import about_source
+from xclass.ingest.sources import WHOLE, find_parts
+from xclass.ingest.splits import FREE, leave_last_split, random_split, time_split
+from xclass.ingest.synthetic.spec import PREFIX
+from xclass.ingest.synthetic.text import PREFIX as TEXT_PREFIX
+from xclass.ingest.text.times import check_units
+from xclass.ingest.writing.table import write_table
+from xclass.io.files import real_path, remove_leftovers
+from xclass.runtime.progress import say
+from xclass.runtime.rng import derive_seed
 
 # What says how a file is read, not what the dataset is: an append does not change what is recorded of it.
 READING_OPTIONS = {"format", "query_col", "item_col", "weight_col", "time_col", "header", "separator"}
@@ -65,7 +65,7 @@ def append(
     Items are numbered anew by falling train count, so numbers of items and queries change; external ids do not.
 
     Args:
-        source: a file or a directory, as for :func:`xclass.data.ingest.ingest`.
+        source: a file or a directory, as for :func:`xclass.ingest.ingest.ingest`.
         dataset: the dataset directory.
         options: only the values that were set in it count.
         out: where to write. None: in place of ``dataset``, in one step: a crash leaves the old directory, and whoever

@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from xclass.config import Config, load_config
-from xclass.data.document_sources import FORMAT_NAMES
-from xclass.data.options import Split
-from xclass.data.store import SPLITS, Dataset
+from xclass.data.dataset import SPLITS, Dataset
 from xclass.errors import DataError
-from xclass.manifest import sha256_file
+from xclass.ingest.documents.sources import FORMAT_NAMES
+from xclass.ingest.options import Split
+from xclass.io.manifest import sha256_file
 
 
 class Counts(Config):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
+from xclass.ingest.options import IngestOptions
 
 IdKind = Literal["text", "string", "int64"]
 """How a file holds ids: text has no type of its own; string and int64 were said by the file and are kept."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from xclass.data import planted, planted_documents, planted_text
-from xclass.data.corpus import find_corpus, ingest_corpus
-from xclass.data.document_sources import find_documents
-from xclass.data.documents import ingest_documents
-from xclass.data.option_use import check_files, check_shares
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import (
+from xclass.data.dataset import Dataset
+from xclass.errors import ConfigError, DataError
+from xclass.ingest.documents.ingest import ingest_documents
+from xclass.ingest.documents.sources import find_documents
+from xclass.ingest.option_use import check_files, check_shares
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import (
     PART_CODES,
     TRAIN,
     MinCounts,
@@ -25,21 +25,23 @@ from xclass.data.pairs import (
     group_by_query,
     merge_duplicates,
 )
-from xclass.data.planted_spec import PREFIX
-from xclass.data.reading import Table, describe_files, read_table
-from xclass.data.source_columns import about_source
-from xclass.data.sources import WHOLE, find_parts
-from xclass.data.spill import memory_needed, read_spilled
-from xclass.data.splits import cut_valid, leave_last_split, random_split, time_split
-from xclass.data.store import Dataset
-from xclass.data.table_writing import write_table
-from xclass.data.times import check_units, count_missing
-from xclass.data.weights import check_weights, drop_low_weights
-from xclass.data.writing import marked
-from xclass.errors import ConfigError, DataError
-from xclass.files import remove_leftovers, require_absent, scratch_directory
-from xclass.memory import left_memory
-from xclass.progress import say
+from xclass.ingest.reading.external_sort import memory_needed, read_spilled
+from xclass.ingest.reading.reader import Table, describe_files, read_table
+from xclass.ingest.reading.weights import check_weights, drop_low_weights
+from xclass.ingest.source_columns import about_source
+from xclass.ingest.sources import WHOLE, find_parts
+from xclass.ingest.sources_text import find_corpus, ingest_corpus
+from xclass.ingest.splits import cut_valid, leave_last_split, random_split, time_split
+from xclass.ingest.synthetic import documents as planted_documents
+from xclass.ingest.synthetic import pairs as planted
+from xclass.ingest.synthetic import text
+from xclass.ingest.synthetic.spec import PREFIX
+from xclass.ingest.text.times import check_units, count_missing
+from xclass.ingest.writing.arrays import marked
+from xclass.ingest.writing.table import write_table
+from xclass.io.files import remove_leftovers, require_absent, scratch_directory
+from xclass.runtime.memory import left_memory
+from xclass.runtime.progress import say
 
 
 def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = None) -> Dataset:
@@ -62,8 +64,8 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         ArtefactError: ``out`` exists or the disk is too full.
 
     Cost: one pass over the files; memory about 30 bytes per pair and the distinct ids, as long as that is no more than
-    ``options.memory``. Beyond, pairs and ids are sorted on disk (:mod:`xclass.data.spill`): two passes, the same
-    dataset. Memory then is that, and about 30 bytes per distinct id and 2 bytes per pair besides.
+    ``options.memory``. Beyond, pairs and ids are sorted on disk (:mod:`xclass.ingest.reading.external_sort`): two
+    passes, the same dataset. Memory then is that, and about 30 bytes per distinct id and 2 bytes per pair besides.
     """
     options, out = options or IngestOptions(), Path(out)
     remove_leftovers(out.parent, out.name)
@@ -72,8 +74,8 @@ def ingest(source: Path | str, out: Path | str, options: IngestOptions | None = 
         return planted.ingest_planted(str(source), out, options)
     if str(source).startswith(planted_documents.PREFIX):
         return planted_documents.ingest_planted_documents(str(source), out, options)
-    if str(source).startswith(planted_text.PREFIX):
-        return planted_text.ingest_planted_text(str(source), out, options)
+    if str(source).startswith(text.PREFIX):
+        return text.ingest_planted_text(str(source), out, options)
     corpus = find_corpus(Path(source), options)
     if corpus is not None:
         return ingest_corpus(corpus, out, options)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data import text
-from xclass.data.document_sources import DocumentSource
-from xclass.data.format_text import read_rows, text_columns
-from xclass.data.lookup import EXAMPLES, none_known
-from xclass.data.options import IngestOptions
+from xclass.data.ids import EXAMPLES, none_known
 from xclass.errors import DataError
-from xclass.progress import say
+from xclass.ingest.documents.sources import DocumentSource
+from xclass.ingest.formats.text import read_rows, text_columns
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines
+from xclass.runtime.progress import say
 
 ITEM_FILES = (
     "lbl.json",
@@ -97,11 +97,11 @@ def read_names(folder: Path, what: str, size: int | None) -> pl.Series | None:
     Raises:
         DataError: another number of lines than ``size``.
     """
-    paths = [folder / f"{what}_names.txt{ending}" for ending in ("", *text.OPENERS)]
+    paths = [folder / f"{what}_names.txt{ending}" for ending in ("", *lines.OPENERS)]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
-    names = [line for _, line in text.numbered_lines(path)]
+    names = [line for _, line in lines.numbered_lines(path)]
     if size is not None and len(names) != size:
         raise DataError(
             f"this file does not name every {what}",

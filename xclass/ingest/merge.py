@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data.ids import index_dtype, recode, samples
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs, group_by_query, query_blocks, stable_order
-from xclass.data.reading import Table
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
+from xclass.data.features import stable_order
 from xclass.errors import DataError
+from xclass.ingest.pairs import PART_CODES, TRAIN, Pairs, group_by_query, query_blocks
+from xclass.ingest.reading.id_encoder import index_dtype, recode, samples
+from xclass.ingest.reading.reader import Table
 
 # While pairs are joined, `part` holds 0, 1, 2 for an old pair's part, and 4 more for a new pair's: 7 where it has none.
 NEW = 4

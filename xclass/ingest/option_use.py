@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xclass.data.options import IngestOptions
-from xclass.data.reading import File
 from xclass.errors import ConfigError
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.reading.reader import File
 
 SHARED = {
     "format", "split", "test_fraction", "valid_fraction", "seed", "memory", "propensity_a", "propensity_b",

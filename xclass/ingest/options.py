@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xclass.config import MOST, Config, Count, Positive, Seed
-from xclass.data.vectoriser import TextOptions
+from xclass.data.vectorizer import TextOptions
 
 Split = Literal["auto", "given", "random", "leave-last", "time"]
 Borders = Literal["stop", "cross", "ignore"]
@@ -15,7 +15,7 @@ DEFAULT_VALID_FRACTION = 0.1
 
 
 class IngestOptions(Config):
-    """Options of :func:`xclass.data.ingest.ingest`; the resolved copy is saved in ``dataset.json``."""
+    """Options of :func:`xclass.ingest.ingest.ingest`; the resolved copy is saved in ``dataset.json``."""
 
     format: str = "auto"
     """A name of ``FORMATS`` or ``DOCUMENT_FORMATS``; "auto" goes by the files' endings and first lines."""

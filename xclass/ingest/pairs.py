@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xclass.data.arrays import VALUES_PER_BLOCK
-from xclass.progress import Progress
+from xclass.data.npy_stream import VALUES_PER_BLOCK
+from xclass.runtime.progress import Progress
 
 PAIRS_PER_BLOCK = 1 << 18
 TRAIN, VALID, TEST = 0, 1, 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xclass.data.times import as_date, common_unit
+from xclass.ingest.text.times import as_date, common_unit
 
 WITHOUT = {
     "valid": "training is not validated, so it neither stops early nor keeps the best checkpoint",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from xclass.records import ABSENT, Count, Place, Record
+from xclass.io.records import ABSENT, Count, Place, Record
 
 Part = Literal["train", "valid", "test"]
 OF_PAIRS = {

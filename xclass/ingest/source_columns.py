@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from xclass.data.columns import is_time_name
-from xclass.data.options import IngestOptions
-from xclass.data.reading import Table
-from xclass.data.sorted_ids import Ids
-from xclass.data.sources import files_not_read
-from xclass.data.times import are_times
+from xclass.ingest.columns import is_time_name
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.reading.id_sorted import Ids
+from xclass.ingest.reading.reader import Table
+from xclass.ingest.sources import files_not_read
+from xclass.ingest.text.times import are_times
 
 TABLES = {"csv", "inter", "jsonl", "parquet"}  # formats whose columns have names
 EVENT_NAMES = ("event_type", "event", "event_name", "behavior", "behaviour", "behavior_type", "action", "action_type")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from xclass.data.text import check_regular, plain_name
 from xclass.errors import DataError
+from xclass.ingest.text.lines import check_regular, plain_name
 
 PARTS = ("train", "valid", "test")
 PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}

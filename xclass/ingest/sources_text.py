@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data import text
-from xclass.data.format_text import holds_text
-from xclass.data.option_use import check_shares, check_use
-from xclass.data.options import IngestOptions
-from xclass.data.sequence_writing import SequenceJob, write_sequences
-from xclass.data.sources import PARTS, WHOLE, find_parts
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.data.windows import SequenceFacts
 from xclass.errors import ConfigError, DataError
-from xclass.progress import Progress
-from xclass.rng import numpy_generator
+from xclass.ingest.formats.text import holds_text
+from xclass.ingest.option_use import check_shares, check_use
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.sources import PARTS, WHOLE, find_parts
+from xclass.ingest.text import lines as text
+from xclass.ingest.writing.sequences import SequenceJob, write_sequences
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import numpy_generator
 
 UNKNOWN, BORDER = b"<unk>", b"</s>"
 DEFAULT_CONTEXT = 4

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from xclass.data.pairs import TEST, TRAIN, VALID, Pairs, blocks_of, query_blocks, stable_order
+from xclass.data.features import stable_order
 from xclass.errors import DataError
-from xclass.rng import numpy_generator
+from xclass.ingest.pairs import TEST, TRAIN, VALID, Pairs, blocks_of, query_blocks
+from xclass.runtime.rng import numpy_generator
 
 LOTTERY = 1 << 24
 FREE = -1  # label of a pair that is still to be divided

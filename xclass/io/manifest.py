@@ -10,15 +10,13 @@ from typing import Annotated, Any, Protocol
 import pydantic
 
 from xclass.errors import ArtefactError
-from xclass.files import A_FILE, check_target, inside
-from xclass.files import atomic_directory as atomic_directory
-from xclass.files import atomic_file as atomic_file
-from xclass.files import locked as locked
-from xclass.files import remove_directory as remove_directory
-from xclass.files import remove_leftovers as remove_leftovers
-from xclass.files import require_space as require_space
-from xclass.records import Count, Record, check_record
-from xclass.records import read_json as read_json
+from xclass.io.files import (
+    A_FILE,
+    atomic_file,
+    check_target,
+    inside,
+)
+from xclass.io.records import Count, Record, check_record, read_json
 
 HASH_BLOCK_BYTES = 1 << 20
 RESTORE = "restore it, or make the directory again"

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ArtefactError
-from xclass.memory import will_read
+from xclass.runtime.memory import will_read
 
 BLOCK_BYTES = 1 << 24
 SYNC_BYTES = 1 << 28

@@ -1,7 +1,7 @@
 """The row passes compiled by numba, for CPU tensors of float32 and bfloat16.
 
 One thread, no Python lock held: the blocked kernel runs several at once. e^x is a polynomial, log1p a series
-(:mod:`xclass.losses.kernels` says how exact). Without numba :func:`fits` is false and the plain passes serve.
+(:mod:`xclass.losses._numba` says how exact). Without numba :func:`fits` is false and the plain passes serve.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
+from xclass.losses.interface import Loss
 from xclass.losses.logistic import finish_logistic
-from xclass.losses.seam import Loss
 from xclass.losses.softmax import finish_sampled_softmax
+from xclass.runtime.jit import compiles
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -87,6 +87,6 @@ def _matrix(log_q: Tensor | None, logits: Tensor) -> Any:
 @functools.cache
 def _kernels() -> tuple[Any, Any]:
     """Compiled on first use, by element type."""
-    from xclass.losses import kernels
+    from xclass.losses import _numba
 
-    return kernels.softmax_rows, kernels.logistic_rows
+    return _numba.softmax_rows, _numba.logistic_rows

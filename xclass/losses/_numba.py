@@ -1,4 +1,4 @@
-"""What numba compiles. Imported only where numba is installed, by :mod:`xclass.losses.compiled`.
+"""What numba compiles. Imported only where numba is installed, by :mod:`xclass.losses._dispatch`.
 
 Loops are written so that they vectorise: numba widens 32-bit integers, so they are cast back after every step.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from xclass.cells import FAST, F, U
+from xclass.runtime.jit_bfloat16 import FAST, F, U
 
 I = np.int32  # noqa: E741
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
+from xclass.runtime.jit import compiles
 from xclass.types import TopK
 
 CATALOGUE_DEFINITIONS: dict[str, str] = {
@@ -44,12 +44,12 @@ class CatalogueUse:
         largest = int(head.ids.max()) if len(head.ids) else 0
         room = (len(self.cut_offs), len(head))
         if compiles() and largest < DENSE_ITEMS:
-            from xclass.metrics import kernels
+            from xclass.metrics import _numba
 
             self._grow(largest + 1)
             fingerprints = np.empty(room, dtype=np.int64)
             cuts = np.array(self.cut_offs, dtype=np.int64)
-            kernels.count_lists(head.offsets.numpy(), head.ids.numpy(), cuts, self._dense, fingerprints)
+            _numba.count_lists(head.offsets.numpy(), head.ids.numpy(), cuts, self._dense, fingerprints)
             hashes = torch.from_numpy(fingerprints)
         else:
             ranks = head.ranks()

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xclass.embeddings.interface import RowPlan, Table, plan_rows
 from xclass.errors import InputError
-from xclass.heads.seam import Head, LogParts
+from xclass.heads.interface import Head, LogParts
 from xclass.heads.search import OwnSearch
-from xclass.tables.working_set import RowPlan, Table, plan_rows
 from xclass.towers.query import QueryTower
 from xclass.types import Batch, Ragged, Rows
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 
 class Prepared(NamedTuple):

@@ -13,18 +13,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data.given_files import (
-    count_lines,
-    delimited,
-    ending_of,
-    say_unused,
-    scan_parquet,
-    temporary_folder,
-    unreadable,
-    write_blocks,
-)
-from xclass.data.lookup import IdMap
-from xclass.data.query_files import (
+from xclass.data.ids import IdMap
+from xclass.errors import DataError
+from xclass.queries.files import (
     ITEM_COLUMN,
     LINES,
     QUERY_COLUMN,
@@ -34,7 +25,16 @@ from xclass.data.query_files import (
     lines_of,
     table_of,
 )
-from xclass.errors import DataError
+from xclass.queries.given_files import (
+    count_lines,
+    delimited,
+    ending_of,
+    say_unused,
+    scan_parquet,
+    temporary_folder,
+    unreadable,
+    write_blocks,
+)
 
 SLICE_ROWS = 1 << 20
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from xclass.data.lookup import IdMap, unknown
-from xclass.data.query_files import read_own_lists
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
+from xclass.data.ids import IdMap, unknown
 from xclass.errors import DataError
-from xclass.progress import say
+from xclass.queries.files import read_own_lists
+from xclass.runtime.progress import say
 from xclass.types import Ragged, offsets_of
 
 
 def read_candidates(path: Path | str, dataset: Dataset) -> Ragged:
     """Ragged by query number of the dataset: the candidates that a file gives each of its queries.
 
-    The file has the forms of a file of histories (:mod:`xclass.data.query_files`): rows of query_id, item_id, JSON
+    The file has the forms of a file of histories (:mod:`xclass.queries.files`): rows of query_id, item_id, JSON
     lines with a list, or adjacency lines. Queries and items that the dataset does not have are left out and counted on
     stderr; a query without a line has no candidates. Cost O(pairs log pairs).
 

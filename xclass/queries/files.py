@@ -20,12 +20,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.columns import query_names
-from xclass.data.diagnosis import float_ids
-from xclass.data.given_files import ending_of, json_object, read_table, say_unused, unreadable
-from xclass.data.lookup import IdMap
-from xclass.data.text import numbered_lines, split_line
+from xclass.data.ids import IdMap
 from xclass.errors import DataError
+from xclass.ingest.columns import query_names
+from xclass.ingest.text.first_bad_line import float_ids
+from xclass.ingest.text.lines import numbered_lines, split_line
+from xclass.queries.given_files import ending_of, json_object, read_table, say_unused, unreadable
 from xclass.types import offsets_of
 
 Lines = list[tuple[int, str]]  # (number from 1, line)

@@ -17,14 +17,14 @@ from typing import Any
 
 import polars as pl
 
-from xclass import frames
-from xclass.data.columns import USUAL_NAMES
-from xclass.data.delimited import blocks
-from xclass.data.lookup import IdMap
-from xclass.data.text import BLOCK_BYTES, open_binary, parse_json, readable
+from xclass.data.ids import IdMap
 from xclass.errors import DataError
-from xclass.files import scratch_directory
-from xclass.progress import say
+from xclass.ingest.columns import USUAL_NAMES
+from xclass.ingest.text.delimited import blocks
+from xclass.ingest.text.lines import BLOCK_BYTES, open_binary, parse_json, readable
+from xclass.io import frames
+from xclass.io.files import scratch_directory
+from xclass.runtime.progress import say
 
 COMPRESSED = (".gz", ".zst")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}

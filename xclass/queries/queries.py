@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from xclass.data.batches import take_features
+from xclass.data.dataset import Dataset
 from xclass.data.given import as_count
+from xclass.data.ids import TAKEN_FOR_UNKNOWN, IdMap, Unknown, check_any_known, unknown
 from xclass.data.lists import Lists
-from xclass.data.lookup import TAKEN_FOR_UNKNOWN, IdMap, Unknown, check_any_known, unknown
-from xclass.data.query_files import QueryFile
-from xclass.data.store import Dataset
 from xclass.errors import InputError
-from xclass.rng import torch_generator
+from xclass.queries.files import QueryFile
+from xclass.runtime.rng import torch_generator
 from xclass.types import Batch, Ragged, check_offsets, offsets_of
 
 BATCH_QUERIES = 1024

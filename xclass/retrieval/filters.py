@@ -11,13 +11,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.queries import Queries
 from xclass.errors import ConfigError, InputError, lookup
 from xclass.index.checks import checked_k
-from xclass.own_lists import NO_FILTER, ItemFilter
-from xclass.probabilities import Probabilities
-from xclass.retrieve import BatchSearch, Filters, OwnLists, RetrievalModel, Searched, Searching, fill_short, restricted
-from xclass.topk_parts import Counts
+from xclass.index.interface import BatchSearch, RetrievalModel
+from xclass.queries.queries import Queries
+from xclass.retrieval.item_lists import NO_FILTER, ItemFilter
+from xclass.retrieval.parts import Counts
+from xclass.retrieval.probabilities import Probabilities
+from xclass.retrieval.search import Filters, OwnLists, Searched, Searching, fill_short, restricted
 from xclass.types import TopK, concat_ragged
 
 NAMED = 5
@@ -33,7 +34,7 @@ class Wanted:
     allow, deny: nothing but these items; none of these.
     short: what becomes of a list with fewer than k items. keep it; fill it up with the most popular items that the
         query may get, seen ones too, with the score NaN (popular); an InputError that names the query (error).
-    probabilities, over: see :class:`xclass.probabilities.Probabilities`; None for scores alone.
+    probabilities, over: see :class:`xclass.retrieval.probabilities.Probabilities`; None for scores alone.
     """
 
     k: int

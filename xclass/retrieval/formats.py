@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 from xclass.errors import InputError, lookup
-from xclass.frames import scan_parquet
+from xclass.io.frames import scan_parquet
 from xclass.types import TopK
 
 PART_ROWS = 1 << 20

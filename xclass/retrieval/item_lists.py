@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from xclass.data.given import as_id_lists, as_id_series, is_nested
-from xclass.data.lookup import IdMap, check_any_known, unknown
-from xclass.data.queries import histories_of
-from xclass.data.query_files import read_item_filter
+from xclass.data.ids import IdMap, check_any_known, unknown
 from xclass.errors import DataError, InputError
-from xclass.progress import say
+from xclass.queries.files import read_item_filter
+from xclass.queries.queries import histories_of
+from xclass.runtime.progress import say
 from xclass.types import Ragged
 
 

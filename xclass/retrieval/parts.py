@@ -24,11 +24,11 @@ import polars as pl
 from torch import Tensor
 
 from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
-from xclass.files import atomic_directory, atomic_file, locked, remove_leftovers
-from xclass.manifest import FileEntry, file_entry, read_manifest, write_json, write_manifest
-from xclass.progress import say
-from xclass.records import Record, read_json, read_record
-from xclass.topk_files import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
+from xclass.io.files import atomic_directory, atomic_file, locked, remove_leftovers
+from xclass.io.manifest import FileEntry, file_entry, read_manifest, write_json, write_manifest
+from xclass.io.records import Record, read_json, read_record
+from xclass.retrieval.formats import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
+from xclass.runtime.progress import say
 from xclass.types import TopK
 
 JOB = "job.json"

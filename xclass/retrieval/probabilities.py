@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError, InputError, lookup
-from xclass.model import TwoTower
+from xclass.models.two_tower import TwoTower
 from xclass.types import Batch, Ragged, TopK
 
 WAYS = ("retrieved", "exact")

@@ -2,7 +2,7 @@
 
 queries = dataset_queries(dataset)
 results = retrieve(model, index, queries.batches(), k=100)
-write_topk("topk.parquet", results, queries.ids, dataset.items["item_id"], k=100)    # xclass.topk_parts
+write_topk("topk.parquet", results, queries.ids, dataset.items["item_id"], k=100)    # xclass.retrieval.parts
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from xclass.errors import InputError
 from xclass.heads.search import OwnSearch
 from xclass.index.approximate import ApproximateIndex
+from xclass.index.build import Index
 from xclass.index.checks import checked_k
 from xclass.index.filtering import Hidden
-from xclass.index.kinds import Index
 from xclass.index.rows import search_lists
 from xclass.index.subset import SubsetIndex
-from xclass.memory import is_out_of_memory
-from xclass.progress import Progress, say
+from xclass.runtime.memory import is_out_of_memory
+from xclass.runtime.progress import Progress, say
 from xclass.types import Batch, Ragged, TopK, concat_ragged, offsets_of
 
 LONG_DENY_LIST = 1000

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
-from xclass.files import A_DIRECTORY, check_target, locked
+from xclass.io.files import A_DIRECTORY, check_target, locked
 from xclass.metrics import PERPLEXITY
-from xclass.run_config import RunConfig
-from xclass.run_directory import MANIFEST
-from xclass.training.board import require_tensorboard
-from xclass.training.mining import hard_parts
+from xclass.runs.directory import MANIFEST
+from xclass.training.hard_negatives import hard_parts
+from xclass.training.run_config import RunConfig
+from xclass.training.tensorboard import require_tensorboard
 
 ONE = "train it in one process, without torchrun"
 

@@ -9,28 +9,28 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import build_model
 from xclass.config import load_config
-from xclass.data.store import Dataset, checked_table, open_dataset, read_item_counts, read_ours, sequence_facts
+from xclass.data.dataset import Dataset, checked_table, open_dataset, read_item_counts, read_ours, sequence_facts
 from xclass.data.windows import SequenceFacts
-from xclass.document_scorers import files_of, load_scorers
 from xclass.errors import ArtefactError, InputError
-from xclass.manifest import read_manifest, verify_files
+from xclass.io.manifest import read_manifest, verify_files
+from xclass.io.tensors import load_tensors, mapped_tensors
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
-from xclass.model import TwoTower
-from xclass.once import once
-from xclass.run_config import RunConfig
-from xclass.run_record import RunRecord
+from xclass.models.two_tower import TwoTower
+from xclass.runs.record import RunRecord
+from xclass.runtime.once import once
 from xclass.scorers import Fusion
-from xclass.tensorfile import load_tensors, mapped_tensors
-from xclass.training.state import ModelState
+from xclass.scorers.artifact import files_of, load_scorers
+from xclass.training.build import build_model
+from xclass.training.checkpoint.model_state import ModelState
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 MANIFEST = "run.json"
 KIND = "run"
 FORMAT_VERSION = 1
 TABLE = "table."
-GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.growth
+GROWING = "growing"  # below a run: the run that it becomes over a larger dataset, see xclass.runs.grow
 MODEL = "model.safetensors"
 TOWER_FILES = ("metrics.jsonl", MODEL)  # of a run with two towers
 FILES = ["config.toml", "items.parquet", "metrics.jsonl", MODEL, "queries.parquet", "started.json"]

@@ -15,38 +15,30 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from xclass.build import build_model, choose_device
 from xclass.config import build_config, read_toml, to_toml
-from xclass.data.candidates import read_candidates
-from xclass.data.store import Dataset, checked_table, open_dataset, read_ours
-from xclass.engine import launched_alone
+from xclass.data.dataset import Dataset, checked_table, open_dataset, read_ours
+from xclass.distributed import launched_alone
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
 from xclass.heads.config import SCORED
-from xclass.manifest import atomic_directory, locked, read_manifest, remove_leftovers, verify_files, write_json
-from xclass.model import TwoTower
-from xclass.progress import say
-from xclass.run import (
-    FORMAT_VERSION,
-    GROWING,
-    IDS,
-    KIND,
-    MANIFEST,
-    keep_ids,
-    train_run,
-    vocabularies,
-    vocabulary_hash,
-)
-from xclass.run_config import RunConfig
-from xclass.run_record import RunRecord, read_started
-from xclass.tensorfile import read_tensors
+from xclass.io.files import atomic_directory, locked, remove_leftovers
+from xclass.io.manifest import read_manifest, verify_files, write_json
+from xclass.io.tensors import read_tensors
+from xclass.models.two_tower import TwoTower
+from xclass.queries.candidates import read_candidates
+from xclass.runs.directory import FORMAT_VERSION, GROWING, KIND, MANIFEST
+from xclass.runs.grow_tensors import NewRows, Numbers, grow_sampler, grow_tensors, space_of
+from xclass.runs.record import RunRecord, read_started
+from xclass.runs.train import IDS, keep_ids, train_run, vocabularies, vocabulary_hash
+from xclass.runtime.progress import say
 from xclass.training import Position
-from xclass.training.checkpoint import CheckpointStore, checkpoint_name, read_position
-from xclass.training.grown import NewRows, Numbers, grow_sampler, grow_tensors, space_of
-from xclass.training.log import GROWN, cut_after
-from xclass.training.loop import OnValidation
-from xclass.training.resharding import TENSORS
-from xclass.training.state import SAMPLER, ModelState
+from xclass.training.build import build_model, choose_device
+from xclass.training.checkpoint.model_state import SAMPLER, ModelState
+from xclass.training.checkpoint.resharding import TENSORS
+from xclass.training.checkpoint.store import CheckpointStore, checkpoint_name, read_position
+from xclass.training.metrics_log import GROWN, cut_after
+from xclass.training.run_config import RunConfig
+from xclass.training.trainer import OnValidation
 
 # What decides a checkpoint's tensors: a run keeps it while it grows. Everything else may change.
 TABLE_OF_SIDE = {"query": "feature", "item": "item_feature"}
@@ -76,7 +68,7 @@ def grow_run(
         dataset: grown by ``xclass ingest --append``, or any other with these ids.
         config: model, optimizer and tables as the run was made with; the rest may differ.
         out: a run, finished or interrupted.
-        device, on_validation, check_memory: as in :func:`xclass.run.train_run`.
+        device, on_validation, check_memory: as in :func:`xclass.runs.train.train_run`.
 
     Raises:
         ArtefactError: an item or a query of the run is not in the dataset; the run kept no optimiser state; it is cut.

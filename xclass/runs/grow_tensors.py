@@ -12,18 +12,18 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.data.lookup import match_ids, unknown
+from xclass.data.ids import match_ids, unknown
+from xclass.embeddings import Table
+from xclass.embeddings.init import write_normal
+from xclass.embeddings.storage import blocks
 from xclass.errors import ArtefactError
-from xclass.model import TwoTower
-from xclass.progress import Progress, say
-from xclass.rng import derive_seed
+from xclass.io.tensors import read_header
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.progress import Progress, say
+from xclass.runtime.rng import derive_seed
 from xclass.sampling.renumbering import renumbered
-from xclass.tables import Table
-from xclass.tables.places import blocks
-from xclass.tables.start import write_normal
-from xclass.tensorfile import read_header
 from xclass.towers.item_texts import CORRECTION
-from xclass.training.state import SAMPLER, ModelState
+from xclass.training.checkpoint.model_state import SAMPLER, ModelState
 
 # The ids that a table has a row of; the rows of any other table are features, numbered for that table alone.
 SPACES = {"item": "item", "history": "item", "query": "query", CORRECTION: "item"}

@@ -8,25 +8,28 @@ from typing import Any
 
 import polars as pl
 
-from xclass import run, topk_parts
 from xclass.config import read_toml
-from xclass.data import store
+from xclass.data import dataset as store
 from xclass.data.dataset_record import DatasetRecord
 from xclass.errors import ArtefactError, XclassError
-from xclass.frames import scan_parquet
-from xclass.index import saved
-from xclass.manifest import Manifest, read_manifest, verify_files
-from xclass.progress import Progress
-from xclass.run_record import RunRecord, read_started
-from xclass.training import checkpoint
+from xclass.index import storage
+from xclass.io import list_manifest as list_manifest_module
+from xclass.io.frames import scan_parquet
+from xclass.io.manifest import Manifest, read_manifest, verify_files
+from xclass.runs import directory as directory_module
+from xclass.runs.record import RunRecord, read_started
+from xclass.runtime.progress import Progress
+from xclass.training.checkpoint import store as checkpoint
 
 # A manifest's name → its kind, its format version and what the manifest must hold.
 ARTEFACTS: dict[str, tuple[str, int, type[Manifest]]] = {
     store.MANIFEST: (store.KIND, store.FORMAT_VERSION, DatasetRecord),
-    run.MANIFEST: (run.KIND, run.FORMAT_VERSION, RunRecord),
+    directory_module.MANIFEST: (directory_module.KIND, directory_module.FORMAT_VERSION, RunRecord),
     checkpoint.MANIFEST: (checkpoint.KIND, checkpoint.FORMAT_VERSION, checkpoint.CheckpointRecord),
-    saved.MANIFEST: (saved.KIND, saved.FORMAT_VERSION, saved.IndexRecord),
-    **dict.fromkeys(topk_parts.MANIFESTS, (topk_parts.KIND, topk_parts.FORMAT_VERSION, Manifest)),
+    storage.MANIFEST: (storage.KIND, storage.FORMAT_VERSION, storage.IndexRecord),
+    **dict.fromkeys(
+        list_manifest_module.MANIFESTS, (list_manifest_module.KIND, list_manifest_module.FORMAT_VERSION, Manifest)
+    ),
 }
 
 TOPK_COLUMNS = ("query_id", "rank", "item_id", "score")
@@ -66,7 +69,7 @@ def _describe_directory(path: Path, verify: bool) -> dict[str, Any]:
     name, below = _manifest_of(path), _artefacts_below(path)
     contains = {"contains": below} if below else {}
     if name is None and (path / "started.json").is_file():
-        return {"kind": run.KIND, "path": str(path), "finished": False, **_describe_run(path), **contains}
+        return {"kind": directory_module.KIND, "path": str(path), "finished": False, **_describe_run(path), **contains}
     if name is None:
         do = f"it holds {', '.join(below)}: inspect one of them" if below else HOW_TO_MAKE
         raise ArtefactError("this directory is not an artefact of xclass: it has no manifest", where=path, do=do)
@@ -191,7 +194,7 @@ def _describe_tensor(tensor: Any) -> str:
 # What a kind tells beyond its manifest.
 DIRECTORY_KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     store.KIND: _describe_dataset,
-    run.KIND: _describe_run,
+    directory_module.KIND: _describe_run,
 }
 
 FILE_KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pydantic
 
 from xclass.data.dataset_record import SequenceRecord
-from xclass.manifest import Manifest, read_json
-from xclass.records import ABSENT, Count, Place, Record, check_record
+from xclass.io.manifest import Manifest
+from xclass.io.records import ABSENT, Count, Place, Record, check_record, read_json
 
 STARTED = "started.json"
 

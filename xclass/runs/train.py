@@ -28,40 +28,27 @@ from typing import Any
 import polars as pl
 import torch
 
-from xclass.build import build_model, choose_device
 from xclass.config import apply_overrides, build_config, flatten, load_config, read_toml, to_toml
 from xclass.data.batches import TrainBatches
-from xclass.data.candidates import read_candidates
-from xclass.data.store import (
-    SEQUENCE,
-    Dataset,
-)
-from xclass.document_scorers import train_scorers
-from xclass.engine import Engine, open_engine, restarts
+from xclass.data.dataset import SEQUENCE, Dataset
+from xclass.distributed import Engine, open_engine, restarts
 from xclass.errors import RESUME, ArtefactError, ConfigError, Interrupted, XclassError
-from xclass.launching import check_launch, claim
-from xclass.manifest import (
-    atomic_file,
-    remove_leftovers,
-    require_space,
-    write_json,
-    write_manifest,
-)
-from xclass.progress import say
-from xclass.run_config import RunConfig
-from xclass.run_directory import FORMAT_VERSION as FORMAT_VERSION
-from xclass.run_directory import GROWING as GROWING
-from xclass.run_directory import KIND as KIND
-from xclass.run_directory import MANIFEST as MANIFEST
-from xclass.run_directory import MODEL, bound_files
-from xclass.run_directory import RunDirectory as RunDirectory
-from xclass.run_record import read_started
-from xclass.tensorfile import write_tensors
+from xclass.io.files import atomic_file, remove_leftovers, require_space
+from xclass.io.manifest import write_json, write_manifest
+from xclass.io.tensors import write_tensors
+from xclass.queries.candidates import read_candidates
+from xclass.runs.claim import check_launch, claim
+from xclass.runs.directory import FORMAT_VERSION, GROWING, KIND, MANIFEST, MODEL, bound_files
+from xclass.runs.record import read_started
+from xclass.runtime.progress import say
+from xclass.scorers.artifact import train_scorers
 from xclass.training import Position, Trainer
-from xclass.training.checkpoint import CheckpointStore, why
-from xclass.training.loop import OnValidation
-from xclass.training.mining import make_miner
-from xclass.training.validate import make_validator
+from xclass.training.build import build_model, choose_device
+from xclass.training.checkpoint.store import CheckpointStore, why
+from xclass.training.hard_negatives import make_miner
+from xclass.training.run_config import RunConfig
+from xclass.training.trainer import OnValidation
+from xclass.training.validation import make_validator
 
 IDS = ("items.parquet", "queries.parquet")
 TABLES = "tables"  # files of mapped tables, while a process trains

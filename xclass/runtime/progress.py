@@ -7,7 +7,7 @@ import threading
 import time
 from types import TracebackType
 
-from xclass.streams import is_terminal, to_stderr
+from xclass.runtime.streams import is_terminal, to_stderr
 
 PLAIN_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.2

@@ -98,7 +98,8 @@ def packed_cell(share: float, other: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def alias_table(weights: Any, scale: float, table: Any) -> None:
-    """The sweep of :func:`xclass.sampling.laws.alias_table` in one walk, with the same sums in the same order."""
+    """The sweep of :func:`xclass.sampling.distributions.fixed.alias_table` in one walk, with the same sums in the same
+    order."""
     heavy = next_heavy(weights, scale, 0)
     if heavy < 0:
         for i in range(len(weights)):

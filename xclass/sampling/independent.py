@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.calibration import calibrated_tries, inclusion, tensorflow_count
-from xclass.sampling.distinct import draw_distinct
-from xclass.sampling.laws import Law, LogUniformLaw, UniformLaw
-from xclass.sampling.seam import BaseSampler, check_size
+from xclass.sampling.distributions.expected_counts import calibrated_tries, inclusion, tensorflow_count
+from xclass.sampling.distributions.fixed import Law, LogUniformLaw, UniformLaw
+from xclass.sampling.distributions.without_replacement import draw_distinct
+from xclass.sampling.interface import BaseSampler, check_size
 from xclass.types import Ragged
 
 Counts = Literal["calibrated", "tensorflow"]

@@ -1,4 +1,4 @@
-"""Compiled loops of the scorers. Imported inside functions only; :mod:`xclass.scorers.plain` gives the same."""
+"""Compiled loops of the scorers. Imported inside functions only; :mod:`xclass.scorers.reference` gives the same."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, OPTIONS, F
-from xclass.scorers.plain import LANES
+from xclass.runtime.jit_bfloat16 import FAST, OPTIONS, F
+from xclass.scorers.reference import LANES
 
 
 @njit(**OPTIONS)

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ArtefactError, ConfigError, InputError, nearest
-from xclass.index.kinds import Index
+from xclass.index.build import Index
+from xclass.index.interface import BatchSearch, RetrievalModel
 from xclass.index.rows import search_lists
-from xclass.manifest import atomic_file, read_json, require_space, write_json
-from xclass.progress import say
-from xclass.records import read_record
-from xclass.retrieve import BatchSearch, RetrievalModel
-from xclass.rng import torch_generator
-from xclass.run_record import FusionRecord
+from xclass.io.files import atomic_file, require_space
+from xclass.io.manifest import write_json
+from xclass.io.records import read_json, read_record
+from xclass.io.tensors import mapped_tensors, write_tensors
+from xclass.runtime.progress import say
+from xclass.runtime.rng import torch_generator
 from xclass.scorers import Fusion, LinearScorer, NeighboursScorer, Suggestions, choose_weights
 from xclass.scorers.config import DocumentsConfig
-from xclass.tensorfile import mapped_tensors, write_tensors
 from xclass.types import Batch, Ragged, TopK, offsets_of
 
 FUSION = "fusion.json"

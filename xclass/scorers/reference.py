@@ -1,4 +1,4 @@
-"""The loops of :mod:`xclass.scorers.kernels` in NumPy and SciPy: the same results where nothing is compiled."""
+"""The loops of :mod:`xclass.scorers._numba` in NumPy and SciPy: the same results where nothing is compiled."""
 
 from __future__ import annotations
 

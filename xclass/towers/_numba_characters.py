@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import OPTIONS
+from xclass.runtime.jit_bfloat16 import OPTIONS
 
 
 @njit(**OPTIONS)

@@ -10,27 +10,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xclass.catalogue import Catalogue
 from xclass.data.windows import follow_counts
-from xclass.engine import Engine, LocalEngine
+from xclass.distributed import Engine, LocalEngine
+from xclass.embeddings import TABLES, Place, Table, TableOptions
 from xclass.errors import ConfigError, nearest
 from xclass.heads import CnnHead, DotHead, Head, KnownItems, TopWeights, build_head, table_shapes
-from xclass.heads.building import build_encoder
-from xclass.heads.clustering import feature_vectors
+from xclass.heads.build import build_encoder
 from xclass.heads.config import SCORED
-from xclass.heads.feature_rows import FeatureRows
-from xclass.heads.growing import Growth
-from xclass.heads.hierarchical import NODES
+from xclass.heads.item_features import FeatureRows
+from xclass.heads.tree.clustering import feature_vectors
+from xclass.heads.tree.head import NODES
 from xclass.losses import build_loss
 from xclass.losses.config import ESTIMATING_Z, LossConfig
-from xclass.model import TwoTower
+from xclass.losses.fused.adaptive_sample_size import Growth
+from xclass.models.catalog import Catalogue
+from xclass.models.init.closed_form import document_start, feature_start, history_start
+from xclass.models.init.spectral import spectral_factors
+from xclass.models.two_tower import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import derive_seed, torch_generator
-from xclass.run_config import RunConfig
+from xclass.runtime.rng import derive_seed, torch_generator
 from xclass.sampling import AllItems, Known, Sampler, build_sampler
-from xclass.spectral import spectral_factors
-from xclass.starts import document_start, feature_start, history_start
-from xclass.tables import TABLES, Place, Table, TableOptions
 from xclass.towers import (
     QUERY_TOWERS,
     FeatureField,
@@ -48,6 +47,7 @@ from xclass.towers import (
 from xclass.towers.characters import text_bytes
 from xclass.towers.config import FeatureConfig, ItemTowerConfig
 from xclass.towers.item_texts import CORRECTION, ItemTexts, TextEncoder
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 CLUSTER_DIM = 64

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from xclass.data.batches import inference_batches
 from xclass.data.lists import Lists
-from xclass.engine import Engine, LocalEngine
+from xclass.distributed import Engine, LocalEngine
 from xclass.index import FaissIndex
-from xclass.model import TwoTower
-from xclass.progress import Progress
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.progress import Progress
 from xclass.sampling import HardNegatives, Mixture, Sampler, SamplerConfig
 from xclass.types import Ragged, offsets_of
 

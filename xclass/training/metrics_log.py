@@ -11,10 +11,10 @@ from typing import Any
 
 import pydantic_core
 
-from xclass.manifest import atomic_file
-from xclass.progress import say
-from xclass.records import Count, Metric, Record
-from xclass.training.board import FOLDER, Board
+from xclass.io.files import atomic_file
+from xclass.io.records import Count, Metric, Record
+from xclass.runtime.progress import say
+from xclass.training.tensorboard import FOLDER, Board
 
 GROWN = "grown"
 PHASES = ("load", "sample", "pull", "loss", "push")

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
-from xclass.model import Prepared
+from xclass.models.two_tower import Prepared
+from xclass.runtime.threads import background
 from xclass.types import Batch
-from xclass.workers import background
 
 
 class Ready(NamedTuple):

@@ -7,14 +7,14 @@ from typing import Literal
 import pydantic
 
 from xclass.config import Config, Dimension, PositiveNumber, describe_toml
-from xclass.engine import TIMEOUT_S
+from xclass.distributed import TIMEOUT_S
+from xclass.embeddings import TableConfig
 from xclass.heads import HeadConfig
 from xclass.losses import LOSSES, LossConfig
+from xclass.models.init.spectral import SpectralConfig
 from xclass.sampling import SamplerConfig
 from xclass.sampling.config import INDEPENDENT
 from xclass.scorers.config import DocumentsConfig
-from xclass.spectral import SpectralConfig
-from xclass.tables import TableConfig
 from xclass.towers.config import ItemTowerConfig, QueryTowerConfig
 from xclass.training.config import TrainingConfig
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pydantic
 
-from xclass.records import Count, Metric, Record, check_record
-from xclass.training.log import PHASES
+from xclass.io.records import Count, Metric, Record, check_record
+from xclass.training.metrics_log import PHASES
 
 
 class PositionRecord(Record):

@@ -13,25 +13,33 @@ from typing import Any, NoReturn
 import torch
 
 from xclass.data.batches import TrainBatches
-from xclass.engine import Engine, LocalEngine
+from xclass.distributed import Engine, LocalEngine
 from xclass.errors import RESUME, ArtefactError, InputError, Interrupted, XclassError
-from xclass.memory import keep_freed_memory
-from xclass.model import Prepared, TwoTower
+from xclass.models.two_tower import Prepared, TwoTower
 from xclass.optim.schedule import learning_rate
-from xclass.progress import Progress, say
-from xclass.rng import torch_generator
-from xclass.training.ahead import Ahead, Ready
-from xclass.training.checkpoint import BEST, Content, checkpoint_name
+from xclass.runtime.memory import keep_freed_memory
+from xclass.runtime.progress import Progress, say
+from xclass.runtime.rng import torch_generator
+from xclass.runtime.threads import short_operations
+from xclass.training.checkpoint.model_state import SAMPLER, ModelState
+from xclass.training.checkpoint.sharded_store import make_store
+from xclass.training.checkpoint.store import BEST, Content, checkpoint_name
 from xclass.training.collapse import Validated
 from xclass.training.config import TrainingConfig
-from xclass.training.log import MetricsLog, NoLog, Report, describe_phases, open_log, peak_rss_bytes, phase_fields
-from xclass.training.position import Position
-from xclass.training.shards import make_store
+from xclass.training.metrics_log import (
+    MetricsLog,
+    NoLog,
+    Report,
+    describe_phases,
+    open_log,
+    peak_rss_bytes,
+    phase_fields,
+)
+from xclass.training.prefetch import Ahead, Ready
 from xclass.training.signals import StopSignal
-from xclass.training.state import SAMPLER, ModelState
-from xclass.training.validate import lower_is_better
+from xclass.training.state import Position
+from xclass.training.validation import lower_is_better
 from xclass.types import Batch
-from xclass.workers import short_operations
 
 Mine = Callable[[TwoTower, int], None]
 Validate = Callable[[TwoTower], Validated]

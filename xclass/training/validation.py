@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from xclass.data.batches import inference_batches
-from xclass.data.store import Dataset
-from xclass.engine import Engine, LocalEngine
+from xclass.data.dataset import Dataset
+from xclass.distributed import Engine, LocalEngine
 from xclass.errors import ConfigError, InputError
-from xclass.likelihood import likelihood_of
+from xclass.evaluation.likelihood import likelihood_of
 from xclass.metrics import PERPLEXITY, MetricName, average, compute, parse_metric
 from xclass.metrics.likelihood import joined
-from xclass.model import TwoTower
-from xclass.rng import torch_generator
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.rng import torch_generator
 from xclass.training.collapse import CollapseWatch, Validated
 from xclass.training.config import TrainingConfig
 from xclass.types import Ragged, concat_ragged

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from xclass.embeddings import MemoryTable, TableOptions, plan_rows
 from xclass.errors import ConfigError, InputError
 from xclass.heads import AdaptiveHead, DifferentiatedHead, Head
-from xclass.heads import log_sum as module
-from xclass.heads.bands import band_edges
-from xclass.heads.log_sum import log_sum
-from xclass.rng import torch_generator
-from xclass.tables import MemoryTable, TableOptions, plan_rows
+from xclass.heads import log_sum_exp as module
+from xclass.heads.banded.bands import band_edges
+from xclass.heads.log_sum_exp import log_sum
+from xclass.runtime.rng import torch_generator
 from xclass.types import Batch, Ragged, Rows
 
 EDGES, DIMS, D = [0, 6, 20, 50], [5, 3, 2], 10

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from xclass.embeddings import MemoryTable, TableOptions
 from xclass.errors import InputError
-from xclass.heads import HierarchicalHead, Tree, balanced_tree, clustering, huffman_tree
-from xclass.heads.clustering import clustered_leaves, feature_vectors
-from xclass.heads.path_loss import path_loss
-from xclass.rng import torch_generator
-from xclass.tables import MemoryTable, TableOptions
+from xclass.heads import HierarchicalHead, Tree, balanced_tree, huffman_tree
+from xclass.heads.tree import clustering
+from xclass.heads.tree.clustering import clustered_leaves, feature_vectors
+from xclass.heads.tree.path_loss import path_loss
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged
 
 
@@ -101,7 +102,7 @@ def test_compiled_trees_and_paths_are_the_plain_ones(monkeypatch: pytest.MonkeyP
     found = []
     for compiled in (True, False):
         monkeypatch.setattr(
-            importlib.import_module("xclass.heads.trees"), "compiles", lambda compiled=compiled: compiled
+            importlib.import_module("xclass.heads.tree.tree"), "compiles", lambda compiled=compiled: compiled
         )
         tree = huffman_tree(counts, 3)
         found.append([tree.offsets, tree.children, tree.parent, tree.place, *tree.paths(leaves)])
@@ -117,7 +118,7 @@ def test_the_compiled_loss_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> 
     results = []
     for compiled in (True, False):
         monkeypatch.setattr(
-            importlib.import_module("xclass.heads.path_loss"), "compiles", lambda compiled=compiled: compiled
+            importlib.import_module("xclass.heads.tree.path_loss"), "compiles", lambda compiled=compiled: compiled
         )
         query = torch.randn(3, 9, generator=torch_generator(1, "test")).requires_grad_(True)
         rows = torch.randn(59, 9, generator=torch_generator(2, "test")).requires_grad_(True)
@@ -149,7 +150,7 @@ def test_the_compiled_search_is_the_plain_one(arity: int, exact: bool, monkeypat
     tables = {"node": MemoryTable(299, 6, None, TableOptions(init_std=1.0, seed=1))}
     query = torch.randn(40, 6, generator=torch_generator(5, "test"))
     exclude = Ragged(torch.arange(41) * 9, torch.randint(300, (360,), generator=torch_generator(6, "test")))
-    module, allowed, found = importlib.import_module("xclass.heads.beam"), torch.arange(0, 300, 2), []
+    module, allowed, found = importlib.import_module("xclass.heads.tree.beam_search"), torch.arange(0, 300, 2), []
     for compiled in (True, False):
         monkeypatch.setattr(module, "compiles", lambda compiled=compiled: compiled)
         found.append(

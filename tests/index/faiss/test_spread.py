@@ -11,8 +11,8 @@ import torch
 
 from xclass.errors import ArtefactError, ConfigError, XclassError
 from xclass.index import ExactIndex, FaissIndex, SubsetIndex, index_recall, load_index, save_index
-from xclass.index.saved import LISTS_FILE
-from xclass.manifest import file_entry
+from xclass.index.storage import LISTS_FILE
+from xclass.io.manifest import file_entry
 
 faiss = pytest.importorskip("faiss")
 DIM, ITEMS = 24, 1500

@@ -12,22 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xclass.compiling import compiles
 from xclass.errors import ArtefactError, ConfigError, InputError
 from xclass.index import (
     ExactIndex,
     HashIndex,
     IndexConfig,
     build_index,
-    hash_index,
     index_recall,
     load_index,
     rescoring,
     save_index,
 )
-from xclass.index.hashes import RandomHyperplanes, WinnerTakeAll, parse_family
+from xclass.index.lsh import index as hash_index
+from xclass.index.lsh.families import RandomHyperplanes, WinnerTakeAll, parse_family
+from xclass.runtime.jit import compiles
 from xclass.types import Ragged, offsets_of
-from xclass.vectors import TensorVectors
+from xclass.types.vectors import TensorVectors
 
 FORMS = ["LSH8x5", "WTA8x3of4"]
 needs_numba = pytest.mark.skipif(not compiles(), reason="numba is not installed")
@@ -135,7 +135,7 @@ def test_the_cheapest_codes_are_the_cheapest(seed: int, digits: int, kinds: tupl
             sums.append(sum(float(costs[row, digit, kind]) for digit, kind in enumerate(which)))
         assert sums == pytest.approx(slow_cheapest(values[row].tolist(), costs[row].tolist(), base, most), abs=1e-5)
         if compiles():
-            from xclass.index.hash_kernels import cheapest_codes
+            from xclass.index.lsh._numba import cheapest_codes
 
             found, room = np.empty((2, most), np.int64), np.empty((2, most), np.float32)
             count = cheapest_codes(values.numpy(), costs.numpy(), row, base, found, room)
@@ -144,7 +144,7 @@ def test_the_cheapest_codes_are_the_cheapest(seed: int, digits: int, kinds: tupl
 
 @needs_numba
 def test_compiled_buckets_are_the_plain_ones() -> None:
-    from xclass.index.hash_kernels import sort_into_buckets
+    from xclass.index.lsh._numba import sort_into_buckets
 
     keys = torch.randint(7, (200,), generator=torch.Generator().manual_seed(2)).to(torch.int32).numpy()
     tables = []

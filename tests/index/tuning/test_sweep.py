@@ -12,23 +12,14 @@ import pytest
 import torch
 
 from xclass.errors import ConfigError, InputError
-from xclass.index import (
-    ExactIndex,
-    FaissIndex,
-    IndexConfig,
-    cost,
-    find_index,
-    index_recall,
-    kinds,
-    load_index,
-    save_index,
-)
-from xclass.index.cost import expected_cost
-from xclass.index.factory import builds
-from xclass.index.frontier import frontier_table
-from xclass.index.kinds import candidates
+from xclass.index import ExactIndex, FaissIndex, IndexConfig, build, find_index, index_recall, load_index, save_index
+from xclass.index.build import candidates
+from xclass.index.faiss.factory import builds
+from xclass.index.tuning import cost
+from xclass.index.tuning.cost import expected_cost
+from xclass.index.tuning.frontier import frontier_table
 from xclass.types import Ragged
-from xclass.vectors import TensorVectors
+from xclass.types.vectors import TensorVectors
 
 pytest.importorskip("faiss")
 
@@ -84,13 +75,13 @@ def test_an_unreachable_target_is_exact_and_it_is_said() -> None:
 
 
 def test_auto_tries_the_next_kind_only_where_the_first_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "AUTO_EXACT_ITEMS", 100)
+    monkeypatch.setattr(build, "AUTO_EXACT_ITEMS", 100)
     vectors, queries = problem(1500, 50)
     tried = candidates(IndexConfig(), 1500, 16)
     assert [config.kind for config in tried] == ["fastscan"] * len(builds("fastscan", 1500, 16)) + ["hnsw"] * 2
     easy = find_index(vectors, IndexConfig(), queries, 10, 0.8)
     assert {point.kind for point in easy.frontier} == {"fastscan"}
-    monkeypatch.setattr(kinds, "builds", lambda kind, items, dim: ["PQ1x4"] if kind == "fastscan" else ["HNSW16,Flat"])
+    monkeypatch.setattr(build, "builds", lambda kind, items, dim: ["PQ1x4"] if kind == "fastscan" else ["HNSW16,Flat"])
     hard = find_index(vectors, IndexConfig(), queries, 100, 0.9)
     assert hard.index.kind == "hnsw" and {point.kind for point in hard.frontier} == {"fastscan", "hnsw"}
 
@@ -130,7 +121,7 @@ def test_what_a_build_takes_is_about_what_is_said(
     vectors, _ = problem(8000)
     config = IndexConfig(kind=kind, factory=factory or builds(kind, 8000, 16)[0])
     expected = expected_cost(TensorVectors(vectors), config)
-    index = kinds.built(vectors, config)
+    index = build.built(vectors, config)
     assert expected is not None and expected.build_s > 0 and expected.factory == config.factory
     assert expected.memory_bytes == pytest.approx(index.extra_bytes(), rel=0.35)  # type: ignore[attr-defined]
     assert expected_cost(TensorVectors(vectors[:3000]), config) is None, "a small build is over before it is estimated"
@@ -174,6 +165,6 @@ def test_deterministic_builds_give_the_same_files(kind: str, tmp_path: Path) -> 
     vectors, _ = problem(1000)
     hashes = []
     for name in "ab":
-        index = kinds.build_index(vectors, IndexConfig(kind=kind, deterministic=True))
+        index = build.build_index(vectors, IndexConfig(kind=kind, deterministic=True))
         hashes.append(save_index(index, tmp_path / name)["files"])
     assert hashes[0] == hashes[1]

@@ -27,7 +27,7 @@ from xclass.index import (
     tune,
     vectors_digest,
 )
-from xclass.index.tuning import optimal
+from xclass.index.tuning.tune import optimal
 from xclass.types import Ragged, TopK, offsets_of
 
 pytest.importorskip("faiss")

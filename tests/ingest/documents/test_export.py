@@ -12,14 +12,14 @@ import scipy.sparse
 import torch
 
 from xclass.cli import main
-from xclass.data.document_export import WRITERS, export_documents
-from xclass.data.document_formats import DOCUMENT_FORMATS
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.queries import dataset_queries, queries_by_id
-from xclass.data.store import Dataset
-from xclass.data.vectoriser import TextOptions
+from xclass.data.dataset import Dataset
+from xclass.data.vectorizer import TextOptions
 from xclass.errors import ArtefactError, DataError
+from xclass.ingest.documents.export import WRITERS, export_documents
+from xclass.ingest.formats.documents import DOCUMENT_FORMATS
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.queries.queries import dataset_queries, queries_by_id
 
 TRAIN = "5 6 4\n2,0 0:1 4:0.1\n 1:-2.5\n1\n2 3:1e-7 1:3\n0,2 5:16777216\n"
 TEST = "2 6 4\n1 2:1\n\n"

@@ -9,14 +9,15 @@ import polars as pl
 import pytest
 import torch
 
-from xclass.batch import Job, retrieve_to_file
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.queries import dataset_queries
+from xclass.api import train
+from xclass.batch.retrieve import Job, retrieve_to_file
 from xclass.errors import ArtefactError, InputError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 from xclass.metrics import parse_metrics
-from xclass.recommender import Recommender, train
-from xclass.rng import numpy_generator
+from xclass.queries.queries import dataset_queries
+from xclass.recommender import Recommender
+from xclass.runtime.rng import numpy_generator
 from xclass.types import Ragged
 
 CONFIG = {

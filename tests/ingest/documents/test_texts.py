@@ -15,15 +15,15 @@ import polars as pl
 import pytest
 
 from xclass.config import build_config
-from xclass.data import vectoriser as vectoriser_module
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.query_blocks import read_query_blocks
-from xclass.data.query_files import read_query_file
-from xclass.data.store import Dataset
-from xclass.data.vectoriser import FILE, TextOptions, Vectoriser
+from xclass.data import vectorizer as vectoriser_module
+from xclass.data.dataset import Dataset
+from xclass.data.vectorizer import FILE, TextOptions, Vectoriser
 from xclass.errors import ArtefactError, ConfigError, DataError
-from xclass.inspection import describe
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.queries.blocks import read_query_blocks
+from xclass.queries.files import read_query_file
+from xclass.runs.inspect import describe
 from xclass.types import Ragged
 
 TEXTS = ["The cat sat. The CAT!", "a cat, a dog", "", "Ünïcode ünïcode naïve dog's", "dog"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from xclass.data import format_npz
-from xclass.data.document_blocks import Documents, Layout
-from xclass.data.document_formats import DOCUMENT_FORMATS
-from xclass.data.format_xmc import Xmc
-from xclass.data.sparse import Sparse
+from xclass.data.features import Sparse
+from xclass.ingest.formats import npz
+from xclass.ingest.formats.document_blocks import Documents, Layout
+from xclass.ingest.formats.documents import DOCUMENT_FORMATS
+from xclass.ingest.formats.xmc import Xmc
 from xclass.testing import check_document_format
 from xclass.testing.document_format import Plain
 
@@ -56,7 +56,7 @@ WRITERS = {"xmc": write_xmc, "svmlight": write_svmlight, "npz": write_npz}
 
 @pytest.mark.parametrize("name", DOCUMENT_FORMATS)
 def test_every_format_keeps_the_contract(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(format_npz, "VALUES_PER_BLOCK", 1 << 14)
+    monkeypatch.setattr(npz, "VALUES_PER_BLOCK", 1 << 14)
     check_document_format(DOCUMENT_FORMATS[name], WRITERS[name], tmp_path, empty=name != "svmlight")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from reference.datasets import ingest_text, lists, write
 
-from xclass.data.formats import find_formats
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import ConfigError, DataError
+from xclass.ingest.formats.pairs import find_formats
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 
 DRAW = random.Random(0)
 

@@ -12,12 +12,12 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xclass.data.document_blocks import Layout
-from xclass.data.document_lines import line_error, parse_lines
-from xclass.data.format_text import read_rows, text_columns
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import XclassError
+from xclass.ingest.formats.document_blocks import Layout
+from xclass.ingest.formats.document_lines import line_error, parse_lines
+from xclass.ingest.formats.text import read_rows, text_columns
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 
 LAYOUT = Layout(1, 12, 9)
 LINES = st.text(alphabet="0123456789,,::: .-+eE\tna#_", max_size=24)

@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 from reference.datasets import ingest_text, lists, pairs, write
 
-from xclass.data.formats import FORMATS, find_format
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
 from xclass.errors import ConfigError, DataError
+from xclass.ingest.formats.pairs import FORMATS, find_format
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 
 ALL_TRAIN = IngestOptions(test_fraction=0, valid_fraction=0)
 # Rows in an order that is sorted neither by query nor by item.

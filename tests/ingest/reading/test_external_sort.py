@@ -12,23 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.datasets import write
 
-from xclass.data import sorted_ids, spill
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import Pairs, count_codes
-from xclass.data.sorted_ids import Parted, SavedIds, SortedRuns, encode
-from xclass.data.splits import nth_smallest
 from xclass.errors import DataError
-from xclass.rng import numpy_generator
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import Pairs, count_codes
+from xclass.ingest.reading import external_sort, id_sorted
+from xclass.ingest.reading.id_sorted import Parted, SavedIds, SortedRuns, encode
+from xclass.ingest.splits import nth_smallest
+from xclass.runtime.rng import numpy_generator
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes at which some hundred pairs take every path: many ranges, blocks, runs."""
-    monkeypatch.setattr(sorted_ids, "IDS_AT_ONCE", 50)
-    monkeypatch.setattr(sorted_ids, "WAITING_BYTES", 4000)
-    monkeypatch.setattr(spill, "SAMPLED", 200)
-    monkeypatch.setattr(spill, "LEAST_MEMORY", 40_000)
+    monkeypatch.setattr(id_sorted, "IDS_AT_ONCE", 50)
+    monkeypatch.setattr(id_sorted, "WAITING_BYTES", 4000)
+    monkeypatch.setattr(external_sort, "SAMPLED", 200)
+    monkeypatch.setattr(external_sort, "LEAST_MEMORY", 40_000)
 
 
 def both(source: Path, folder: Path, **options: Any) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.planted_documents import (
+from xclass.data.dataset import Dataset, open_dataset
+from xclass.errors import ArtefactError, ConfigError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic.documents import (
     APPLY,
     KEPT,
     SLOTS,
@@ -19,8 +21,6 @@ from xclass.data.planted_documents import (
     parse_planted_documents,
     planted_documents,
 )
-from xclass.data.store import Dataset, open_dataset
-from xclass.errors import ArtefactError, ConfigError
 from xclass.metrics import average, compute, parse_metric
 
 SOURCE = "planted-documents:documents=6000,features=2000,labels=3000,seed=3"

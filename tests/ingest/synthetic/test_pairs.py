@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xclass.data import planted_model
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.planted import (
+from xclass.data.dataset import Dataset
+from xclass.errors import ArtefactError, ConfigError, InputError, XclassError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic import world as planted_model
+from xclass.ingest.synthetic.oracle import external_number, world_item
+from xclass.ingest.synthetic.pairs import (
     PlantedModel,
     best_recall,
     model_items,
@@ -19,11 +22,8 @@ from xclass.data.planted import (
     planted_world,
     true_probabilities,
 )
-from xclass.data.planted_model import first_distinct
-from xclass.data.planted_oracle import external_number, world_item
-from xclass.data.store import Dataset
-from xclass.errors import ArtefactError, ConfigError, InputError, XclassError
-from xclass.rng import numpy_generator
+from xclass.ingest.synthetic.world import first_distinct
+from xclass.runtime.rng import numpy_generator
 
 SMALL = PlantedModel(num_items=130, num_queries=60, pairs=900, num_topics=7, seed=3)
 

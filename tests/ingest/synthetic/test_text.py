@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.planted_text import TextWorld
 from xclass.errors import ConfigError
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic.text import TextWorld
 
 SMALL = TextWorld(items=40, words=3000, classes=5, length=6.0, first=0.5, second=0.3)
 EVERY = np.arange(-1, 39)

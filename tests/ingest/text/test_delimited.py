@@ -13,9 +13,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from xclass.data.delimited import blocks
-from xclass.data.text import zstd
 from xclass.errors import DataError
+from xclass.ingest.text.delimited import blocks
+from xclass.ingest.text.lines import zstd
 
 SEEDS = range(400)
 

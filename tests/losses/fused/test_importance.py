@@ -11,16 +11,16 @@ import pytest
 import torch
 from reference import losses as reference
 
+from xclass.embeddings import plan_rows
 from xclass.errors import ConfigError
 from xclass.heads import DotHead
-from xclass.heads.blocked import Scoring
-from xclass.heads.growing import Growth, growing_loss, sample_sizes
-from xclass.heads.masks import Hits
 from xclass.losses import LOSSES, effective_size, importance_loss
-from xclass.rng import torch_generator
-from xclass.run import resolve_config
+from xclass.losses.fused.accidental_hits import Hits
+from xclass.losses.fused.adaptive_sample_size import Growth, growing_loss, sample_sizes
+from xclass.losses.fused.sampled_loss import Scoring
+from xclass.runs.train import resolve_config
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import FixedUnigram, Uniform
-from xclass.tables import plan_rows
 from xclass.towers import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows
 

@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from xclass.build import build_model
 from xclass.data.batches import inference_batches
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
+from xclass.embeddings import plan_rows
 from xclass.errors import ConfigError
 from xclass.heads import DotHead
-from xclass.heads.normaliser import log_normaliser
+from xclass.heads.log_partition import log_normaliser
+from xclass.ingest.synthetic.pairs import PlantedModel
 from xclass.losses import LOSSES, nce_loss
-from xclass.rng import torch_generator
-from xclass.run import RunDirectory, resolve_config, train_run
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import Uniform
-from xclass.tables import plan_rows
 from xclass.towers import Projection
+from xclass.training.build import build_model
 from xclass.types import Batch, Ragged, Rows
 
 N, D, TAU = 20, 5, 0.5

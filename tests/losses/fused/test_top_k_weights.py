@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from xclass.heads import TopWeights
-from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import find_hits
-from xclass.heads.top_weights import top_weights
 from xclass.losses import LOSSES, mask_value
-from xclass.rng import torch_generator
+from xclass.losses.fused.accidental_hits import find_hits
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
+from xclass.losses.fused.top_k_weights import top_weights
+from xclass.runtime.rng import torch_generator
 from xclass.types import Negatives, Ragged, offsets_of
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xclass.errors import InputError
-from xclass.spectral import feature_factors, spectral_factors
+from xclass.models.init.spectral import feature_factors, spectral_factors
 from xclass.types import Ragged
 
 

@@ -13,9 +13,9 @@ import torch
 from hypothesis import strategies
 from torch import Tensor
 
-from xclass import tensorfile
-from xclass.rng import torch_generator
-from xclass.training.snapshot import Cancelled, SavedRows, Snapshot
+from xclass.io import tensors as tensorfile
+from xclass.runtime.rng import torch_generator
+from xclass.training.checkpoint.snapshot import Cancelled, SavedRows, Snapshot
 
 ROWS = {"item": ["item.weight", "item.sums"], "query": ["query.weight"], "none": []}
 

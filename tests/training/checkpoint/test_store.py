@@ -17,15 +17,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xclass import files, run, tensorfile
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ArtefactError, Interrupted
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.training import checkpoint
-from xclass.training.checkpoint import MANIFEST, CheckpointStore, Content, checkpoint_name, read_state
-from xclass.training.log import MetricsLog, cut_after
-from xclass.training.loop import Trainer
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.io import files
+from xclass.io import tensors as tensorfile
+from xclass.runs import train
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.training.checkpoint import store as checkpoint
+from xclass.training.checkpoint.store import MANIFEST, CheckpointStore, Content, checkpoint_name, read_state
+from xclass.training.metrics_log import MetricsLog, cut_after
+from xclass.training.trainer import Trainer
 
 ROWS = {"item": ["table.item.weight"]}
 CONFIG = {
@@ -303,7 +306,7 @@ def test_a_model_that_can_not_be_written_is_an_error_and_the_run_is_finished_lat
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_tensors", full_disk)
+        patch.setattr(train, "write_tensors", full_disk)
         with pytest.raises(ArtefactError, match=r"(?s)model.safetensors.*No space left.*--resume"):
             train_run(dataset, config(), out)
     train_run(dataset, config(), out, resume=True)
@@ -324,7 +327,7 @@ def test_best_weights_that_could_not_be_kept_are_not_the_best(
         write(self, found, content, blocks)
 
     monkeypatch.setattr(CheckpointStore, "_write", failing)
-    monkeypatch.setattr(run, "make_validator", lambda *_: lambda model: ({"recall@20": next(values)}, {}, {}))
+    monkeypatch.setattr(train, "make_validator", lambda *_: lambda model: ({"recall@20": next(values)}, {}, {}))
     out = train_run(dataset, config("train.validation.patience=3"), tmp_path / "run")
     result = RunDirectory(out).manifest["result"]
     assert bests == [5, 10, 15] and (result["best_step"], result["best"]) == (15, 0.3)
@@ -392,8 +395,8 @@ PLACES: list[tuple[Any, str, int]] = [
     *((checkpoint, "_link", calls) for calls in (0, 1)),
     (Trainer, "_validate", 2),
     (Trainer, "_choose_weights", 0),
-    (run, "write_tensors", 0),
-    (run, "write_manifest", 0),
+    (train, "write_tensors", 0),
+    (train, "write_manifest", 0),
     (CheckpointStore, "keep_final", 0),
 ]
 

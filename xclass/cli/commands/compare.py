@@ -29,7 +29,7 @@ from xclass.cli.output import print_json, print_line, print_table
 from xclass.errors import Interrupted
 
 if TYPE_CHECKING:
-    from xclass.contest import Contest
+    from xclass.comparison import Contest
     from xclass.metrics import MetricName
     from xclass.metrics.comparison import Comparison
 
@@ -130,7 +130,7 @@ class Sampled(TypedDict):
 
 
 def _is_dataset(paths: list[Path]) -> bool:
-    from xclass.data.store import MANIFEST
+    from xclass.data.dataset import MANIFEST
 
     return len(paths) == 1 and (paths[0] / MANIFEST).exists()
 
@@ -164,7 +164,7 @@ def _trained(
         raise typer.BadParameter(
             f"{paths[0]} is a dataset: say with --config what is to be trained on it", param_hint="'--config'"
         )
-    from xclass.contest import compare_configs, parse_target
+    from xclass.comparison import compare_configs, parse_target
 
     wanted = None if target is None else parse_target(target)
     metrics = None if metric is None else _wanted(metric, k)
@@ -191,8 +191,8 @@ def _trained(
 def _runs(
     paths: list[Path], dataset: Path | None, k: list[int], metric: list[str] | None, sampled: Sampled
 ) -> Comparison:
-    from xclass.compare import compare_runs
-    from xclass.evaluate import DEFAULT_METRICS
+    from xclass.comparison.compare import compare_runs
+    from xclass.evaluation.evaluate import DEFAULT_METRICS
 
     return compare_runs(paths, metrics=_wanted(metric or DEFAULT_METRICS, k), dataset=dataset, **sampled)
 
@@ -207,8 +207,8 @@ def _files(
     resamples: int,
     seed: int,
 ) -> Comparison:
-    from xclass.compare import compare_predictions
-    from xclass.evaluate import DEFAULT_METRICS
+    from xclass.comparison.compare import compare_predictions
+    from xclass.evaluation.evaluate import DEFAULT_METRICS
 
     metrics = _wanted(metric or DEFAULT_METRICS, k)
     return compare_predictions(

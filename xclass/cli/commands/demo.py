@@ -21,7 +21,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole flow on synthetic data, in about a minute: ingest, train, index, retrieve, evaluate."""
-    from xclass.demo import run_demo
+    from xclass.cli.commands.demo_flow import run_demo
 
     folder = Path(tempfile.mkdtemp(prefix="xclass-demo-")) if out is None else out
     try:

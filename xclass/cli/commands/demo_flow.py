@@ -7,18 +7,18 @@ from typing import Any
 
 import polars as pl
 
-from xclass.data.ingest import ingest
-from xclass.data.planted import best_recall
+from xclass.api import index_run
 from xclass.errors import ArtefactError
-from xclass.evaluate import metrics_at
-from xclass.files import A_DIRECTORY, atomic_file, check_target
-from xclass.frames import scan_parquet
+from xclass.evaluation.evaluate import metrics_at
 from xclass.index import IndexConfig
-from xclass.indexing import index_run
-from xclass.progress import say
+from xclass.ingest.ingest import ingest
+from xclass.ingest.synthetic.pairs import best_recall
+from xclass.io.files import A_DIRECTORY, atomic_file, check_target
+from xclass.io.frames import scan_parquet
 from xclass.recommender import Recommender
-from xclass.run import resolve_config, train_run
-from xclass.topk_parts import write_topk
+from xclass.retrieval.parts import write_topk
+from xclass.runs.train import resolve_config, train_run
+from xclass.runtime.progress import say
 
 SOURCE = "planted:items=5000,queries=20000,pairs=800000"
 K = 20
@@ -82,13 +82,13 @@ def run_demo(out: Path) -> dict[str, Any]:
 
 def _index_kind() -> str:
     """The demo also runs where Faiss is not installed."""
-    from xclass.index.factory import faiss_installed
+    from xclass.index.faiss.factory import faiss_installed
 
     return "hnsw" if faiss_installed() else "exact"
 
 
 def _retrieve(recommender: Recommender, path: Path) -> None:
-    from xclass.data.queries import dataset_queries
+    from xclass.queries.queries import dataset_queries
 
     queries = dataset_queries(recommender.dataset)
     write_topk(path, recommender.lists(queries, K), queries.ids, recommender.run.item_ids, K)

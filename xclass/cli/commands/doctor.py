@@ -14,7 +14,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     The exit code is 1 when something that xclass needs is broken.
     """
-    from xclass.doctor import OK, diagnose, healthy
+    from xclass.cli.commands.doctor_checks import OK, diagnose, healthy
 
     checks = diagnose()
     well = healthy(checks)

@@ -60,7 +60,7 @@ def probe() -> dict[str, Any]:
     """What only importing torch and Faiss together can tell. It runs in a child process: a clash of theirs kills it."""
     import torch
 
-    from xclass.rng import torch_generator
+    from xclass.runtime.rng import torch_generator
 
     found: dict[str, Any] = {
         "threads": torch.get_num_threads(),
@@ -112,8 +112,8 @@ def _version(name: str) -> str | None:
 
 def _run_probe() -> dict[str, Any] | str:
     """What :func:`probe` found, or how its process ended."""
-    code = "import json, xclass.doctor as d; print(json.dumps(d.probe()))"
-    root = str(Path(__file__).resolve().parent.parent)
+    code = "import json, xclass.cli.commands.doctor_checks as d; print(json.dumps(d.probe()))"
+    root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": path}
     try:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xclass.cli.amounts import bytes_of, count_of, seconds_of
+from xclass.cli.commands.plan import show_plan
 from xclass.cli.options import MOST_RANKS, AsJson, ConfigFile, Device, Overrides, one_of
 from xclass.cli.output import print_json, print_line, print_table
-from xclass.cli.plan import show_plan
 
 if TYPE_CHECKING:
     from xclass.estimate import Estimate
@@ -77,10 +77,10 @@ def estimate(
         wanted = "--device-memory, --flops, --memory-bandwidth and --cores go with it"
         raise typer.BadParameter(wanted, param_hint="'--ranks'")
 
-    from xclass.build import choose_device
-    from xclass.data.store import open_dataset
+    from xclass.data.dataset import open_dataset
     from xclass.estimate import estimate as measure
-    from xclass.run import resolve_config
+    from xclass.runs.train import resolve_config
+    from xclass.training.build import choose_device
 
     settings = resolve_config(config, overrides)
     if ranks is not None:
@@ -130,7 +130,7 @@ def _size(count: int) -> str:
 
 
 def _times(found: Estimate) -> list[list[str]]:
-    from xclass.progress import duration
+    from xclass.runtime.progress import duration
 
     assert found.time_s is not None and found.rates is not None
     times, phases = found.time_s, found.rates.phase_ms

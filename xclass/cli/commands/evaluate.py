@@ -22,7 +22,7 @@ from xclass.cli.options import (
     constants_of,
 )
 from xclass.cli.output import print_json, print_line, print_table
-from xclass.files import check_files
+from xclass.io.files import check_files
 
 if TYPE_CHECKING:
     from xclass.metrics import Evaluation, MetricName
@@ -96,7 +96,7 @@ def evaluate(
         _refuse({"RUN": run, **chosen, "--dataset": dataset}, RUN_ONLY)
         if truth is None:
             raise typer.BadParameter("is needed with --predictions", param_hint="'--truth'")
-        from xclass.predictions import evaluate_predictions
+        from xclass.evaluation.predictions import evaluate_predictions
 
         how = {"train": train, "num_items": num_items, "by_popularity": by_popularity, "propensity": constants}
         result = evaluate_predictions(predictions, truth, metrics=_wanted(metric, k), **how)
@@ -118,7 +118,7 @@ def _of_run(
 
 def _wanted(names: list[str] | None, cut_offs: list[int] | None, kind: str = "pairs") -> list[MetricName]:
     """What was asked for, else the usual metrics: of documents those of the extreme classification repository."""
-    from xclass.evaluate import DEFAULT_METRICS, DOCUMENT_METRICS, TEXT_METRICS
+    from xclass.evaluation.evaluate import DEFAULT_METRICS, DOCUMENT_METRICS, TEXT_METRICS
     from xclass.metrics import parse_metrics
 
     usual = {"pairs": DEFAULT_METRICS, "documents": DOCUMENT_METRICS, "text": TEXT_METRICS}
@@ -137,7 +137,7 @@ def _tell(result: Evaluation, per_query: Path | None, out: Path | None, as_json:
     if per_query is not None:
         result.write_per_query(per_query)
     if out is not None:
-        from xclass.manifest import write_json
+        from xclass.io.manifest import write_json
 
         write_json(out, result.to_dict())
     if as_json:

@@ -64,7 +64,7 @@ def export(
         raise typer.BadParameter("say what to export", param_hint="'--item-vectors' / '--query-vectors'")
     if texts is not None and item_vectors is None:
         raise typer.BadParameter("goes with --item-vectors", param_hint="'--texts'")
-    from xclass.export import export_vectors
+    from xclass.batch.export import export_vectors
     from xclass.recommender import Recommender
 
     said = export_vectors(Recommender.load(run, dataset), item_vectors, query_vectors, queries, texts)
@@ -78,8 +78,8 @@ def _documents(dataset: Path, format_name: str, out: Path | None, others: dict[s
             raise typer.BadParameter("does not go with --format", param_hint=f"'{option}'")
     if out is None:
         raise typer.BadParameter("is needed with --format", param_hint="'--out'")
-    from xclass.data.document_export import export_documents
-    from xclass.data.store import open_dataset
+    from xclass.data.dataset import open_dataset
+    from xclass.ingest.documents.export import export_documents
 
     said = {"out": str(out), **export_documents(open_dataset(dataset), out, format_name)}
     print_json(said) if as_json else print_fields(said, "exported")

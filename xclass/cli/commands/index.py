@@ -43,8 +43,8 @@ def index(
     Several builds of a kind are tried, and the cheapest that reaches the target is kept. What was measured is written
     to RUN/index/frontier.parquet and, with matplotlib, frontier.png.
     """
+    from xclass.api import index_run
     from xclass.index import IndexConfig
-    from xclass.indexing import index_run
     from xclass.recommender import Recommender
 
     kind = "factory" if factory is not None and kind == "auto" else kind
@@ -58,7 +58,7 @@ def index(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from xclass.index.frontier import written
+    from xclass.index.tuning.frontier import written
 
     frontier, definition = result.pop("frontier"), result.pop("definition")
     print_fields(result, "index")

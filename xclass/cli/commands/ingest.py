@@ -202,10 +202,10 @@ def _checked(option: str, value: str | None, allowed: tuple[str, ...]) -> str | 
 
 def _run(source: str, out: Path, base: Path | None, choices: dict[str, Any], as_json: bool) -> None:
     from xclass.config import build_config
-    from xclass.data.append import append
-    from xclass.data.ingest import ingest as make_dataset
-    from xclass.data.options import IngestOptions
-    from xclass.data.report import render_report
+    from xclass.ingest.append import append
+    from xclass.ingest.ingest import ingest as make_dataset
+    from xclass.ingest.options import IngestOptions
+    from xclass.ingest.report import render_report
 
     options = build_config(IngestOptions, _given(choices), where="ingest")
     if base is None:

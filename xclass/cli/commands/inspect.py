@@ -17,7 +17,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what PATH contains, after checking that it is complete."""
-    from xclass.inspection import describe
+    from xclass.runs.inspect import describe
 
     description = describe(path, verify)
     if as_json:
@@ -27,7 +27,7 @@ def inspect(
 
 
 def _show(description: dict[str, Any]) -> None:
-    from xclass.data.report import render_report
+    from xclass.ingest.report import render_report
 
     title = f"{description['kind']} {description['path']}"
     apart = ("kind", "path", "report")

@@ -35,7 +35,7 @@ def _size(count: int) -> str:
 
 def _step(found: Plan) -> list[list[str]]:
     from xclass.estimate.parts import readable
-    from xclass.progress import duration
+    from xclass.runtime.progress import duration
 
     sent = found.exchange
     rows = [

@@ -106,10 +106,10 @@ def retrieve(
         raise typer.BadParameter("goes with --probabilities retrieved", param_hint="'--over'")
     if format_name is not None:
         one_of("--format", format_name, FORMATS)
-    from xclass.batch import WAIT_S, Job, retrieve_to_file
-    from xclass.engine import Group
+    from xclass.batch.retrieve import WAIT_S, Job, retrieve_to_file
+    from xclass.distributed import Group
     from xclass.recommender import Recommender
-    from xclass.training.log import peak_rss_bytes
+    from xclass.training.metrics_log import peak_rss_bytes
 
     job = Job(k, queries, exact, include_seen, candidates, exclude, short, format_name, directory, unknown)
     job = replace(job, probabilities=probabilities, over=over, divide=divide)

@@ -39,10 +39,11 @@ def train(
     if grow_vocab and not resume:
         raise typer.BadParameter("it goes with --resume", param_hint="'--grow-vocab'")
 
-    from xclass.data.store import open_dataset
-    from xclass.engine import is_first
-    from xclass.growth import grow_run
-    from xclass.run import RunDirectory, resolve_config, train_run
+    from xclass.data.dataset import open_dataset
+    from xclass.distributed import is_first
+    from xclass.runs.directory import RunDirectory
+    from xclass.runs.grow import grow_run
+    from xclass.runs.train import resolve_config, train_run
 
     opened, settings = open_dataset(dataset), resolve_config(config, overrides)
     if grow_vocab:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from xclass.embeddings.interface import Table
 from xclass.errors import InputError
-from xclass.heads.bands import allowed_within, within
-from xclass.heads.differentiated import ALL, band_topk
-from xclass.heads.log_sum import log_sum, table_log_sum
-from xclass.heads.seam import Asked, Head, NoPlan, SearchedBy, mean_over_targets, targets_of
-from xclass.heads.vectors import TableRows
-from xclass.index.merging import merged
-from xclass.tables.working_set import Table
+from xclass.heads.banded.bands import allowed_within, within
+from xclass.heads.banded.differentiated import ALL, band_topk
+from xclass.heads.interface import Asked, Head, NoPlan, SearchedBy, mean_over_targets, targets_of
+from xclass.heads.item_vectors import TableRows
+from xclass.heads.log_sum_exp import log_sum, table_log_sum
+from xclass.index.merge import merged
 from xclass.types import Batch, Ragged, Rows, TopK, offsets_of
 
 SHORTLIST = "shortlist"

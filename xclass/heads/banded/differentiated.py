@@ -11,18 +11,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from xclass.embeddings.interface import Table
 from xclass.errors import InputError
-from xclass.heads.bands import allowed_within, within
-from xclass.heads.log_sum import log_sum, table_log_sum
-from xclass.heads.seam import Asked, Head, LogParts, NoPlan, SearchedBy, mean_over_targets, targets_of
-from xclass.heads.vectors import BlockVectors, TableRows
+from xclass.heads.banded.bands import allowed_within, within
+from xclass.heads.interface import Asked, Head, LogParts, NoPlan, SearchedBy, mean_over_targets, targets_of
+from xclass.heads.item_vectors import BlockVectors, TableRows
+from xclass.heads.log_sum_exp import log_sum, table_log_sum
 from xclass.index.exact import ExactIndex, empty_topk, search_bands
 from xclass.index.filtering import Allowed
-from xclass.index.merging import merged
+from xclass.index.merge import merged
 from xclass.index.rows import exact_among
-from xclass.tables.working_set import Table
 from xclass.types import Batch, Ragged, Rows, TopK
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 ALL = "all"
 

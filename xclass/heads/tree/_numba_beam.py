@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, F
+from xclass.runtime.jit_bfloat16 import FAST, F
 
 
 @njit(inline="always")
@@ -55,7 +55,8 @@ def search(  # noqa: C901  one loop over what lies in the cache
     low: Any, high: Any, width: Any, arity: Any, num_leaves: Any, query: Any, numbers: Any, rows: Any, starts: Any,
     children: Any, allowed: Any, keys: Any, leaves: Any, scores: Any, lost: Any,
 ) -> None:  # fmt: skip
-    """Queries low … high−1 of :meth:`xclass.heads.beam.Beam.search`. Arrays of no numbers stand for None."""
+    """Queries low … high−1 of :meth:`xclass.heads.tree.beam_search.Beam.search`. Arrays of no numbers stand for
+    None."""
     nodes, above = np.empty(width, np.int64), np.empty(width, np.float32)
     below, found = np.empty(width * arity, np.int64), np.empty(width * arity, np.float32)
     logits = np.empty(arity, np.float32)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, OPTIONS, F
-from xclass.heads import huffman
-from xclass.heads.block_kernels import add_to, score
-from xclass.losses.kernels import exp_of, log1p_of
+from xclass.heads.tree import huffman
+from xclass.losses._numba import exp_of, log1p_of
+from xclass.losses.fused._numba_rows import add_to, score
+from xclass.runtime.jit_bfloat16 import FAST, OPTIONS, F
 
 LONG = 1 << 10  # steps
 QUERIES = 16
@@ -21,7 +21,8 @@ merge = njit(**OPTIONS)(huffman.merge)
 
 @njit(**OPTIONS)
 def paths(leaves: Any, num_leaves: Any, starts: Any, parent: Any, place: Any, offsets: Any) -> Any:
-    """(3, L): first, number and which of every step, path by path, bottom first (:class:`xclass.heads.trees.Paths`).
+    """(3, L): first, number and which of every step, path by path, bottom first
+    (:class:`xclass.heads.tree.tree.Paths`).
 
     Fills ``offsets``. One walk: how long the paths are is known when they are there.
     """

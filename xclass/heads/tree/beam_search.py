@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
-from xclass.heads.trees import Tree
-from xclass.workers import in_parts
+from xclass.heads.tree.tree import Tree
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 
 VECTORS_AT_ONCE = 1 << 18
 PART_NUMBERS = 1 << 16  # less than this for each thread is not worth waking it
@@ -97,7 +97,7 @@ class Beam:
         return self._plain_search(query_BD, width, numbers, found)
 
     def _compiled_search(self, weight: Tensor, query: Tensor, width: int, numbers: Tensor, found: Found) -> None:
-        from xclass.heads import beam_kernels
+        from xclass.heads.tree import _numba_beam
 
         tree, nothing = self._tree, torch.empty(0, dtype=torch.bool)
         sizes = width, tree.arity, tree.num_leaves
@@ -107,7 +107,7 @@ class Beam:
         work = query.numel() * width * tree.arity // PART_NUMBERS
 
         def part(low: int, high: int) -> None:
-            beam_kernels.search(low, high, *sizes, *given, *masks, *out)
+            _numba_beam.search(low, high, *sizes, *given, *masks, *out)
 
         in_parts(part, len(query), work, query.device)
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xclass.compiling import compiles
-from xclass.heads.trees import cuts
-from xclass.progress import Progress
-from xclass.rng import torch_generator
+from xclass.heads.tree.tree import cuts
+from xclass.runtime.jit import compiles
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import torch_generator
+from xclass.runtime.threads import in_parts
 from xclass.types import Ragged
-from xclass.workers import in_parts
 
 ROUNDS = 6  # of 2-means in each halving
 BLOCK_ROWS = 1 << 16
@@ -89,13 +89,13 @@ def _halve(order: Tensor, unit: Tensor, low: Tensor, cut: Tensor, high: Tensor, 
     if not compiles():
         _halve_plainly(order, unit, low, cut, high, one, other)
         return
-    from xclass.heads import cluster_kernels
+    from xclass.heads.tree import _numba_cluster
 
     ranges = [tensor.numpy() for tensor in (low, cut, high, one, other)]
     arrays = order.numpy(), unit.numpy()
 
     def part(start: int, stop: int) -> None:
-        cluster_kernels.halve(*arrays, *(each[start:stop] for each in ranges), ROUNDS)
+        _numba_cluster.halve(*arrays, *(each[start:stop] for each in ranges), ROUNDS)
 
     in_parts(part, len(low), min(len(low), len(order) // PART_ITEMS), order.device)
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xclass.embeddings.interface import Table
 from xclass.errors import InputError
-from xclass.heads.beam import VECTORS_AT_ONCE, Beam, Found, HiddenLeaves, allowed_nodes, widening_search
-from xclass.heads.path_loss import path_loss, step_losses
-from xclass.heads.seam import Asked, Head, SearchedBy, target_shares, targets_of
-from xclass.heads.trees import Paths, Tree
+from xclass.heads.interface import Asked, Head, SearchedBy, target_shares, targets_of
+from xclass.heads.tree.beam_search import VECTORS_AT_ONCE, Beam, Found, HiddenLeaves, allowed_nodes, widening_search
+from xclass.heads.tree.path_loss import path_loss, step_losses
+from xclass.heads.tree.tree import Paths, Tree
 from xclass.index.filtering import Hidden
-from xclass.index.running import best_first
-from xclass.tables.working_set import Table
+from xclass.index.topk_lists import best_first
 from xclass.types import Batch, Ragged, Rows, TopK
 
 NODES = "node"

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xclass.compiling import compiles
-from xclass.heads.trees import Paths
-from xclass.losses.seam import sum_by_row
-from xclass.workers import in_parts
+from xclass.heads.tree.tree import Paths
+from xclass.losses.interface import sum_by_row
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 
 PART_NUMBERS = 1 << 18  # less than this for each thread is not worth waking it
 LEAST_DIMS = 16  # a line of the cache
@@ -88,7 +88,7 @@ class _PathLoss(torch.autograd.Function):
 def _run(
     query: Tensor, rows: Tensor, offsets: Tensor, paths: Paths, places: Tensor, share: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    from xclass.heads import tree_kernels
+    from xclass.heads.tree import _numba_tree
 
     loss, query_grad, rows_grad = query.new_empty(len(query)), torch.empty_like(query), torch.zeros_like(rows)
     pull, work = query.new_empty(places.shape), places.numel() * query.shape[1] // PART_NUMBERS
@@ -99,12 +99,12 @@ def _run(
     def walk(low: int, high: int) -> None:
         if places.shape[1] == 1:
             flat = [each.reshape(-1) for each in (given[4], found[2])]
-            tree_kernels.walk_binary(low, high, *given[:4], flat[0], chosen, weights, *found[:2], flat[1])
+            _numba_tree.walk_binary(low, high, *given[:4], flat[0], chosen, weights, *found[:2], flat[1])
         else:
-            tree_kernels.walk(low, high, *given, chosen, weights, *found)
+            _numba_tree.walk(low, high, *given, chosen, weights, *found)
 
     def push(low: int, high: int) -> None:
-        tree_kernels.push_rows(low, high, given[0], *given[2:], found[2], rows_grad.numpy())
+        _numba_tree.push_rows(low, high, given[0], *given[2:], found[2], rows_grad.numpy())
 
     in_parts(walk, len(query), work, query.device)
     in_parts(push, query.shape[1], min(work, query.shape[1] // LEAST_DIMS), query.device)

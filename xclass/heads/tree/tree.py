@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.heads.huffman import merge
+from xclass.heads.tree.huffman import merge
+from xclass.runtime.jit import compiles
 from xclass.types import offsets_of
 
 
@@ -96,11 +96,11 @@ class Tree:
         return Paths(offsets, first[order], count[order], which[order])
 
     def _compiled_paths(self, leaves: Tensor) -> Paths:
-        from xclass.heads import tree_kernels
+        from xclass.heads.tree import _numba_tree
 
         arrays = [tensor.numpy() for tensor in (self.offsets, self.parent, self.place)]
         offsets = torch.zeros(len(leaves) + 1, dtype=torch.int64)
-        steps = tree_kernels.paths(leaves.numpy(), self.num_leaves, *arrays, offsets.numpy())
+        steps = _numba_tree.paths(leaves.numpy(), self.num_leaves, *arrays, offsets.numpy())
         return Paths(offsets, *torch.from_numpy(steps))
 
     def lengths(self) -> Tensor:
@@ -165,9 +165,9 @@ def _merged(weights: np.ndarray, arity: int) -> np.ndarray:
     inner = -(-(len(weights) - 1) // (arity - 1))
     above = np.full(len(weights) + inner, -1, np.int64)
     if compiles():
-        from xclass.heads import tree_kernels
+        from xclass.heads.tree import _numba_tree
 
-        tree_kernels.merge(weights, arity, np.empty(inner, np.int64), above)
+        _numba_tree.merge(weights, arity, np.empty(inner, np.int64), above)
         return above
     plain = above.tolist()
     merge(weights.tolist(), arity, [0] * inner, plain)

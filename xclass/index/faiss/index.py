@@ -13,7 +13,7 @@ from torch import Tensor
 from xclass.errors import ConfigError, InputError
 from xclass.index.approximate import ApproximateIndex, Settings, powers_of_two
 from xclass.index.checks import checked_vectors
-from xclass.index.factory import (
+from xclass.index.faiss.factory import (
     default_factory,
     faiss_bytes,
     faiss_reason,
@@ -26,13 +26,13 @@ from xclass.index.factory import (
     stores_vectors,
     threads,
 )
+from xclass.index.faiss.selectors import search_parameters
+from xclass.index.faiss.spread import SpreadLists, is_spread, without_spread
 from xclass.index.filtering import Allowed
 from xclass.index.rescoring import Found, best_of, best_scored
-from xclass.index.selecting import search_parameters
-from xclass.index.spread import SpreadLists, is_spread, without_spread
+from xclass.runtime.threads import in_parts, num_threads
 from xclass.types import Ragged
-from xclass.vectors import Vectors
-from xclass.workers import in_parts, num_threads
+from xclass.types.vectors import Vectors
 
 EF_CONSTRUCTION = 40
 START_PARAMETER = {"efSearch": 64, "nprobe": 16}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xclass.index.factory import faiss_module
+from xclass.index.faiss.factory import faiss_module
 
 # Types outside the families below that look at a selector; PQ and fast-scan codes without lists refuse one.
 PLAIN = ("IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError
-from xclass.index.factory import faiss_bytes, faiss_module, threads
-from xclass.vectors import Vectors
+from xclass.index.faiss.factory import faiss_bytes, faiss_module, threads
+from xclass.types.vectors import Vectors
 
 PREFIX = "Spread,"
 DEVIATIONS = 2.0

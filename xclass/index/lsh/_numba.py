@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, LINE_BYTES, OPTIONS, F, fetch, fetch_row
-from xclass.index.kernels import best_first, product, take_in
+from xclass.index._numba import best_first, product, take_in
+from xclass.runtime.jit_bfloat16 import FAST, LINE_BYTES, OPTIONS, F, fetch, fetch_row
 
 WAITING = 512
 AHEAD = 12

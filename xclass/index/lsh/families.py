@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ConfigError
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 
 FORM = re.compile(r"(LSH|WTA)(\d+)x(\d+)(?:of(\d+))?")
 MOST_BITS = 24

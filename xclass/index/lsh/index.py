@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.errors import ArtefactError
 from xclass.index.approximate import ApproximateIndex, Settings
 from xclass.index.checks import checked_vectors
-from xclass.index.hashes import ALTERNATIVES, HashFamily, default_family, parse_family
+from xclass.index.lsh.families import ALTERNATIVES, HashFamily, default_family, parse_family
 from xclass.index.rescoring import Found, best_of, best_scored, matrix_of
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 from xclass.types import Ragged, offsets_of
-from xclass.vectors import Vectors
-from xclass.workers import in_parts
+from xclass.types.vectors import Vectors
 
 HASHED_ROWS = 1 << 13
 MOST_RANGES = 8
@@ -48,7 +48,7 @@ class HashIndex(ApproximateIndex):
     Args:
         kind: lsh or wta.
         factory: the tables, e.g. "LSH16x16" or "WTA16x4of16"; None: they fit the catalogue. See
-            :func:`xclass.index.hashes.parse_family`.
+            :func:`xclass.index.lsh.families.parse_family`.
 
     Attributes:
         scored_share: of the items, the mean share that a query since the last change of parameters was scored with.
@@ -164,7 +164,7 @@ class HashIndex(ApproximateIndex):
     def _compiled(
         self, query_BD: Tensor, matrix: np.ndarray[Any, Any], values: Tensor, costs: Tensor, probes: int, fetch: int
     ) -> tuple[Tensor, Tensor]:
-        from xclass.index import hash_kernels
+        from xclass.index.lsh import _numba
 
         assert self._family is not None
         items, scores = torch.empty(len(query_BD), fetch, dtype=torch.int64), torch.empty(len(query_BD), fetch)
@@ -184,7 +184,7 @@ class HashIndex(ApproximateIndex):
 
         def part(low: int, high: int) -> None:
             seen = np.zeros(self.num_items, np.uint8)
-            hash_kernels.search(*given, *stored, low, high, seen, *out)
+            _numba.search(*given, *stored, low, high, seen, *out)
 
         in_parts(part, len(query_BD), len(query_BD) // QUERIES_PER_THREAD, CPU)
         self._scored += int(scored.sum())
@@ -255,7 +255,7 @@ def _sorted_tables(keys: np.ndarray[Any, Any], num_keys: int) -> tuple[np.ndarra
 
 def _sorter() -> Callable[[Any, Any, Any], None]:
     if compiles():
-        from xclass.index.hash_kernels import sort_into_buckets
+        from xclass.index.lsh._numba import sort_into_buckets
 
         sort: Callable[[Any, Any, Any], None] = sort_into_buckets
         return sort

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from xclass.index.approximate import ApproximateIndex
-from xclass.index.faiss_index import TRAIN_ROWS, TRAIN_ROWS_PER_LIST, FaissIndex
-from xclass.index.kinds import IndexConfig, built
-from xclass.vectors import TensorVectors, Vectors
+from xclass.index.build import IndexConfig, built
+from xclass.index.faiss.index import TRAIN_ROWS, TRAIN_ROWS_PER_LIST, FaissIndex
+from xclass.types.vectors import TensorVectors, Vectors
 
 SAMPLE_ROWS = 1 << 14
 TRAIN_ROUNDS = 10
@@ -75,7 +75,7 @@ def _lists(factory: str) -> int:
 
 def _seconds_per_pair(sample: Tensor, lists: int) -> float:
     """Of the product and maximum of one vector with one centroid. The best of a few: other work only adds time."""
-    from xclass.index.factory import faiss_module
+    from xclass.index.faiss.factory import faiss_module
 
     faiss, rows = faiss_module(), sample.numpy()
     centroids, best = rows[: min(lists, len(rows))], math.inf

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.index.approximate import ApproximateIndex
+from xclass.index.build import Index
 from xclass.index.exact import ExactIndex
-from xclass.index.kinds import Index
 from xclass.types import Ragged, TopK
-from xclass.vectors import TensorVectors, Vectors
+from xclass.types.vectors import TensorVectors, Vectors
 
 INDEX_RECALL = (
     "items of the index's first {k} that the exact first {k} hold, or that score as high as its last / length of the "
@@ -133,7 +133,7 @@ def memory_bytes(index: Index) -> int:
 
 def flat_queries_per_s(vectors: Vectors, query_BD: Tensor, k: int) -> float | None:
     """Queries/s of Faiss's exact search over these vectors, nothing excluded; None where Faiss is not installed."""
-    from xclass.index.factory import faiss_installed, faiss_module
+    from xclass.index.faiss.factory import faiss_installed, faiss_module
 
     if not faiss_installed():
         return None

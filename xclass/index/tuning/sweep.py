@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from xclass.index.approximate import ApproximateIndex
+from xclass.index.build import AUTO_EXACT_ITEMS, Index, IndexConfig, built, candidates
 from xclass.index.checks import checked_vectors
-from xclass.index.cost import expected_cost
-from xclass.index.kinds import AUTO_EXACT_ITEMS, Index, IndexConfig, built, candidates
-from xclass.index.measuring import HeldOut, Point
-from xclass.index.tuning import IndexReport, cheapest, check_goal, faster, reason, report
-from xclass.progress import duration, say
+from xclass.index.tuning.cost import expected_cost
+from xclass.index.tuning.measure import HeldOut, Point
+from xclass.index.tuning.tune import IndexReport, cheapest, check_goal, faster, reason, report
+from xclass.runtime.progress import duration, say
 from xclass.types import Ragged
-from xclass.vectors import Vectors, as_vectors
+from xclass.types.vectors import Vectors, as_vectors
 
 
 def find_index(

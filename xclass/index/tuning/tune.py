@@ -10,9 +10,9 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.index.approximate import ApproximateIndex
-from xclass.index.kinds import Index
-from xclass.index.measuring import INDEX_RECALL, HeldOut, Point, flat_queries_per_s
-from xclass.progress import Progress
+from xclass.index.build import Index
+from xclass.index.tuning.measure import INDEX_RECALL, HeldOut, Point, flat_queries_per_s
+from xclass.runtime.progress import Progress
 from xclass.types import Ragged
 
 FINE = 2**0.25

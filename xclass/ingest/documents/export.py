@@ -12,11 +12,11 @@ import polars as pl
 import torch
 from numpy.lib import format as npy
 
-from xclass.data.feature_files import blocks_of_lists
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import DataError, lookup
-from xclass.manifest import atomic_directory
-from xclass.progress import Progress, say
+from xclass.ingest.writing.features import blocks_of_lists
+from xclass.io.files import atomic_directory
+from xclass.runtime.progress import Progress, say
 from xclass.types import Ragged, offsets_of
 
 DOCUMENTS_PER_BLOCK = 8192

@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data.document_reading import ReadDocuments, read_documents, read_texts, text_blocks
-from xclass.data.document_sources import DocumentSource, read_filters, read_split_files
-from xclass.data.document_writing import PART_OF_CODE, DocumentJob, write_documents
-from xclass.data.feature_files import FeatureSpool
-from xclass.data.format_text import text_columns
-from xclass.data.label_texts import LabelTexts, read_names
-from xclass.data.option_use import check_shares, check_use
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TEST, TRAIN, VALID
-from xclass.data.store import Dataset
-from xclass.data.vectoriser import Vectoriser
+from xclass.data.dataset import Dataset
+from xclass.data.vectorizer import Vectoriser
 from xclass.errors import ConfigError, DataError
-from xclass.files import scratch_directory
-from xclass.rng import numpy_generator
+from xclass.ingest.documents.reader import ReadDocuments, read_documents, read_texts, text_blocks
+from xclass.ingest.documents.sources import DocumentSource, read_filters, read_split_files
+from xclass.ingest.documents.writer import PART_OF_CODE, DocumentJob, write_documents
+from xclass.ingest.formats.text import text_columns
+from xclass.ingest.label_texts import LabelTexts, read_names
+from xclass.ingest.option_use import check_shares, check_use
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import PART_CODES, TEST, TRAIN, VALID
+from xclass.ingest.writing.features import FeatureSpool
+from xclass.io.files import scratch_directory
+from xclass.runtime.rng import numpy_generator
 
 
 def ingest_documents(source: DocumentSource, out: Path, options: IngestOptions) -> Dataset:
-    """Read documents and write the dataset directory ``out``; see :func:`xclass.data.ingest.ingest`.
+    """Read documents and write the dataset directory ``out``; see :func:`xclass.ingest.ingest.ingest`.
 
     Documents are queries. Those without ids of their own are numbered from 1 in the order of the files, train before
     valid before test. Labels are items, with the file's numbers or names as their ids: all that a header counts or a

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data import text
-from xclass.data.columns import IdKind
-from xclass.data.document_blocks import DocumentFormat, Layout
-from xclass.data.document_formats import DOCUMENT_FORMATS
-from xclass.data.document_sources import DocumentSource
-from xclass.data.feature_files import FeatureSpool
-from xclass.data.format_text import TextColumns, read_rows, text_columns
-from xclass.data.ids import IdEncoder, recode
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-from xclass.progress import Progress
+from xclass.ingest.columns import IdKind
+from xclass.ingest.documents.sources import DocumentSource
+from xclass.ingest.formats.document_blocks import DocumentFormat, Layout
+from xclass.ingest.formats.documents import DOCUMENT_FORMATS
+from xclass.ingest.formats.text import TextColumns, read_rows, text_columns
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.reading.id_encoder import IdEncoder, recode
+from xclass.ingest.text import lines
+from xclass.ingest.writing.features import FeatureSpool
+from xclass.runtime.progress import Progress
 
 
 @dataclass(slots=True)
@@ -105,8 +105,8 @@ def _read_file(form: DocumentFormat, path: Path, layout: Layout, grown: _Growing
                 spool.append(block.features)
                 grown.add(block.label_lengths, block.labels)
                 progress.advance(len(block))
-        except (pl.exceptions.PolarsError, *text.READ_ERRORS) as error:
-            for _ in text.numbered_lines(path):
+        except (pl.exceptions.PolarsError, *lines.READ_ERRORS) as error:
+            for _ in lines.numbered_lines(path):
                 pass
             raise DataError("this file can't be read", where=path, got=str(error).split("\n")[0][:200]) from None
 

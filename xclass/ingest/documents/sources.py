@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data import text
-from xclass.data.document_formats import DOCUMENT_FORMATS, format_of_file
-from xclass.data.document_lines import NUMBER
-from xclass.data.format_text import holds_text
-from xclass.data.formats import FORMATS
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import TEST, TRAIN
-from xclass.data.sources import PARTS, WHOLE, find_parts
 from xclass.errors import DataError, lookup
+from xclass.ingest.formats.document_lines import NUMBER
+from xclass.ingest.formats.documents import DOCUMENT_FORMATS, format_of_file
+from xclass.ingest.formats.pairs import FORMATS
+from xclass.ingest.formats.text import holds_text
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import TEST, TRAIN
+from xclass.ingest.sources import PARTS, WHOLE, find_parts
+from xclass.ingest.text import lines
 
 FORMAT_NAMES = ("auto", *FORMATS, *DOCUMENT_FORMATS, "text")
 NPZ_PARTS = {"trn": "train", "train": "train", "val": "valid", "valid": "valid", "tst": "test", "test": "test"}
@@ -24,7 +24,7 @@ NPZ_PARTS = {"trn": "train", "train": "train", "val": "valid", "valid": "valid",
 
 @dataclass(frozen=True, slots=True)
 class DocumentSource:
-    """form: "text" or a name of DOCUMENT_FORMATS. parts: as :func:`xclass.data.sources.find_parts` gives them. place:
+    """form: "text" or a name of DOCUMENT_FORMATS. parts: as :func:`xclass.ingest.sources.find_parts` gives them. place:
     the source as it was named. splits: files of train and of test documents, of a source that is one file."""
 
     form: str
@@ -76,7 +76,7 @@ def read_split_files(splits: tuple[Path, Path], number: int, documents: int) -> 
     """int8 (documents,): TRAIN, TEST, or −1 for a document that is in neither column."""
     codes = np.full(documents, -1, dtype=np.int8)
     for path, part in zip(splits, (TRAIN, TEST), strict=True):
-        for line_number, line in text.numbered_lines(path):
+        for line_number, line in lines.numbered_lines(path):
             fields = line.split()
             if not fields:
                 continue
@@ -124,7 +124,7 @@ def read_filters(
 def _read_filter(path: Path, start: int, count: int, item_ids: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     documents, labels = [], []
     limits = count, int(item_ids[-1]) + 1
-    for number, line in text.numbered_lines(path):
+    for number, line in lines.numbered_lines(path):
         fields = line.split()
         if not fields:
             continue

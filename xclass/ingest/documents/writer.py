@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xclass.data.columns import Columns
-from xclass.data.document_blocks import FEATURES, TEXT
-from xclass.data.document_reading import ReadDocuments
-from xclass.data.feature_files import FeatureSpool, write_features
-from xclass.data.format_text import TextColumns
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs, group_by_query, merge_duplicates
-from xclass.data.reading import Table
-from xclass.data.store import HIDDEN, Dataset, write_ragged
-from xclass.data.table_writing import write_table
-from xclass.data.vectoriser import Vectoriser
+from xclass.data.dataset import HIDDEN, TEXT, Dataset, write_ragged
+from xclass.data.vectorizer import Vectoriser
 from xclass.errors import DataError
+from xclass.ingest.columns import Columns
+from xclass.ingest.documents.reader import ReadDocuments
+from xclass.ingest.formats.document_blocks import FEATURES
+from xclass.ingest.formats.text import TextColumns
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import PART_CODES, TRAIN, Pairs, group_by_query, merge_duplicates
+from xclass.ingest.reading.reader import Table
+from xclass.ingest.writing.features import FeatureSpool, write_features
+from xclass.ingest.writing.table import write_table
 
 PART_OF_CODE = {code: name for name, code in PART_CODES.items()}
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import polars as pl
 
-from xclass.data import delimited, text
-from xclass.data.columns import Columns, is_usual_name, resolve_columns
-from xclass.data.dates import are_dates, from_iso, text_numbers
-from xclass.data.detection import find_separator
-from xclass.data.diagnosis import RowChecks, ragged
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError
+from xclass.ingest.columns import Columns, is_usual_name, resolve_columns
+from xclass.ingest.formats.detection import find_separator
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import delimited
+from xclass.ingest.text import lines as text
+from xclass.ingest.text.dates import are_dates, from_iso, text_numbers
+from xclass.ingest.text.first_bad_line import RowChecks, ragged
 
 
 class Csv:

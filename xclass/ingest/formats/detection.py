@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from xclass.data import text
-from xclass.data.columns import names_a_pair
-from xclass.data.delimited import cut_lines
-from xclass.data.options import IngestOptions
-from xclass.data.times import are_times
 from xclass.errors import DataError
+from xclass.ingest.columns import names_a_pair
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines as text
+from xclass.ingest.text.delimited import cut_lines
+from xclass.ingest.text.times import are_times
 
 MOST_FILES = 32  # of a directory are looked at
 NEARLY = 0.9  # of the lines have the same number of fields: the others are taken for faults

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from xclass.data.options import IngestOptions
-from xclass.data.sparse import Sparse
+from xclass.data.features import Sparse
+from xclass.ingest.options import IngestOptions
 
 FEATURES = "features"  # the name of numbered features that come from a file
 TEXT = "text"  # the name of what a vectoriser makes of texts

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data import text
-from xclass.data.document_blocks import MOST_NUMBERS, Documents, Layout
-from xclass.data.sparse import Sparse
+from xclass.data.features import Sparse
 from xclass.errors import DataError
+from xclass.ingest.formats.document_blocks import MOST_NUMBERS, Documents, Layout
+from xclass.ingest.text import lines as text
 
 LINES_PER_BLOCK = 8192
 LARGEST_FLOAT32 = 3.4028235e38

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xclass.data import text
-from xclass.data.document_blocks import DocumentFormat
-from xclass.data.document_lines import NUMBER
-from xclass.data.format_npz import Npz
-from xclass.data.format_svmlight import Svmlight
-from xclass.data.format_xmc import Xmc
+from xclass.ingest.formats.document_blocks import DocumentFormat
+from xclass.ingest.formats.document_lines import NUMBER
+from xclass.ingest.formats.npz import Npz
+from xclass.ingest.formats.svmlight import Svmlight
+from xclass.ingest.formats.xmc import Xmc
+from xclass.ingest.text import lines as text
 
 DOCUMENT_FORMATS: dict[str, DocumentFormat] = {
     "xmc": Xmc(),

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from xclass.data import text
-from xclass.data.columns import Columns, IdKind, resolve_columns
-from xclass.data.dates import are_dates, text_numbers
-from xclass.data.diagnosis import RowChecks, float_ids, mixed_types
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-from xclass.frames import parse_ndjson
+from xclass.ingest.columns import Columns, IdKind, resolve_columns
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines as text
+from xclass.ingest.text.dates import are_dates, text_numbers
+from xclass.ingest.text.first_bad_line import RowChecks, float_ids, mixed_types
+from xclass.io.frames import parse_ndjson
 
 SAMPLE_LINES = 1000
 INT64 = range(-(2**63), 2**63)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from xclass.data import text
-from xclass.data.columns import Columns
-from xclass.data.options import IngestOptions
+from xclass.ingest.columns import Columns
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines as text
 
 FIELDS = pl.col("line").str.extract_all(r"[^ \t]+")
 

@@ -15,14 +15,14 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from xclass.data import text
-from xclass.data.document_blocks import MOST_NUMBERS, Documents, Layout
-from xclass.data.options import IngestOptions
-from xclass.data.sparse import Sparse
+from xclass.data.features import Sparse
 from xclass.errors import DataError
+from xclass.ingest.formats.document_blocks import MOST_NUMBERS, Documents, Layout
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines
 
 VALUES_PER_BLOCK = 1 << 20
-READ_ERRORS = (*text.READ_ERRORS, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+READ_ERRORS = (*lines.READ_ERRORS, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 # NumPy parses the header as Python source.
 HEADER_ERRORS = (ValueError, TypeError, KeyError, SyntaxError, tokenize.TokenError, RecursionError, OverflowError)
 KINDS = {"format": "SU", "shape": "iu", "indptr": "iu", "indices": "iu", "data": "biuf"}
@@ -79,7 +79,7 @@ class Matrix:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text.check_regular(path)
+        lines.check_regular(path)
         try:
             self._file = zipfile.ZipFile(path)
             kind = bytes(self._whole("format")).decode("utf-8", "replace") if "format.npy" in self._names() else "?"

@@ -17,15 +17,15 @@ from typing import Protocol
 
 import polars as pl
 
-from xclass.data import text
-from xclass.data.columns import Columns
-from xclass.data.detection import detect_format
-from xclass.data.format_csv import Csv, Inter
-from xclass.data.format_jsonl import JsonLines
-from xclass.data.format_lists import Adjacency, Sequences
-from xclass.data.format_parquet import Parquet
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError, lookup
+from xclass.ingest.columns import Columns
+from xclass.ingest.formats.csv import Csv, Inter
+from xclass.ingest.formats.detection import detect_format
+from xclass.ingest.formats.jsonl import JsonLines
+from xclass.ingest.formats.lists import Adjacency, Sequences
+from xclass.ingest.formats.parquet import Parquet
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines
 
 
 class Format(Protocol):
@@ -66,7 +66,7 @@ def find_format(name: str, path: Path) -> str:
 
 def find_formats(paths: Sequence[Path], options: IngestOptions) -> list[str]:
     """The format of each file: the one that is asked for; else by the file's ending; else, one for all other files,
-    by their first lines (:func:`xclass.data.detection.detect_format`).
+    by their first lines (:func:`xclass.ingest.formats.detection.detect_format`).
 
     Raises:
         ConfigError: there is no such format; names the nearest.
@@ -75,7 +75,7 @@ def find_formats(paths: Sequence[Path], options: IngestOptions) -> list[str]:
     if options.format != "auto":
         lookup("format", options.format, {"auto": None, **FORMATS}, where="--format")
         return [options.format] * len(paths)
-    known = [SUFFIXES.get(Path(text.plain_name(path)).suffix.lower()) for path in paths]
+    known = [SUFFIXES.get(Path(lines.plain_name(path)).suffix.lower()) for path in paths]
     plain = [path for path, name in zip(paths, known, strict=True) if name is None]
     if not plain:
         return [str(name) for name in known]

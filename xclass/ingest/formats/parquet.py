@@ -8,15 +8,15 @@ from pathlib import Path
 
 import polars as pl
 
-from xclass import frames
-from xclass.data import text
-from xclass.data.columns import Columns, IdKind, resolve_columns
-from xclass.data.dates import ACCEPTED, are_dates, text_number
-from xclass.data.diagnosis import LARGEST_FLOAT32, MAX_NAMED, RowChecks, float_ids
-from xclass.data.format_jsonl import Frame, explode_lists
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-from xclass.frames import parquet_blocks, parquet_schema, scan_parquet
+from xclass.ingest.columns import Columns, IdKind, resolve_columns
+from xclass.ingest.formats.jsonl import Frame, explode_lists
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines
+from xclass.ingest.text.dates import ACCEPTED, are_dates, text_number
+from xclass.ingest.text.first_bad_line import LARGEST_FLOAT32, MAX_NAMED, RowChecks, float_ids
+from xclass.io import frames
+from xclass.io.frames import parquet_blocks, parquet_schema, scan_parquet
 
 ROWS_PER_BATCH = 500_000
 LISTS_PER_BATCH = 20_000
@@ -69,7 +69,7 @@ class Parquet:
         bad = self._plain(frame, path, columns).filter(_is_bad(columns)).head(MAX_NAMED + 1)
         try:
             rows = bad.collect(engine="streaming")
-        except (*text.POLARS_ERRORS, OSError) as error:
+        except (*lines.POLARS_ERRORS, OSError) as error:
             raise DataError(
                 "this Parquet file can't be read", where=path, got=_first_line(error), do="write it again"
             ) from None
@@ -134,17 +134,17 @@ def count_rows(path: Path) -> int | None:
     """Rows of a Parquet file by its footer; None when it can't be read."""
     try:
         return frames.count_rows(path)
-    except (*text.POLARS_ERRORS, OSError):
+    except (*lines.POLARS_ERRORS, OSError):
         return None
 
 
 def _schema(path: Path) -> dict[str, pl.DataType]:
-    text.check_regular(path)
+    lines.check_regular(path)
     if path.stat().st_size == 0:
         raise DataError("this file is empty", where=path, wanted="at least one row")
     try:
         return dict(parquet_schema(path))
-    except (*text.POLARS_ERRORS, OSError) as error:
+    except (*lines.POLARS_ERRORS, OSError) as error:
         raise DataError(
             "this is not a Parquet file, or it is cut", where=path, got=_first_line(error), do="write it again"
         ) from None

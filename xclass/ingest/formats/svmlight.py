@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from xclass.data import text
-from xclass.data.document_blocks import Documents, Layout
-from xclass.data.document_lines import line_blocks, line_error, parse_lines
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-from xclass.progress import say
+from xclass.ingest.formats.document_blocks import Documents, Layout
+from xclass.ingest.formats.document_lines import line_blocks, line_error, parse_lines
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines as text
+from xclass.runtime.progress import say
 
 COMMENT = "#.*$"
 QUERY = r"(^| )qid:[^ ]*"

@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from xclass.data import text
-from xclass.data.format_jsonl import has_surrogate, json_blocks, parse_object, sample_objects
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError, nearest
-from xclass.frames import parquet_blocks, parquet_schema, scan_parquet
-from xclass.progress import say
+from xclass.ingest.formats.jsonl import has_surrogate, json_blocks, parse_object, sample_objects
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines as text
+from xclass.io.frames import parquet_blocks, parquet_schema, scan_parquet
+from xclass.runtime.progress import say
 
 ROWS_PER_BLOCK = 4096
 BLOCK_BYTES = 1 << 22

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from xclass.data import text
-from xclass.data.document_blocks import MOST_NUMBERS, Documents, Layout
-from xclass.data.document_lines import NUMBER, line_blocks, line_error, parse_lines
-from xclass.data.options import IngestOptions
 from xclass.errors import DataError
-from xclass.progress import say
+from xclass.ingest.formats.document_blocks import MOST_NUMBERS, Documents, Layout
+from xclass.ingest.formats.document_lines import NUMBER, line_blocks, line_error, parse_lines
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.text import lines
+from xclass.runtime.progress import say
 
 
 class Xmc:
@@ -23,7 +23,7 @@ class Xmc:
 
     def layout(self, path: Path, options: IngestOptions) -> Layout:
         """The three numbers of the first line."""
-        first = text.head(path)[0]
+        first = lines.head(path)[0]
         fields = first.split()
         if len(fields) != 3 or not all(NUMBER.fullmatch(field) for field in fields):
             raise DataError(
@@ -67,7 +67,7 @@ def _diagnosed(path: Path, layout: Layout) -> DataError:
     wanted = layout.documents
     assert wanted is not None
     count = 0
-    for number, line in text.numbered_lines(path):
+    for number, line in lines.numbered_lines(path):
         if number == 1:
             continue
         count = count + 1 if count < wanted or line.strip() else count

@@ -18,15 +18,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data.columns import Columns, IdKind
-from xclass.data.format_parquet import count_rows
-from xclass.data.ids import check_integers, check_kinds, index_dtype, is_canonical_int64, note_odd_ids
-from xclass.data.pairs import PART_CODES, Pairs, stable_order
-from xclass.data.reading import File, Reader, Table, kinds_of, plain_times, read_parts, table_of
-from xclass.data.sorted_ids import Parted, SavedIds, SortedRuns, encode
-from xclass.data.sources import WHOLE
-from xclass.data.text import plain_name
-from xclass.progress import Progress
+from xclass.data.features import stable_order
+from xclass.ingest.columns import Columns, IdKind
+from xclass.ingest.formats.parquet import count_rows
+from xclass.ingest.pairs import PART_CODES, Pairs
+from xclass.ingest.reading.id_encoder import check_integers, check_kinds, index_dtype, is_canonical_int64, note_odd_ids
+from xclass.ingest.reading.id_sorted import Parted, SavedIds, SortedRuns, encode
+from xclass.ingest.reading.reader import File, Reader, Table, kinds_of, plain_times, read_parts, table_of
+from xclass.ingest.sources import WHOLE
+from xclass.ingest.text.lines import plain_name
+from xclass.runtime.progress import Progress
 
 BYTES_PER_PAIR = 64  # in memory, its share of the ids' dictionaries included
 BYTES_PER_ROW = 12  # of a text file: few have shorter rows

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from xclass.data.ids import is_canonical_int64
+from xclass.ingest.reading.id_encoder import is_canonical_int64
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 FOLDER = re.compile(r"([^=/]+)=(.*)", re.DOTALL)

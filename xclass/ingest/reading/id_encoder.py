@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from xclass.data.columns import IdKind
 from xclass.errors import DataError
-from xclass.progress import say
+from xclass.ingest.columns import IdKind
+from xclass.runtime.progress import say
 
 CODES_PER_BLOCK = 1 << 22
 FLOAT = r"^-?[0-9]+\.0$|^-?[0-9]\.[0-9]+[eE]\+?[0-9]+$"

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data.ids import IdEncoder, index_dtype
-from xclass.data.keys import KeyNumbers
-from xclass.frames import read_ipc, scan_ipc
+from xclass.data.id_hash import KeyNumbers
+from xclass.ingest.reading.id_encoder import IdEncoder, index_dtype
+from xclass.io.frames import read_ipc, scan_ipc
 
 IDS_AT_ONCE = 1 << 24
 WAITING_BYTES = 256 << 20

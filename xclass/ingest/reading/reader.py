@@ -13,19 +13,19 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data.columns import Columns, IdKind, is_sure_time
-from xclass.data.format_parquet import Parquet, count_rows
-from xclass.data.formats import FORMATS, Format, find_formats
-from xclass.data.hive import FolderKeys
-from xclass.data.ids import IdEncoder, note_odd_ids, recode
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, Pairs
-from xclass.data.sorted_ids import Ids
-from xclass.data.sources import WHOLE
-from xclass.data.text import POLARS_ERRORS, READ_ERRORS
-from xclass.data.times import may_be_times
 from xclass.errors import DataError
-from xclass.progress import Progress, say
+from xclass.ingest.columns import Columns, IdKind, is_sure_time
+from xclass.ingest.formats.pairs import FORMATS, Format, find_formats
+from xclass.ingest.formats.parquet import Parquet, count_rows
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import PART_CODES, Pairs
+from xclass.ingest.reading.hive import FolderKeys
+from xclass.ingest.reading.id_encoder import IdEncoder, note_odd_ids, recode
+from xclass.ingest.reading.id_sorted import Ids
+from xclass.ingest.sources import WHOLE
+from xclass.ingest.text.lines import POLARS_ERRORS, READ_ERRORS
+from xclass.ingest.text.times import may_be_times
+from xclass.runtime.progress import Progress, say
 
 ROWS_PER_BATCH = 500_000
 EXACT_FLOAT = 2**53

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from xclass.data.pairs import TRAIN, Pairs, blocks_of, query_blocks
-from xclass.data.reading import Table
 from xclass.errors import DataError
+from xclass.ingest.pairs import TRAIN, Pairs, blocks_of, query_blocks
+from xclass.ingest.reading.reader import Table
 
 LARGEST = float(np.finfo(np.float32).max)
 

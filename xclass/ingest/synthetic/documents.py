@@ -20,21 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xclass.data.document_blocks import Layout
-from xclass.data.document_reading import ReadDocuments
-from xclass.data.document_writing import DocumentJob, write_documents
-from xclass.data.documents import document_parts
-from xclass.data.feature_files import FeatureSpool
-from xclass.data.option_use import check_use
-from xclass.data.options import IngestOptions
-from xclass.data.planted_spec import parse_numbers
-from xclass.data.sparse import Sparse
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
+from xclass.data.features import Sparse
 from xclass.errors import ArtefactError, ConfigError
-from xclass.files import scratch_directory
-from xclass.progress import Progress
-from xclass.records import check_record
-from xclass.rng import numpy_generator
+from xclass.ingest.documents.ingest import document_parts
+from xclass.ingest.documents.reader import ReadDocuments
+from xclass.ingest.documents.writer import DocumentJob, write_documents
+from xclass.ingest.formats.document_blocks import Layout
+from xclass.ingest.option_use import check_use
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.synthetic.spec import parse_numbers
+from xclass.ingest.writing.features import FeatureSpool
+from xclass.io.files import scratch_directory
+from xclass.io.records import check_record
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import numpy_generator
 from xclass.types import TopK, offsets_of
 
 PREFIX = "planted-documents:"

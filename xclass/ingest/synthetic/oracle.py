@@ -9,14 +9,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.data.dataset import Dataset
 from xclass.data.lists import Lists
-from xclass.data.planted_model import PlantedWorld
-from xclass.data.store import Dataset
 from xclass.errors import ArtefactError
-from xclass.frames import scan_parquet
-from xclass.progress import Progress
-from xclass.records import check_record
-from xclass.rng import numpy_generator
+from xclass.ingest.synthetic.world import PlantedWorld
+from xclass.io.frames import scan_parquet
+from xclass.io.records import check_record
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import numpy_generator
 from xclass.types import Ragged
 
 Numbers = TypeVar("Numbers", np.ndarray, pl.Expr)

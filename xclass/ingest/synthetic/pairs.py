@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xclass.data import writing
-from xclass.data.arrays import VALUES_PER_BLOCK, ArrayWriter, rewrite_blocks
-from xclass.data.ids import index_dtype
-from xclass.data.option_use import check_use
-from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
-from xclass.data.pairs import PART_CODES, Pairs
-from xclass.data.planted_model import PlantedWorld
-from xclass.data.planted_oracle import (
+from xclass.data.dataset import Dataset
+from xclass.data.npy_stream import VALUES_PER_BLOCK, ArrayWriter, rewrite_blocks
+from xclass.errors import ConfigError, InputError
+from xclass.ingest.option_use import check_use
+from xclass.ingest.options import DEFAULT_VALID_FRACTION, IngestOptions
+from xclass.ingest.pairs import PART_CODES, Pairs
+from xclass.ingest.reading.id_encoder import index_dtype
+from xclass.ingest.splits import random_split
+from xclass.ingest.synthetic.oracle import (
     best_recall,
     external_number,
     model_items,
@@ -34,12 +35,11 @@ from xclass.data.planted_oracle import (
     true_probabilities,
     world_item,
 )
-from xclass.data.planted_spec import DECIMAL_KEYS, PREFIX, SPEC_KEYS, parse_planted
-from xclass.data.splits import random_split
-from xclass.data.store import Dataset
-from xclass.errors import ConfigError, InputError
-from xclass.progress import Progress, say
-from xclass.rng import derive_seed
+from xclass.ingest.synthetic.spec import DECIMAL_KEYS, PREFIX, SPEC_KEYS, parse_planted
+from xclass.ingest.synthetic.world import PlantedWorld
+from xclass.ingest.writing import arrays
+from xclass.runtime.progress import Progress, say
+from xclass.runtime.rng import derive_seed
 
 __all__ = [
     "PlantedModel",
@@ -74,7 +74,7 @@ class PlantedModel(PlantedWorld):
         Cost: O(pairs) time; memory about 30 bytes per item and one block of queries, whatever the number of pairs.
         """
         out = Path(out)
-        with writing.dataset_directory(
+        with arrays.dataset_directory(
             out, self.pairs * 8 + self.num_queries * 40 + self.num_items * 40 + (1 << 20)
         ) as folder:
             drawn = _Drawn(self, np.zeros(self.num_items, dtype=np.int32))
@@ -88,7 +88,7 @@ class PlantedModel(PlantedWorld):
             splits = {
                 name: {"pairs": part["pairs"], "queries": part["queries"]} for name, part in facts["splits"].items()
             }
-            writing.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, notes)
+            arrays.write_dataset_manifest(folder, self.num_queries, self.num_items, splits, types, notes)
         return Dataset(out)
 
 

@@ -27,16 +27,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data.option_use import check_use
-from xclass.data.options import IngestOptions
-from xclass.data.planted_spec import parse_numbers
-from xclass.data.sequence_writing import SequenceJob, write_sequences
-from xclass.data.sources import PARTS
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.data.windows import SequenceFacts
 from xclass.errors import ConfigError
-from xclass.progress import Progress
-from xclass.rng import numpy_generator
+from xclass.ingest.option_use import check_use
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.sources import PARTS
+from xclass.ingest.synthetic.spec import parse_numbers
+from xclass.ingest.writing.sequences import SequenceJob, write_sequences
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import numpy_generator
 
 PREFIX = "planted-text:"
 SPEC = "planted-text:items=…,words=…[,classes=…][,first=…][,second=…][,zipf=…][,shift=…][,length=…][,seed=…]"

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from xclass.data.pairs import stable_order
+from xclass.data.features import stable_order
 from xclass.errors import InputError
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 QUERIES_PER_BLOCK = 1 << 14
 REJECTION_ROUNDS = 6

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from xclass.data.columns import Columns
+from xclass.ingest.columns import Columns
 
 ACCEPTED = "2024-05-01, 2024-05-01 10:30:00 or 2024-05-01T10:30:00.5+02:00"
 ISO = (

@@ -18,9 +18,9 @@ from typing import Literal
 
 import polars as pl
 
-from xclass.data.diagnosis import ragged
-from xclass.data.text import UTF8_MARK, Lines, lone_return, open_binary, readable, split_line
 from xclass.errors import DataError
+from xclass.ingest.text.first_bad_line import ragged
+from xclass.ingest.text.lines import UTF8_MARK, Lines, lone_return, open_binary, readable, split_line
 
 BLOCK_BYTES = 1 << 24
 ROWS_PER_FRAME = 1 << 16

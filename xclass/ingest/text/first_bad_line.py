@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 
-from xclass.data.dates import ACCEPTED, from_iso
-from xclass.data.text import is_number
 from xclass.errors import DataError
+from xclass.ingest.text.dates import ACCEPTED, from_iso
+from xclass.ingest.text.lines import is_number
 
 MAX_NAMED = 5
 FAR = 10**300

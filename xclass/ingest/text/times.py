@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from xclass.data.arrays import VALUES_PER_BLOCK
-from xclass.data.dates import from_iso
-from xclass.data.text import is_number
+from xclass.data.npy_stream import VALUES_PER_BLOCK
 from xclass.errors import DataError
+from xclass.ingest.text.dates import from_iso
+from xclass.ingest.text.lines import is_number
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 """Name of a unit of Unix times → how many there are in a second."""

@@ -12,13 +12,14 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from xclass.data.arrays import ArrayWriter
-from xclass.data.ids import index_dtype, recode
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs, blocks_of, count_codes, offsets_by_query
-from xclass.data.sorted_ids import Ids
-from xclass.data.store import FORMAT_VERSION, KIND, MANIFEST
+from xclass.data.dataset import FORMAT_VERSION, KIND, MANIFEST
+from xclass.data.npy_stream import ArrayWriter
 from xclass.errors import ArtefactError
-from xclass.manifest import atomic_directory, require_space, write_manifest
+from xclass.ingest.pairs import PART_CODES, TRAIN, Pairs, blocks_of, count_codes, offsets_by_query
+from xclass.ingest.reading.id_encoder import index_dtype, recode
+from xclass.ingest.reading.id_sorted import Ids
+from xclass.io.files import atomic_directory, require_space
+from xclass.io.manifest import write_manifest
 
 IDS_PER_BLOCK = 1 << 18
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from xclass.data.arrays import ArrayWriter
-from xclass.data.sparse import Sparse
-from xclass.data.vectoriser import Vectoriser
+from xclass.data.features import Sparse
+from xclass.data.npy_stream import ArrayWriter
+from xclass.data.vectorizer import Vectoriser
 
 VALUES_PER_BLOCK = 1 << 22
 

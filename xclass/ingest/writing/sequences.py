@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data import writing
-from xclass.data.arrays import ArrayWriter
-from xclass.data.ids import index_dtype
-from xclass.data.sources import PARTS
-from xclass.data.store import SEQUENCE, Dataset
+from xclass.data.dataset import SEQUENCE, Dataset
+from xclass.data.npy_stream import ArrayWriter
 from xclass.data.windows import SequenceFacts
-from xclass.progress import Progress, say
+from xclass.ingest.reading.id_encoder import index_dtype
+from xclass.ingest.sources import PARTS
+from xclass.ingest.writing import arrays
+from xclass.runtime.progress import Progress, say
 
 OFFSETS_AT_ONCE = 1 << 20
 
@@ -47,7 +47,7 @@ def write_sequences(job: SequenceJob, blocks: Iterable[tuple[str, np.ndarray]], 
     sizes = {part: job.sizes.get(part, 0) for part in PARTS if part == "train" or job.sizes.get(part, 0)}
     total, dtype = sum(sizes.values()), index_dtype(len(job.items))
     needed = total * (8 * len(sizes) + 16) + int(job.items.estimated_size()) + (1 << 20)
-    with writing.dataset_directory(out, needed) as folder:
+    with arrays.dataset_directory(out, needed) as folder:
         distinct = _write_values(folder, sizes, blocks, dtype, len(job.items))
         say(f"write {out}")
         starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
@@ -60,9 +60,9 @@ def write_sequences(job: SequenceJob, blocks: Iterable[tuple[str, np.ndarray]], 
         report = job.fields["report"]
         report |= {"kept": total, "queries": total, "items": len(job.items)}
         report["splits"] = {part: {**splits[part], "items": distinct[part]} for part in splits}
-        types = {"query": "int64", "item": writing.id_type(job.items["item_id"])}
+        types = {"query": "int64", "item": arrays.id_type(job.items["item_id"])}
         fields = {**job.fields, SEQUENCE: job.facts._asdict()}
-        writing.write_dataset_manifest(folder, total, len(job.items), splits, types, fields)
+        arrays.write_dataset_manifest(folder, total, len(job.items), splits, types, fields)
     return Dataset(out)
 
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from xclass.data import writing
-from xclass.data.options import IngestOptions
-from xclass.data.pairs import PART_CODES, TRAIN, Pairs, blocks_of
-from xclass.data.reading import Table
-from xclass.data.sorted_ids import Ids
-from xclass.data.store import Dataset
-from xclass.progress import say
+from xclass.data.dataset import Dataset
+from xclass.ingest.options import IngestOptions
+from xclass.ingest.pairs import PART_CODES, TRAIN, Pairs, blocks_of
+from xclass.ingest.reading.id_sorted import Ids
+from xclass.ingest.reading.reader import Table
+from xclass.ingest.writing import arrays
+from xclass.runtime.progress import say
 
 SAMPLES = 5
 
@@ -50,35 +50,33 @@ def write_table(
             what the manifest says of them.
     """
     pairs = table.pairs
-    item_order, train_counts = writing.number_items(pairs, labels, len(table.item_ids), lasting[1])
-    has_pairs = writing.marked(pairs.query, len(table.query_ids))
+    item_order, train_counts = arrays.number_items(pairs, labels, len(table.item_ids), lasting[1])
+    has_pairs = arrays.marked(pairs.query, len(table.query_ids))
     lonely = np.zeros_like(has_pairs)
     lonely[table.lonely] = True
     query_order = np.flatnonzero(has_pairs | (lonely & lasting[0]))
     item_ids, query_ids = table.item_ids, table.query_ids
-    writing.numbered(
-        pairs, writing.invert(query_order, len(has_pairs)), writing.invert(item_order, len(table.item_ids))
-    )
+    arrays.numbered(pairs, arrays.invert(query_order, len(has_pairs)), arrays.invert(item_order, len(table.item_ids)))
     report |= _describe(pairs, labels, _Named(item_ids, item_order), _Named(query_ids, query_order), train_counts)
     items = pl.DataFrame({"train_count": train_counts})
     items = items if item_columns is None else items.hstack(item_columns[item_order])
     queries = pl.DataFrame(height=len(query_order)) if query_columns is None else query_columns[query_order]
-    needed = writing.bytes_needed(
+    needed = arrays.bytes_needed(
         len(pairs),
         len(query_order),
         [item_ids, query_ids, *items.iter_columns(), *queries.iter_columns()],  # what is left out takes nothing
         pairs.weight is not None,
         pairs.time is not None,
     )
-    with writing.dataset_directory(out, needed, replace) as folder:
+    with arrays.dataset_directory(out, needed, replace) as folder:
         say(f"write {out}")
-        splits = writing.write_pairs(folder, pairs, labels, len(query_order))
-        writing.write_ids(folder / "items.parquet", "item_id", item_ids, item_order, items)
-        writing.write_ids(folder / "queries.parquet", "query_id", query_ids, query_order, queries)
+        splits = arrays.write_pairs(folder, pairs, labels, len(query_order))
+        arrays.write_ids(folder / "items.parquet", "item_id", item_ids, item_order, items)
+        arrays.write_ids(folder / "queries.parquet", "query_id", query_ids, query_order, queries)
         written = {} if features is None else features(folder, item_order)
         told = {"columns": table.columns.used(), "options": options.model_dump(mode="json"), "report": report}
-        types = {"query": writing.id_type(query_ids), "item": writing.id_type(item_ids)}
-        writing.write_dataset_manifest(
+        types = {"query": arrays.id_type(query_ids), "item": arrays.id_type(item_ids)}
+        arrays.write_dataset_manifest(
             folder,
             len(query_order),
             len(item_order),
@@ -104,8 +102,8 @@ class _Named(NamedTuple):
 
 def _describe(pairs: Pairs, labels: np.ndarray, items: _Named, queries: _Named, counts: np.ndarray) -> dict[str, Any]:
     """The part of the report that is about what was kept; ``pairs`` are numbered, ``counts`` the items' in train."""
-    known = writing.marked(pairs.query, len(queries), labels == TRAIN)
-    alone = len(queries) - int(np.count_nonzero(writing.marked(pairs.query, len(queries))))
+    known = arrays.marked(pairs.query, len(queries), labels == TRAIN)
+    alone = len(queries) - int(np.count_nonzero(arrays.marked(pairs.query, len(queries))))
     facts: dict[str, Any] = {"kept": len(pairs), "queries": len(queries), "items": len(items), "splits": {}}
     facts |= {"cold_items": {}, "queries_without_history": {}, "queries_without_pairs": alone}
     for name, label in PART_CODES.items():
@@ -113,8 +111,8 @@ def _describe(pairs: Pairs, labels: np.ndarray, items: _Named, queries: _Named, 
         size = int(np.count_nonzero(rows))
         if name != "train" and size == 0:
             continue
-        there_q = np.flatnonzero(writing.marked(pairs.query, len(queries), rows))
-        there_i = np.flatnonzero(writing.marked(pairs.item, len(items), rows))
+        there_q = np.flatnonzero(arrays.marked(pairs.query, len(queries), rows))
+        there_i = np.flatnonzero(arrays.marked(pairs.item, len(items), rows))
         facts["splits"][name] = {"pairs": size, "queries": len(there_q), "items": len(there_i)}
         if pairs.time is not None and size:
             first, last = _extremes(pairs.time, rows)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
-from xclass.losses.compiled import row_switches
-from xclass.losses.seam import mask_value
+from xclass.losses._dispatch import row_switches
+from xclass.losses.interface import mask_value
+from xclass.runtime.jit import compiles
 
 if TYPE_CHECKING:
-    from xclass.heads.problem import Outputs, Problem
+    from xclass.losses.fused.problem import Outputs, Problem
 
 NOTHING = np.zeros(0, np.float32)
 
@@ -41,14 +41,14 @@ class Rows:
 
     def block(self, low: int, cells: Tensor) -> Tensor:
         """Rows from ``low`` on; ``cells`` (b, K) are written over. (K, D) part of the gradient of the negatives."""
-        from xclass.heads import block_kernels
+        from xclass.losses.fused import _numba_rows
 
         query, scale = torch.from_numpy(self.query[low : low + len(cells)]), np.empty(len(cells), np.float32)
         torch.mm(query.to(cells.dtype), self.negatives.T, out=cells)
-        block_kernels.finish_rows(*self.settings, low, bits(cells), *self.given, scale)
+        _numba_rows.finish_rows(*self.settings, low, bits(cells), *self.given, scale)
         product = cells @ self.negatives
         back = torch.empty_like(product)
-        block_kernels.combine(low, bits(product), scale, self.query, self.out, bits(back))
+        _numba_rows.combine(low, bits(product), scale, self.query, self.out, bits(back))
         return cells.T @ back
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST
-from xclass.heads.block_kernels import add_to, score
+from xclass.losses.fused._numba_rows import add_to, score
+from xclass.runtime.jit_bfloat16 import FAST
 
 U = np.uint64  # a place without a sign: only such ones are known not to count from the end
 

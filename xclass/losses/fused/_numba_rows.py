@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from xclass.cells import FAST, F
-from xclass.losses.kernels import exp_of, log1p_of, read, written
+from xclass.losses._numba import exp_of, log1p_of, read, written
+from xclass.runtime.jit_bfloat16 import FAST, F
 
 I = np.int32  # noqa: E741
 LOWEST, HIGHEST = np.finfo(np.float32).min, np.finfo(np.float32).max
@@ -102,7 +102,7 @@ def finish_rows(
 ) -> None:  # fmt: skip
     """Rows low, low + 1, … of a block: logits become cells; loss, gradients of positives, and scale are filled in.
 
-    The plain form is the sequence of passes in :mod:`xclass.heads.blocks`. Arrays of no rows stand for None.
+    The plain form is the sequence of passes in :mod:`xclass.losses.fused.row_blocks`. Arrays of no rows stand for None.
     """
     x = np.empty(cells.shape[1], np.float32)
     for b in range(cells.shape[0]):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
+from xclass.runtime.jit import compiles
 from xclass.types import Ragged, Selection
 
 HASH_MASK = (1 << 16) - 1
@@ -44,20 +44,20 @@ def find_hits(excluded: Ragged | Selection, candidates: Tensor) -> Hits:
 
 
 def _compiled_hits(excluded: Ragged | Selection, candidates: Tensor) -> Hits:
-    from xclass.heads import kernels
+    from xclass.losses.fused import _numba_pairs
 
     source, rows = (
         (excluded.source, excluded.rows) if isinstance(excluded, Selection) else (excluded, torch.arange(len(excluded)))
     )
     lists, wanted = (source.offsets.numpy(), source.values.numpy(), rows.numpy()), candidates.numpy()
     if candidates.dim() == 2:
-        return _found(lambda found: kernels.own_hits(*lists, wanted, found))
+        return _found(lambda found: _numba_pairs.own_hits(*lists, wanted, found))
     first, following = (
         np.empty(1 << max((2 * len(candidates)).bit_length(), 4), np.int32),
         np.empty(len(candidates), np.int32),
     )
-    marks = kernels.chains(wanted, first, following)
-    return _found(lambda found: kernels.find_hits(*lists, wanted, marks, first, following, found))
+    marks = _numba_pairs.chains(wanted, first, following)
+    return _found(lambda found: _numba_pairs.find_hits(*lists, wanted, marks, first, following, found))
 
 
 def _found(find: Callable[[np.ndarray], int]) -> Hits:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import Hits
-from xclass.heads.some_queries import some_queries
+from xclass.losses.fused.accidental_hits import Hits
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
+from xclass.losses.fused.subset import some_queries
 from xclass.types import Negatives
 
 
@@ -50,7 +50,8 @@ def growing_loss(
     """(B,) loss of each query times its row weight, over as many candidates as it needs.
 
     Args:
-        query_BD, item_UD, pos_rows, neg_rows, scoring: as :func:`xclass.heads.blocked.blocked_loss` takes them; the
+        query_BD, item_UD, pos_rows, neg_rows, scoring: as :func:`xclass.losses.fused.sampled_loss.blocked_loss` takes
+        them; the
             log-Q are those of all K candidates, which are independent draws.
         growth: the rule.
         every_row: int64 (N,) rows of all items, for ``exact_when_short``.

@@ -1,4 +1,5 @@
-"""The same as :mod:`xclass.heads.blocks` for so many shared candidates that they leave the cache: all items, as a rule.
+"""The same as :mod:`xclass.losses.fused.row_blocks` for so many shared candidates that they leave the cache: all items,
+as a rule.
 
 There a block has a few rows and every candidate, and each block adds its part to the gradient of all candidates. Here a
 block has every row and some candidates. The first sweep makes the sums of each row; the second makes the logits again,
@@ -15,12 +16,12 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from xclass.heads.blocks import PART_CELLS, Span, settle
-from xclass.heads.pairs import add_rows, pair_scores
-from xclass.heads.problem import Gradients, Problem, outputs
+from xclass.losses.fused.pairs import add_rows, pair_scores
+from xclass.losses.fused.problem import Gradients, Problem, outputs
+from xclass.losses.fused.row_blocks import PART_CELLS, Span, settle
+from xclass.losses.interface import RowSums, mask_value, positive_rows
 from xclass.losses.rows import pass_over
-from xclass.losses.seam import RowSums, mask_value, positive_rows
-from xclass.workers import in_parts, scratch
+from xclass.runtime.threads import in_parts, scratch
 
 MANY_BYTES = 12 << 20  # of the candidates' gradients: from here on this way is the faster one
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 128 << 20}  # of cells

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from xclass.heads.blocked import Scoring, one_pass_loss, run_blocked
-from xclass.heads.pairs import add_rows, pair_scores
-from xclass.heads.problem import Gradients
-from xclass.heads.some_queries import some_queries
-from xclass.losses.seam import final_weights
+from xclass.losses.fused.pairs import add_rows, pair_scores
+from xclass.losses.fused.problem import Gradients
+from xclass.losses.fused.sampled_loss import Scoring, one_pass_loss, run_blocked
+from xclass.losses.fused.subset import some_queries
+from xclass.losses.interface import final_weights
 
 
 def chosen_queries(queries: int, share: float, generator: torch.Generator) -> Tensor:
@@ -28,7 +28,8 @@ def infrequent_loss(
     """(B,) loss of each query times its row weight: −Σ_p w_p x_p, and for the chosen ones the whole loss.
 
     Args:
-        query_BD, item_UD, pos_rows, neg_rows, scoring: as :func:`xclass.heads.blocked.blocked_loss` takes them; the
+        query_BD, item_UD, pos_rows, neg_rows, scoring: as :func:`xclass.losses.fused.sampled_loss.blocked_loss` takes
+        them; the
             loss is one that leaves the sum out of its likelihood, with candidates shared by the batch.
         chosen: int64, rising, of :func:`chosen_queries`.
 

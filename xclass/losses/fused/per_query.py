@@ -1,4 +1,5 @@
-"""The same as :mod:`xclass.heads.blocks` for candidates of each row's own, in compiled loops that copy no vector.
+"""The same as :mod:`xclass.losses.fused.row_blocks` for candidates of each row's own, in compiled loops that copy no
+vector.
 
 In operations on tensors every candidate of every row is gathered, (b, K, D), and again for its gradient. Here a row's
 logits, its loss and its part of the query's gradient are made from the items where they lie. The items' gradient is a
@@ -11,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
-from xclass.heads.blocks import PART_CELLS, scaled
-from xclass.heads.compiled import finish_arguments
-from xclass.heads.problem import Gradients, Problem, outputs
-from xclass.losses.compiled import row_switches
+from xclass.losses._dispatch import row_switches
+from xclass.losses.fused._dispatch import finish_arguments
+from xclass.losses.fused.problem import Gradients, Problem, outputs
+from xclass.losses.fused.row_blocks import PART_CELLS, scaled
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 from xclass.types import offsets_of
-from xclass.workers import in_parts
 
 BLOCK_BYTES = 1 << 20  # of the items that a block of rows reads
 LEAST_DIMS = 16  # a line of the cache
@@ -38,7 +39,7 @@ def own_fits(problem: Problem) -> bool:
 
 def run_own(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients]:
     """(R,) loss, times the weights, and the gradients. Cost O(R·K·D); memory O((R + U)·D), and 4 bytes a candidate."""
-    from xclass.heads import block_kernels, own_kernels
+    from xclass.losses.fused import _numba_per_query, _numba_rows
 
     rows, dim = problem.query.shape
     out, columns = outputs(problem), problem.neg_rows.contiguous().numpy()
@@ -56,12 +57,12 @@ def run_own(problem: Problem, weights: Tensor | None) -> tuple[Tensor, Gradients
         step = max(BLOCK_BYTES // (4 * dim * max(columns.shape[1], 1)), 16)
         for low in range(start, stop, step):
             high = min(low + step, stop)
-            own_kernels.scores(low, high, query, items, columns, cells)
-            block_kernels.finish_rows(*settings, low, cells[low:high], *given, scale[low:high])
-            own_kernels.give_queries(low, high, scale, items, columns, cells, by_query)
+            _numba_per_query.scores(low, high, query, items, columns, cells)
+            _numba_rows.finish_rows(*settings, low, cells[low:high], *given, scale[low:high])
+            _numba_per_query.give_queries(low, high, scale, items, columns, cells, by_query)
 
     def push(low: int, high: int) -> None:
-        own_kernels.give_items(low, high, query, columns, cells, *positives, by_item)
+        _numba_per_query.give_items(low, high, query, columns, cells, *positives, by_item)
 
     worthwhile = columns.size * dim // (PART_CELLS * LEAST_DIMS)
     in_parts(walk, rows, worthwhile, problem.query.device)

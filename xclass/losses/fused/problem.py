@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.heads.masks import Hits
-from xclass.heads.top_weights import TopWeights
 from xclass.losses import Loss
+from xclass.losses.fused.accidental_hits import Hits
+from xclass.losses.fused.top_k_weights import TopWeights
 
 
 class Problem(NamedTuple):

@@ -1,4 +1,5 @@
-"""The blocks of :mod:`xclass.heads.blocked`: rows are cut into parts, one for each thread, and parts into blocks.
+"""The blocks of :mod:`xclass.losses.fused.sampled_loss`: rows are cut into parts, one for each thread, and parts into
+blocks.
 
 Threads work on parts, not inside operations: a block is a handful of short operations, and waking threads for each of
 them would cost as much as the work. The cut depends on the sizes and the number of threads alone, and so do the bits.
@@ -12,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.heads.compiled import Rows, fits
-from xclass.heads.pairs import add_rows, pair_scores
-from xclass.heads.problem import Gradients, Outputs, Problem, outputs
-from xclass.heads.top_weights import top_weights
+from xclass.losses.fused._dispatch import Rows, fits
+from xclass.losses.fused.pairs import add_rows, pair_scores
+from xclass.losses.fused.problem import Gradients, Outputs, Problem, outputs
+from xclass.losses.fused.top_k_weights import top_weights
+from xclass.losses.interface import RowSums, mask_value, positive_rows
 from xclass.losses.rows import pass_over
-from xclass.losses.seam import RowSums, mask_value, positive_rows
-from xclass.workers import in_parts, scratch
+from xclass.runtime.threads import in_parts, scratch
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}  # of cells
 COMPILED_BLOCK_BYTES = 1 << 20

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xclass.heads.blocks import run_blocks
-from xclass.heads.columns import many_columns, run_columns
-from xclass.heads.masks import Hits
-from xclass.heads.own import own_fits, run_own
-from xclass.heads.problem import Gradients, Problem
-from xclass.heads.top_weights import TopWeights
 from xclass.losses import Loss
-from xclass.losses.seam import final_weights
+from xclass.losses.fused.accidental_hits import Hits
+from xclass.losses.fused.column_blocks import many_columns, run_columns
+from xclass.losses.fused.per_query import own_fits, run_own
+from xclass.losses.fused.problem import Gradients, Problem
+from xclass.losses.fused.row_blocks import run_blocks
+from xclass.losses.fused.top_k_weights import TopWeights
+from xclass.losses.interface import final_weights
 from xclass.types import Negatives, Ragged
 
 
@@ -36,7 +36,7 @@ class Scoring(NamedTuple):
     product_dtype: type of the large products.
     row_weights: (B,) or None for 1.
     per_pair: every positive is a row of its own, weighted as it would be in its query. Losses of pairs always are.
-    top_weights: weigh each positive by its place among the items (:mod:`xclass.heads.top_weights`).
+    top_weights: weigh each positive by its place among the items (:mod:`xclass.losses.fused.top_k_weights`).
     """
 
     positives: Ragged

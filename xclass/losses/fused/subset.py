@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.heads.blocked import Scoring
-from xclass.heads.masks import Hits
+from xclass.losses.fused.accidental_hits import Hits
+from xclass.losses.fused.sampled_loss import Scoring
 
 
 class Some(NamedTuple):

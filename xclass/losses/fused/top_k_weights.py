@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.losses.seam import mask_value, positive_rows, widened
+from xclass.losses.interface import mask_value, positive_rows, widened
 
 
 class TopWeights(NamedTuple):

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xclass.heads.feature_rows import FeatureRows
-from xclass.progress import Progress
-from xclass.spectral import SpectralConfig, feature_factors, spectral_factors
-from xclass.tables import Table
-from xclass.tables.working_set import plan_rows
+from xclass.embeddings import Table
+from xclass.embeddings.interface import plan_rows
+from xclass.heads.item_features import FeatureRows
+from xclass.models.init.spectral import SpectralConfig, feature_factors, spectral_factors
+from xclass.runtime.progress import Progress
 from xclass.towers import FeatureField, bag_shares
 from xclass.towers.features import bags
 from xclass.types import Ragged, offsets_of
@@ -50,7 +50,7 @@ def feature_start(
     seed: int,
     text: FeatureRows | None,
 ) -> None:
-    """Feature rows U·S^g and item vectors V·deg^p of :func:`xclass.spectral.feature_factors`, scaled.
+    """Feature rows U·S^g and item vectors V·deg^p of :func:`xclass.models.init.spectral.feature_factors`, scaled.
 
     Both sides are scaled so that a train query's vector and an item's have length 1 in the root mean square: a model of
     inner products then starts at scores of the size of cosines, and row-wise steps have a size to go by.

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from xclass.config import Config, Count, Positive, Power
 from xclass.errors import InputError
-from xclass.progress import Progress
-from xclass.rng import torch_generator
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.sampling.seam import check_state
+from xclass.runtime.jit import compiles
+from xclass.sampling.interface import check_state
 
 FIRST_FOLD = 1 << 12
 GROWTH = 0.25  # pairs wait until they are so large a share of those counted: sorting costs a few looks at each
@@ -129,6 +129,6 @@ class BigramCounts:
 
 @functools.cache
 def _kernels() -> Any:
-    from xclass.sampling import kernels
+    from xclass.sampling import _numba
 
-    return kernels
+    return _numba

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.label_log import GrowingLog
-from xclass.sampling.laws import Bins, gathered
-from xclass.sampling.seam import check_size, check_state
+from xclass.sampling.distributions.fixed import Bins, gathered
+from xclass.sampling.distributions.label_log import GrowingLog
+from xclass.sampling.interface import check_size, check_state
 
 FORGOTTEN = 1e-12  # a label that weighs less is left out of draws
 LARGEST = 1e100  # weights are kept relative to a past batch; beyond this they are scaled back

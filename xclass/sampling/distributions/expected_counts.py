@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.sampling.laws import Bins
+from xclass.sampling.distributions.fixed import Bins
 
 STEPS = 500
 TOLERANCE = 1e-15

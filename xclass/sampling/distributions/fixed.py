@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.sampling.seam import check_size
+from xclass.runtime.jit import compiles
+from xclass.sampling.interface import check_size
 
 EXACT_BINS = 1 << 12
 NODES = 12  # of the quadrature, an octave
@@ -247,9 +247,9 @@ def packed_table(weights: Tensor, total: float) -> Tensor:
 
 @functools.cache
 def _kernels() -> Any:
-    from xclass.sampling import kernels
+    from xclass.sampling import _numba
 
-    return kernels
+    return _numba
 
 
 def packed(share: Tensor, other: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.sampling.laws import Bins, Law, UniformLaw, WeightedLaw, gathered
-from xclass.sampling.seam import check_size, check_state
+from xclass.runtime.jit import compiles
+from xclass.sampling.distributions.fixed import Bins, Law, UniformLaw, WeightedLaw, gathered
+from xclass.sampling.interface import check_size, check_state
 
 FIRST_CAPACITY = 1 << 12
 FOLD = 1 << 20  # labels: shorter logs are not worth folding
@@ -27,8 +27,9 @@ class LearnedLaw:
 
     No tree is needed: a draw is, with probability N / (N + n), a uniform item, otherwise a uniformly chosen entry of
     the log of the n labels. Exact, O(1) a draw and O(1) an update at any N. When the log is four times as long as the
-    catalogue its counts take the place of the uniform items, as a :class:`xclass.sampling.laws.WeightedLaw`: O(N), once
-    in 4 N labels, so that memory does not grow with the stream.
+    catalogue its counts take the place of the uniform items, as a
+    :class:`xclass.sampling.distributions.fixed.WeightedLaw`: O(N), once in 4 N labels, so that memory does not grow
+    with the stream.
 
     Args:
         num_items: N.
@@ -212,6 +213,6 @@ def _plain_count(counts: Tensor, tally: Tally, labels: Tensor, change: int) -> N
 
 @functools.cache
 def _kernels() -> Any:
-    from xclass.sampling import kernels
+    from xclass.sampling import _numba
 
-    return kernels
+    return _numba

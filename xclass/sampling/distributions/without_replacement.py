@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
-from xclass.sampling.laws import Law
+from xclass.runtime.jit import compiles
+from xclass.sampling.distributions.fixed import Law
 
 MAX_TRIES = 1 << 24  # of single draws; what is then still missing is drawn among the unseen items
 HOPELESS = 4  # expected draws per item that can be drawn, from which on one pass over all items is cheaper
@@ -73,9 +73,9 @@ def _compiled_first(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _kernel() -> Any:
-    from xclass.sampling import kernels
+    from xclass.sampling import _numba
 
-    return kernels.first_occurrences
+    return _numba.first_occurrences
 
 
 def _finish(law: Law, seen: Tensor, tries: float, num_sampled: int, generator: torch.Generator) -> Distinct:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xclass.embeddings import Table
 from xclass.errors import InputError
-from xclass.model import TwoTower
-from xclass.tables import Table
-from xclass.tensorfile import Blocks, as_bytes, blocks_of, order_of
+from xclass.io.tensors import Blocks, as_bytes, blocks_of, order_of
+from xclass.models.two_tower import TwoTower
 
 ITEMS = "table.item.weight"
 SAMPLER = "sampler."  # what the sampler has learned: tensors of any size, by this prefix

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ArtefactError
-from xclass.tensorfile import Entry, checked_blocks, read_header
+from xclass.io.tensors import Entry, checked_blocks, read_header
 
 TENSORS = "tensors.safetensors"
 

@@ -14,19 +14,15 @@ import safetensors
 import torch
 from torch import Tensor
 
-from xclass.engine import Group, OtherRankError
+from xclass.distributed import Group, OtherRankError
 from xclass.errors import ArtefactError, XclassError
-from xclass.manifest import (
-    atomic_directory,
-    read_manifest,
-    remove_directory,
-    require_space,
-    verify_files,
-    write_manifest,
-)
-from xclass.progress import say
-from xclass.tensorfile import as_bytes, rows_per_block, write_tensors
-from xclass.training.checkpoint import (
+from xclass.io.files import atomic_directory, remove_directory, require_space
+from xclass.io.manifest import read_manifest, verify_files, write_manifest
+from xclass.io.tensors import as_bytes, rows_per_block, write_tensors
+from xclass.runtime.progress import say
+from xclass.training.checkpoint.resharding import TENSORS, Place, rows_file
+from xclass.training.checkpoint.snapshot import SPARE_BYTES
+from xclass.training.checkpoint.store import (
     FORMAT_VERSION,
     KEEP,
     KIND,
@@ -41,8 +37,6 @@ from xclass.training.checkpoint import (
     read_checkpoint,
     why,
 )
-from xclass.training.resharding import TENSORS, Place, rows_file
-from xclass.training.snapshot import SPARE_BYTES
 
 WRITING = "writing a checkpoint"
 READING = "reading a checkpoint"

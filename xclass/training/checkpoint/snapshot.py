@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.memory import will_read
-from xclass.tensorfile import as_bytes, blocks_of, rows_per_block
+from xclass.io.tensors import as_bytes, blocks_of, rows_per_block
+from xclass.runtime.memory import will_read
 
 SPARE_BYTES = 1 << 29
 FREE = 0

@@ -19,21 +19,13 @@ import pydantic
 from torch import Tensor
 
 from xclass.errors import ArtefactError, XclassError
-from xclass.manifest import (
-    Manifest,
-    atomic_directory,
-    read_manifest,
-    remove_directory,
-    remove_leftovers,
-    require_space,
-    verify_files,
-    write_manifest,
-)
-from xclass.progress import say
-from xclass.tensorfile import Blocks, load_checked, write_tensors
-from xclass.training.position import Position
-from xclass.training.resharding import TENSORS, WHOLE, Holders, Place, Wanted, read_rows, rows_file
-from xclass.training.snapshot import SPARE_BYTES, Cancelled, Snapshot
+from xclass.io.files import atomic_directory, remove_directory, remove_leftovers, require_space
+from xclass.io.manifest import Manifest, read_manifest, verify_files, write_manifest
+from xclass.io.tensors import Blocks, load_checked, write_tensors
+from xclass.runtime.progress import say
+from xclass.training.checkpoint.resharding import TENSORS, WHOLE, Holders, Place, Wanted, read_rows, rows_file
+from xclass.training.checkpoint.snapshot import SPARE_BYTES, Cancelled, Snapshot
+from xclass.training.state import Position
 
 MANIFEST = "checkpoint.json"
 KIND = "checkpoint"
@@ -64,8 +56,8 @@ class Content(NamedTuple):
     """What goes into a checkpoint.
 
     tensors: everything by name; the tensors themselves.
-    rows: table → the names of the tensors that hold its rows, see :class:`xclass.training.snapshot.Snapshot`.
-    state: plain values.
+    rows: table → the names of the tensors that hold its rows, see
+    :class:`xclass.training.checkpoint.snapshot.Snapshot`. state: plain values.
     """
 
     tensors: Mapping[str, Tensor]

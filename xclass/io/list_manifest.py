@@ -1,0 +1,3 @@
+"""Directories of lists: the manifests that they are known by."""
+
+from __future__ import annotations
