@@ -8,7 +8,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.machinery
 import os
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +49,29 @@ _HOMES = {
     "open_dataset": "xclass.data.dataset",
     "train": "xclass.api",
 }
+
+# Modules that had another name before, and keep it for one release: old name → new.
+_MOVED = {
+    "xclass.data.planted": "xclass.ingest.synthetic.pairs",
+    "xclass.data.planted_documents": "xclass.ingest.synthetic.documents",
+    "xclass.engine": "xclass.distributed",
+    "xclass.ray_retrieval": "xclass.batch.ray",
+    "xclass.retrieve": "xclass.retrieval.search",
+    "xclass.tables": "xclass.embeddings",
+}
+
+
+class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module by the name that it had: both names are the same module."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(name, self) if name in _MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = importlib.import_module(_MOVED[module.__name__])
+
+
+sys.meta_path.insert(0, _OldNames())  # before a folder that is left over of the old name
 
 __all__ = [
     "Dataset",

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.dataset import TEXT, Dataset, open_dataset
+from xclass.data.dataset import TEXT, Dataset
 from xclass.data.features import ragged_of
 from xclass.data.given import as_id_lists, as_id_series, as_texts, checked_path
 from xclass.data.ids import IdMap
@@ -41,15 +41,11 @@ from xclass.retrieval.formats import empty_frame, topk_frame
 from xclass.retrieval.item_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
 from xclass.retrieval.search import Searched, restricted, retrieve
 from xclass.runs.directory import RunDirectory
-from xclass.runs.grow import grow_run
-from xclass.runs.train import resolve_config, train_run
 from xclass.runtime.once import once
 from xclass.runtime.progress import say
 from xclass.scorers import Fusion
 from xclass.scorers.artifact import DocumentSearch, WithoutTowers
 from xclass.towers.characters import text_bytes
-from xclass.training.run_config import RunConfig
-from xclass.training.trainer import OnValidation
 from xclass.types import Ragged, TopK
 from xclass.types.vectors import Vectors
 
@@ -430,42 +426,3 @@ def _check_asked(**given: Any) -> None:
     if len(ways) != 1 and ways not in ({"histories", "features"}, {"histories", "texts"}):
         wanted = "one of query_ids, histories, features and texts; or histories with features or texts"
         raise InputError("say whom to retrieve for", wanted=wanted, got=" and ".join(sorted(ways)) or "none of them")
-
-
-def train(
-    dataset: Dataset | Path | str,
-    config: RunConfig | dict[str, Any] | Path | str,
-    out: Path | str,
-    *,
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    grow_vocab: bool = False,
-    device: str = "auto",
-    on_validation: OnValidation | None = None,
-    check_memory: bool = True,
-) -> Recommender:
-    """Train a model and open the finished run.
-
-    Args:
-        dataset: an open dataset or its path.
-        config: a TOML file, a plain dict or a :class:`RunConfig`.
-        out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
-        overrides: changes to the configuration, ``"section.key=value"`` each.
-        resume: go on from the newest whole checkpoint.
-        grow_vocab: with ``resume``, carry the run over to this dataset, which holds all of its items and queries; see
-            :func:`xclass.runs.grow.grow_run`.
-        device: auto, cpu or cuda.
-        on_validation: called with the step and the metrics after each validation of this process; when it returns True,
-            training ends there as if it were the last epoch. What it raises ends training; the run can be resumed.
-        check_memory: refuse a run that can't fit in this machine's memory or disk before anything is built.
-
-    Raises:
-        ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.runs.train.train_run`.
-    """
-    if grow_vocab and not resume:
-        raise InputError("grow_vocab goes with resume", wanted="resume=True")
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    settings = resolve_config(config, list(overrides))
-    if grow_vocab:
-        return Recommender.load(grow_run(opened, settings, Path(out), device, on_validation, check_memory))
-    return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))

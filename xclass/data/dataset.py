@@ -38,6 +38,8 @@ from xclass.io.manifest import read_manifest, verified_file, verify_files
 from xclass.runtime.once import once
 from xclass.types import Ragged
 
+TEXT = "text"  # the name of what a vectoriser makes of texts
+
 MANIFEST = "dataset.json"
 KIND = "dataset"
 FORMAT_VERSION = 1

@@ -25,17 +25,14 @@ from torch import Tensor
 
 from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
 from xclass.io.files import atomic_directory, atomic_file, locked, remove_leftovers
-from xclass.io.manifest import FileEntry, file_entry, read_manifest, write_json, write_manifest
+from xclass.io.list_manifest import FORMAT_VERSION, KIND, MANIFEST
+from xclass.io.manifest import FileEntry, file_entry, write_json, write_manifest
 from xclass.io.records import Record, read_json, read_record
 from xclass.retrieval.formats import PART_ROWS, TOPK_FORMATS, empty_frame, format_of, topk_frame
 from xclass.runtime.progress import say
 from xclass.types import TopK
 
 JOB = "job.json"
-MANIFEST = "_topk.json"  # pandas, Arrow and Spark pass over names that begin with "_"
-MANIFESTS = (MANIFEST, "topk.json")  # as it was called before
-KIND = "lists"
-FORMAT_VERSION = 1
 NAMED = 5
 
 Results = Iterable[tuple[Tensor, TopK]]
@@ -226,13 +223,6 @@ def kept_for_resume(parts: Parts) -> Iterator[None]:
             what = f"interrupted; {len(parts):,} finished parts are kept"
             raise Interrupted(what, RESUME) from None
         raise
-
-
-def check_lists(directory: Path) -> None:
-    """ArtefactError when files of a directory of lists with a manifest of ours are missing or cut."""
-    name = next((name for name in MANIFESTS if (directory / name).exists()), None)
-    if name is not None:
-        read_manifest(directory, name, KIND, FORMAT_VERSION)
 
 
 def write_topk(

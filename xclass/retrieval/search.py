@@ -8,10 +8,8 @@ write_topk("topk.parquet", results, queries.ids, dataset.items["item_id"], k=100
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from xclass.index.approximate import ApproximateIndex
 from xclass.index.build import Index
 from xclass.index.checks import checked_k
 from xclass.index.filtering import Hidden
+from xclass.index.interface import BatchSearch, RetrievalModel
 from xclass.index.rows import search_lists
 from xclass.index.subset import SubsetIndex
 from xclass.runtime.memory import is_out_of_memory
@@ -33,33 +32,6 @@ LONG_DENY_LIST = 1000
 Group = list[tuple[Tensor, Batch]]
 OwnLists = Callable[[Tensor], Ragged]
 """Item numbers of the queries at these positions, a list each."""
-
-
-class RetrievalModel(Protocol):
-    """What retrieval needs of a model."""
-
-    def query_vectors(self, batch: Batch) -> Tensor:
-        """(B,D) vectors of the queries of a batch."""
-
-
-class BatchSearch(ABC):
-    """A search that is asked with the queries themselves, where no vector of theirs says it all."""
-
-    kind: str
-    queries_at_once: int
-
-    @property
-    @abstractmethod
-    def num_items(self) -> int:
-        """N."""
-
-    @abstractmethod
-    def search_batch(self, batch: Batch, k: int, exclude: Ragged | None, allow: Ragged | None) -> TopK:
-        """The k best items of each query, without its excluded ones; with ``allow`` among its own."""
-
-    @abstractmethod
-    def only(self, allowed: Tensor) -> BatchSearch:
-        """The same search where nothing but these items comes out: bool (N,)."""
 
 
 Searched = Index | BatchSearch

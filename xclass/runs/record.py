@@ -42,12 +42,6 @@ class ScorersRecord(Record):
     name: str
 
 
-class FusionRecord(Record):
-    """fusion.json: the weight of each scorer."""
-
-    weights: dict[str, float]
-
-
 class RunRecord(Manifest):
     """The manifest of a run."""
 

@@ -22,7 +22,7 @@ from xclass.index.interface import BatchSearch, RetrievalModel
 from xclass.index.rows import search_lists
 from xclass.io.files import atomic_file, require_space
 from xclass.io.manifest import write_json
-from xclass.io.records import read_json, read_record
+from xclass.io.records import Record, read_json, read_record
 from xclass.io.tensors import mapped_tensors, write_tensors
 from xclass.runtime.progress import say
 from xclass.runtime.rng import torch_generator
@@ -323,3 +323,9 @@ def _both(path: Path, config: DocumentsConfig, num_items: int) -> Fusion:
             lambda tensors: NeighboursScorer.of_tensors(config.neighbours, tensors, num_items),
         )
     return Fusion(linear, neighbours, config.fusion.shortlist, num_items)
+
+
+class FusionRecord(Record):
+    """fusion.json: the weight of each scorer."""
+
+    weights: dict[str, float]

@@ -14,7 +14,6 @@ from xclass.data.features import Sparse
 from xclass.ingest.options import IngestOptions
 
 FEATURES = "features"  # the name of numbered features that come from a file
-TEXT = "text"  # the name of what a vectoriser makes of texts
 MOST_NUMBERS = 2**28  # features and labels that a file may number: a vocabulary or a table of items has a row for each
 
 
