@@ -59,7 +59,7 @@ def finish_arguments(
     first_hit: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What ``block_kernels.finish_rows`` takes before the rows, and between their cells and their scale.
+    """What ``_numba_rows.finish_rows`` takes before the rows, and between their cells and their scale.
 
     Args:
         problem: of a loss that has switches.
