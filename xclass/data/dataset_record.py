@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xclass.ingest.report_record import Part, ReportRecord
+from xclass.data.report_record import Part, ReportRecord
 from xclass.io.manifest import Manifest
 from xclass.io.records import ABSENT, Count, Record
 

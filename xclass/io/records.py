@@ -9,11 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
+from xclass.config import DEEPEST, is_deep
 from xclass.errors import ArtefactError
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 62)]
-
-DEEPEST = 64  # levels of our JSON and TOML
 
 ABSENT: Any = None  # the default of what may be left out, but may not be null
 
@@ -48,15 +47,6 @@ def read_json(path: Path) -> Any:
         raise ArtefactError("this file is missing", where=path) from None
     except (ValueError, RecursionError) as error:
         raise ArtefactError("this file is not valid JSON: cut or altered", where=path, got=str(error)) from None
-
-
-def is_deep(value: Any) -> bool:
-    """Whether it is nested more deeply than anything that we write: what shows or copies it may call itself."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [part for part in level if isinstance(part, dict | list)]
-        level = [inner for part in level for inner in (part.values() if isinstance(part, dict) else part)]
-    return bool(level)
 
 
 def check_record(model: type[R], value: object, where: object) -> R:
