@@ -13,6 +13,7 @@ import pydantic
 import tomli_w
 
 from xclass.errors import ConfigError, nearest
+from xclass.runtime.nesting import DEEPEST, is_deep
 
 SHOWN = 200  # characters of a value in a message
 MOST = (1 << 31) - 1  # sizes are counted in int32 here and there, and larger ones fit no memory
@@ -40,17 +41,6 @@ Power = Annotated[float, pydantic.Field(ge=-100, le=100)]
 """An exponent that may be below 0."""
 Seconds = Annotated[float, pydantic.Field(ge=0, le=1e9)]
 """Up to thirty years."""
-
-DEEPEST = 64  # levels of our JSON and TOML
-
-
-def is_deep(value: Any) -> bool:
-    """Whether it is nested more deeply than anything that we write: what shows or copies it may call itself."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [part for part in level if isinstance(part, dict | list)]
-        level = [inner for part in level for inner in (part.values() if isinstance(part, dict) else part)]
-    return bool(level)
 
 
 class Config(pydantic.BaseModel):

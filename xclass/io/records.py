@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
-from xclass.config import DEEPEST, is_deep
 from xclass.errors import ArtefactError
+from xclass.runtime.nesting import DEEPEST, is_deep
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 62)]
 
