@@ -205,7 +205,7 @@ def test_inference_batches_hold_features(tmp_path: Path) -> None:
     (positions, batch), *_ = dataset_queries(dataset, "test", only_with_positives=True).batches()
     assert lists_of(batch.features["features"]) == [WANTED[4]] and positions.tolist() == [0]
     for most in (0, -3):
-        with pytest.raises(InputError, match="sample of queries"):
+        with pytest.raises(InputError, match="number of queries"):
             dataset_queries(dataset, "test", most=most)
 
 

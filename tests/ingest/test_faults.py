@@ -199,7 +199,7 @@ NO_TIMES = ["2024-02-30", "2024-05-01T25:00", "2024-05-01T10:00:60", "20240501",
 
 def moment_of(text: str) -> int:
     """Microseconds since 1970 by Python's own reader of dates."""
-    plain = lines.strip().replace(" UTC", "Z")
+    plain = text.strip().replace(" UTC", "Z")
     moment = datetime.fromisoformat(plain)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

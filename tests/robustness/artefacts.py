@@ -115,7 +115,7 @@ USES: dict[str, tuple[tuple[str, Signature], ...]] = {
     "c.toml": (("train ds --config c.toml --out r --set train.epochs=1", _nothing),),
 }
 BESIDE = ("ds", "run", "c.toml", "pairs.csv", "more.csv", "grown", "doc", "run_doc")
-_wanted: dict[str, Any] = {}
+_wanted: dict[tuple[str, str], Any] = {}
 
 
 def case(chance: Random, folder: Path) -> Case:
@@ -141,15 +141,15 @@ def case(chance: Random, folder: Path) -> Case:
 def _answer(tools: Tools, folder: Path, name: str, command: str, signature: Signature) -> Any:
     """What the command answers to the unaltered artefact; the folder has fresh copies afterwards."""
     _copy(tools.bases, folder, name)
-    if command not in _wanted:
+    if (name, command) not in _wanted:
         said = tools.run(*command.split())
         if said.code != 0 or fault(said):
             raise RuntimeError(f"the unaltered artefact is refused: {last_lines(said)}")
-        _wanted[command] = signature(folder, said)
+        _wanted[name, command] = signature(folder, said)
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         _copy(tools.bases, folder, name)
-    return _wanted[command]
+    return _wanted[name, command]
 
 
 def _copy(bases: Path, folder: Path, name: str) -> None:

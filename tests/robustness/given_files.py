@@ -13,7 +13,8 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -35,10 +36,12 @@ Lists = dict[str, list[str]]
 
 
 class Given(NamedTuple):
-    """ids: for everybody, or whom. own: query → items, of a file of lists."""
+    """ids: for everybody, or whom. own: query → items, of a file of lists; common: those in every list of the query, of
+    which there are several where it comes again."""
 
     ids: list[str] | None = None
     own: Lists | None = None
+    common: Lists | None = None
 
 
 def case(chance: Random, folder: Path) -> Case:
@@ -178,10 +181,8 @@ class World:
             raise Refusal("no item is known")
         if found is not None and found.own is not None and not set(found.own) & self.queries:
             raise Refusal("no query has a list of its own")
-        lists = {
-            query: self._list(query, found, denied)
-            for query in (self.queries if queries is None else set(queries) & self.queries)
-        }
+        asked = Counter(self.queries if queries is None else queries)  # one that is named twice gets its list twice
+        lists = {query: self._list(query, found, denied) * asked[query] for query in self.queries & set(asked)}
         return {query: items for query, items in lists.items() if items}
 
     def _list(self, query: str, found: Given | None, denied: bool) -> list[str]:
@@ -213,18 +214,11 @@ def _judged(said: Said, folder: Path, wanted: Callable[[], Lists], doubtful: boo
     if said.code:
         return Verdict(CAUTIOUS if doubtful else WRONG, "refused: " + last_lines(said))
     got = _lists_of(folder)
-    wrong = [query for query in sorted({*got, *lists}) if not _same(got.get(query), lists.get(query))]
+    wrong = [query for query in sorted({*got, *lists}) if got.get(query) != lists.get(query)]
     if not wrong:
         return Verdict(RIGHT)
     query = wrong[0]
     return Verdict(WRONG, f"{query}: {got.get(query)}, wanted {lists.get(query)}; {last_lines(said)}")
-
-
-def _same(got: list[str] | None, wanted: list[str] | None) -> bool:
-    """A query that a file names several times gets its list as many times."""
-    if not got or not wanted:
-        return got == wanted
-    return got == wanted * max(len(got) // len(wanted), 1)
 
 
 def _judged_histories(said: Said, folder: Path, read: Callable[[], Given], world: World) -> Verdict:
@@ -236,7 +230,7 @@ def _judged_histories(said: Said, folder: Path, read: Callable[[], Given], world
         given = read()
         if given.own is None:
             return _judged(said, folder, lambda: world.lists(given.ids, None), True)
-        own = given.own
+        own, common = given.own, given.common or {}
         if not {item for items in own.values() for item in items} & world.items:
             raise Refusal("no item is known")
     except Refusal as error:
@@ -244,7 +238,7 @@ def _judged_histories(said: Said, folder: Path, read: Callable[[], Given], world
     if said.code:
         return Verdict(CAUTIOUS, "refused: " + last_lines(said))
     got = _lists_of(folder)
-    wrong = [query for query, items in got.items() if query not in own or set(items) & set(own[query])]
+    wrong = [query for query, items in got.items() if query not in own or set(items) & set(common[query])]
     if wrong or any(query not in got for query in own):
         return Verdict(WRONG, f"lists of {sorted(got)} for {sorted(own)}, wrong {wrong}; {last_lines(said)}")
     return Verdict(RIGHT)
@@ -331,15 +325,10 @@ def _read(data: bytes, ending: str, column: str, known: set[str], anonymous: boo
         return Given([line for line in lines_of(text) if line != ""])
     if ending == ".adj":
         rows = [plain_readers.blank_fields(line) for line in lines_of(text)]
-        return Given(own=_joined((row[0], row[1:]) for row in rows if row))
+        return _lists_of_lines((row[0], row[1:]) for row in rows if row)
     if ending == ".jsonl":
-        return Given(
-            own=_joined(
-                _json_list(line, number if anonymous else None)
-                for number, line in enumerate(text.split("\n"), 1)
-                if line.strip()
-            )
-        )
+        numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return _lists_of_lines(_json_list(line, number if anonymous else None) for number, line in numbered)
     rows = records(text, "\t" if ending == ".tsv" else ",", quoted=True)
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise Refusal("rows of different lengths")
@@ -351,7 +340,8 @@ def _read(data: bytes, ending: str, column: str, known: set[str], anonymous: boo
         raise Refusal("no such column")
     if {"query_id", "item_id"} <= set(names):
         places = names.index("query_id"), names.index("item_id")
-        return Given(own=_joined((_named([row[places[0]]])[0], _named([row[places[1]]])) for row in rows[1:]))
+        own = _joined((_named([row[places[0]]])[0], _named([row[places[1]]])) for row in rows[1:])
+        return Given(own=own, common=own)
     return Given(_named([row[names.index(column)] for row in rows[1:]]))
 
 
@@ -385,7 +375,15 @@ def _column(data: bytes, column: str) -> list[str]:
     return _named(["" if value is None else str(value) for value in found[column].to_list()])
 
 
-def _joined(rows: Any) -> Lists:
+def _lists_of_lines(rows: Iterable[tuple[str, list[str]]]) -> Given:
+    lines = list(rows)
+    common: Lists = {}
+    for query, items in lines:
+        common[query] = [item for item in items if item in common.get(query, items)]
+    return Given(own=_joined(lines), common=common)
+
+
+def _joined(rows: Iterable[tuple[str, list[str]]]) -> Lists:
     found: Lists = {}
     for query, items in rows:
         found.setdefault(query, []).extend(items)

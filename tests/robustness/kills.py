@@ -115,9 +115,10 @@ def results(seed: int, kills: int, room: Path, bases: Path) -> Iterator[Result]:
             return pool.apply(_start, (folder, command, after_s, number))
 
         whole: dict[str, tuple[Any, float]] = {}
+        names = Random(f"{seed}/kills").sample(list(TRIALS), len(TRIALS))
         done = number = 0
         while done < kills:
-            name, timer, folder = list(TRIALS)[number % len(TRIALS)], Timer(), room / f"kill-{number}"
+            name, timer, folder = names[number % len(names)], Timer(), room / f"kill-{number}"
             if name not in whole:
                 whole[name] = _undisturbed(TRIALS[name], folder, bases, start)
             verdict, killed = _tried(TRIALS[name], folder, bases, whole[name], Random(f"{seed}/kill/{number}"), start)

@@ -31,8 +31,8 @@ DATE = re.compile(
 LARGEST = 3.4028234663852886e38  # of float32
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAMES = {
-    "query": ("queryid", "userid"),
-    "item": ("itemid",),
+    "query": ("queryid", "query", "userid", "user", "uid"),
+    "item": ("itemid", "item", "iid"),
     "weight": ("weight", "rating"),
     "time": ("timestamp", "time"),
 }
@@ -126,8 +126,8 @@ def blank_fields(line: str) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """A column's name by its letters."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+    """A column's name without case, blanks, "_" and "-"."""
+    return re.sub("[-_ ]", "", name.strip().lower())
 
 
 def roles_of(names: list[str], header: bool) -> dict[str, int]:
@@ -340,6 +340,8 @@ def table(columns: dict[str, list[Any]]) -> Reading:
     for role in ("query", "item"):
         check_ids([row[role] for row in rows] + (lonely if role == "query" else []))
     for row in rows:
+        if isinstance(row.get("weight"), bool):
+            row["weight"] = int(row["weight"])
         if isinstance(row.get("time"), datetime):
             moment = row["time"]
             since = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - EPOCH
