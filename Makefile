@@ -39,7 +39,7 @@ test: $(INSTALLED)
 distributed: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)" fbgemm-gpu-cpu tensordict torchmetrics pyre-extensions iopath tqdm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchrec
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/engine
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/distributed
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -57,7 +57,7 @@ bounds: $(INSTALLED)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/numba-bounds OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 reference: $(INSTALLED)
-	$(BIN)/python -c 'import xclass.run_config; print(xclass.run_config.reference(), end="")' > configs/reference.toml
+	$(BIN)/python -c 'import xclass.training.run_config; print(xclass.training.run_config.reference(), end="")' > configs/reference.toml
 
 figures: $(INSTALLED)
 	$(BIN)/python docs/log_q.py

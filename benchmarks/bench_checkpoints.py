@@ -31,16 +31,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.build import build_model
 from xclass.config import build_config
 from xclass.data.batches import TrainBatches
 from xclass.estimate.layout import Few
-from xclass.manifest import sha256_file
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
-from xclass.tensorfile import blocks_of, read_header
+from xclass.io.manifest import sha256_file
+from xclass.io.tensors import blocks_of, read_header
+from xclass.runtime.rng import torch_generator
 from xclass.training import Trainer
-from xclass.training.checkpoint import CheckpointStore, checkpoint_name
+from xclass.training.build import build_model
+from xclass.training.checkpoint.store import CheckpointStore, checkpoint_name
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 QUERIES, PAIRS, BETWEEN_S = 1_000_000, 20_000_000, 6.0

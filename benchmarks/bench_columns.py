@@ -16,12 +16,12 @@ import time
 import torch
 from torch import Tensor
 
-from xclass.heads import columns
-from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import Hits
 from xclass.losses import LOSSES, LossConfig, build_loss
-from xclass.memory import keep_freed_memory
-from xclass.rng import torch_generator
+from xclass.losses.fused import column_blocks
+from xclass.losses.fused.accidental_hits import Hits
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
+from xclass.runtime.memory import keep_freed_memory
+from xclass.runtime.rng import torch_generator
 from xclass.types import Negatives, Ragged
 
 SIZES = [(512, 16_384, 64), (512, 65_536, 64), (512, 200_000, 64), (256, 800_000, 64), (512, 4_096, 512)]
@@ -51,7 +51,7 @@ class Job:
 
     def run(self, way: str) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and both gradients."""
-        columns.MANY_BYTES = WAYS[way]
+        column_blocks.MANY_BYTES = WAYS[way]
         query, items = self.query.clone().requires_grad_(True), self.items.detach().requires_grad_(True)
         loss = blocked_loss(query, items, self.targets, self.every, self.scoring).mean()
         loss.backward()  # type: ignore[no-untyped-call]

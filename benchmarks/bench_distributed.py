@@ -29,10 +29,10 @@ import rank_figures
 import torch
 from rank_kills import kills
 
-from xclass.engine import Group, launched
+from xclass.distributed import Group, launched
+from xclass.embeddings import MemoryTable, TableOptions
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import torch_generator
-from xclass.tables import MemoryTable, TableOptions
+from xclass.runtime.rng import torch_generator
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
 EACH_STEP = ["--set", "train.report_every_s=1e-6"]

@@ -24,10 +24,10 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.data.planted_documents import best_lists
-from xclass.data.store import open_dataset
+from xclass.data.dataset import open_dataset
+from xclass.ingest.synthetic.documents import best_lists
 from xclass.metrics import average, compute, parse_metrics
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS_PER_TEXT = 60

@@ -27,14 +27,14 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 NUM_ITEMS, POSITIVES, QUERIES_AT_ONCE = 1_000_000, 10, 20_000
 COMPARED = ("recall", "precision", "hit_rate", "ndcg", "mrr")
 BAR_S, BAR_RATIO = 20.0, 5.0
 OURS = """
 import json, resource, sys, time
-from xclass.predictions import evaluate_predictions
+from xclass.evaluation.predictions import evaluate_predictions
 started = time.perf_counter()
 folder, cut_offs, bootstrap = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
 found = evaluate_predictions(folder + "/predictions.parquet", folder + "/truth.parquet", cut_offs)

@@ -35,7 +35,7 @@ BAR_MS = 0.4
 OURS = """
 import json, sys, time
 from xclass.recommender import Recommender
-from xclass.data.queries import dataset_queries
+from xclass.queries.queries import dataset_queries
 run, out = sys.argv[1:]
 recommender = Recommender.load(run)
 

@@ -30,9 +30,9 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.data.lookup import match_ids
-from xclass.data.store import open_dataset
-from xclass.rng import numpy_generator
+from xclass.data.dataset import open_dataset
+from xclass.data.ids import match_ids
+from xclass.runtime.rng import numpy_generator
 
 CONFIG = """
 [model]

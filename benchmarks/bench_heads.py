@@ -25,14 +25,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from xclass.embeddings import MemoryTable, Table, TableOptions, plan_rows
 from xclass.heads import CnnHead, DotHead, Head, HeadConfig, KnownItems, build_head, table_shapes
-from xclass.heads.building import build_encoder
+from xclass.heads.build import build_encoder
 from xclass.losses import LossConfig, build_loss
-from xclass.memory import keep_freed_memory
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import torch_generator
+from xclass.runtime.memory import keep_freed_memory
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import AllItems, LogUniform, Sampler
-from xclass.tables import MemoryTable, Table, TableOptions, plan_rows
 from xclass.towers import Projection
 from xclass.towers.characters import text_bytes
 from xclass.towers.item_texts import ItemTexts

@@ -38,13 +38,13 @@ import torch
 from index_data import clustered_vectors, learn, learned_vectors, planted_vectors
 
 from xclass.index import ExactIndex, FaissIndex, HashIndex, IndexConfig, build_index, index_recall
-from xclass.index.factory import builds
-from xclass.index.measuring import HeldOut, Point
-from xclass.index.spread import GRAPH, is_spread
-from xclass.index.tuning import cheapest, faster
-from xclass.rng import torch_generator
+from xclass.index.faiss.factory import builds
+from xclass.index.faiss.spread import GRAPH, is_spread
+from xclass.index.tuning.measure import HeldOut, Point
+from xclass.index.tuning.tune import cheapest, faster
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
-from xclass.vectors import TensorVectors
+from xclass.types.vectors import TensorVectors
 
 ROUNDS = 5
 HELD = [4096]

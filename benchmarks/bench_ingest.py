@@ -24,14 +24,14 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.data.store import Dataset, open_dataset
-from xclass.rng import numpy_generator
+from xclass.data.dataset import Dataset, open_dataset
+from xclass.runtime.rng import numpy_generator
 
 BAR_S, BAR_GIB = 60.0, 6.0
 INGEST = """
 import sys
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 ingest(sys.argv[1], sys.argv[2], IngestOptions(split=sys.argv[3], test_fraction=0.1, valid_fraction=0.05))
 """
 

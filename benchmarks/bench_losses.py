@@ -34,11 +34,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from xclass.compat import tf as compat
-from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import Hits, find_hits
 from xclass.losses import LossConfig, build_loss
-from xclass.memory import keep_freed_memory
-from xclass.rng import torch_generator
+from xclass.losses.fused.accidental_hits import Hits, find_hits
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
+from xclass.runtime.memory import keep_freed_memory
+from xclass.runtime.rng import torch_generator
 from xclass.types import Negatives, Ragged
 
 CALLS, PAUSE_S = 5, 0.05

@@ -28,16 +28,16 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xclass.data.store import Dataset, open_dataset
-from xclass.rng import numpy_generator
+from xclass.data.dataset import Dataset, open_dataset
+from xclass.runtime.rng import numpy_generator
 
 BAR_GIB = 10.0
 DAYS = 20
 PRIME = 11_400_714_819_323_198_485  # spreads small numbers over 64 bits, one to one
 INGEST = """
 import sys
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 out, memory, split = sys.argv[2], float(sys.argv[3]), sys.argv[4]
 time_col = "day" if split == "time" else ""
 chosen = {"split": split, "time_col": time_col, "test_fraction": 0.1, "valid_fraction": 0.05}

@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_training import BY_PAIR, SCALE, planted
 
-from xclass.build import build_model
 from xclass.data.batches import TrainBatches
-from xclass.data.store import Dataset, open_dataset
-from xclass.run import resolve_config
+from xclass.data.dataset import Dataset, open_dataset
+from xclass.runs.train import resolve_config
+from xclass.training.build import build_model
 
 DIM, NEGATIVES, WARM = 64, 128, 10
 CONTENDERS = {

@@ -31,13 +31,14 @@ import torch
 from bench_index import timed
 from index_data import clustered_vectors
 
-from xclass.batch import PART_QUERIES
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
+from xclass.api import train
+from xclass.batch.retrieve import PART_QUERIES
 from xclass.index import ExactIndex, FaissIndex, IndexConfig, SubsetIndex, build_index, index_recall, save_index
-from xclass.recommender import Recommender, train
-from xclass.rng import torch_generator
-from xclass.topk_files import PART_ROWS
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
+from xclass.recommender import Recommender
+from xclass.retrieval.formats import PART_ROWS
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged, TopK, offsets_of
 
 CONFIG = {
@@ -97,7 +98,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def dataset_batches(recommender: Recommender) -> Any:
-    from xclass.data.queries import dataset_slice
+    from xclass.queries.queries import dataset_slice
 
     queries = dataset_slice(recommender.dataset, 0, 1024)
     for _, batch in queries.batches():
@@ -106,7 +107,7 @@ def dataset_batches(recommender: Recommender) -> Any:
 
 def whole(options: argparse.Namespace) -> None:
     """All queries to a file in this process."""
-    from xclass.batch import Job, retrieve_to_file
+    from xclass.batch.retrieve import Job, retrieve_to_file
 
     recommender = Recommender.load(Path(options.folder) / "run")
     index = recommender.index or recommender.exact_index

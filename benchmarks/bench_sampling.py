@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as xclass sets it, were i
 import torch
 from torch import Tensor
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import FixedUnigram, LearnedUnigram, LogUniform, Sampler
 from xclass.types import Ragged
 

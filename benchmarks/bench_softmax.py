@@ -39,17 +39,17 @@ import torch
 from bench_heads import SEARCHED, TOPK, batch_of, step, timed, zipf
 from torch import Tensor
 
-from xclass.build import build_model
 from xclass.data.batches import TrainBatches
-from xclass.data.store import open_dataset
+from xclass.data.dataset import open_dataset
+from xclass.embeddings import Table
 from xclass.heads import CnnHead, DotHead
-from xclass.heads.trees import balanced_tree, huffman_tree
-from xclass.memory import keep_freed_memory
-from xclass.model import TwoTower
-from xclass.rng import torch_generator
-from xclass.run import resolve_config
-from xclass.run_config import RunConfig
-from xclass.tables import Table
+from xclass.heads.tree.tree import balanced_tree, huffman_tree
+from xclass.models.two_tower import TwoTower
+from xclass.runs.train import resolve_config
+from xclass.runtime.memory import keep_freed_memory
+from xclass.runtime.rng import torch_generator
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Batch, Ragged
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -47,8 +47,8 @@ class Way(NamedTuple):
 
 
 def xclass_table(rows: int, dtype: torch.dtype, storage: str) -> Way:
+    from xclass.embeddings import TABLES, Place, TableOptions
     from xclass.optim import RowAdaGrad
-    from xclass.tables import TABLES, Place, TableOptions
 
     folder = Path(tempfile.mkdtemp()) / "table" if storage == "mapped" else None
     table = TABLES[storage](rows, DIM, RowAdaGrad(EPS), TableOptions(0.1, dtype=dtype), Place("cpu", folder))

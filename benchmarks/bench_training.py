@@ -85,10 +85,10 @@ class Loop:
     """Steps of one catalogue, as `xclass train` makes them."""
 
     def __init__(self, dataset: Path, dtype: str) -> None:
-        from xclass.build import build_model
         from xclass.data.batches import TrainBatches
-        from xclass.data.store import open_dataset
-        from xclass.run import resolve_config
+        from xclass.data.dataset import open_dataset
+        from xclass.runs.train import resolve_config
+        from xclass.training.build import build_model
 
         opened = open_dataset(dataset)
         config = resolve_config(SCALE, [f'tables.dtype="{dtype}"', *BY_PAIR])
@@ -110,8 +110,8 @@ class Loop:
         """Milliseconds of each."""
         import torch
 
-        from xclass.training.ahead import Ahead
-        from xclass.workers import short_operations
+        from xclass.runtime.threads import short_operations
+        from xclass.training.prefetch import Ahead
 
         def prepare(batch: Any, step: int) -> Any:
             return self.model.prepare(batch, torch.Generator().manual_seed(step))
@@ -135,7 +135,7 @@ class Loop:
 
 
 def catalogue(work: Path, rounds: int, items: list[int], dtype: str) -> dict[str, Any]:
-    from xclass.memory import keep_freed_memory
+    from xclass.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
     loops = {number: Loop(planted(work, number), dtype) for number in items}

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xclass.data.planted import PlantedModel
-from xclass.data.planted_model import PlantedWorld
-from xclass.rng import numpy_generator, torch_generator
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.ingest.synthetic.world import PlantedWorld
+from xclass.runtime.rng import numpy_generator, torch_generator
 
 CONFIG = {
     "model": {"embedding_dim": 64, "normalize": True, "temperature": 0.1},
@@ -59,8 +59,9 @@ def planted_vectors(num_items: int, num_queries: int, dim: int) -> tuple[torch.T
 
 def learn(folder: Path) -> None:
     """A dataset, a run over it, and its item and query vectors: FOLDER/{items,queries}.npy."""
-    from xclass.data.queries import dataset_slice
-    from xclass.recommender import Recommender, train
+    from xclass.api import train
+    from xclass.queries.queries import dataset_slice
+    from xclass.recommender import Recommender
 
     if not (folder / "dataset").exists():
         world = PlantedModel(1_000_000, 1_000_000, 16_000_000, num_topics=2000, latent_dim=16)

@@ -40,12 +40,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from xclass import files, run, tensorfile
-from xclass.data.planted import PlantedModel
-from xclass.data.store import open_dataset
-from xclass.training import checkpoint
-from xclass.training.loop import Trainer
-from xclass.training.snapshot import Snapshot
+from xclass.data.dataset import open_dataset
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.io import files, tensors
+from xclass.runs import train
+from xclass.training.checkpoint import store
+from xclass.training.checkpoint.snapshot import Snapshot
+from xclass.training.trainer import Trainer
 
 BLOCK_BYTES, PAUSE_S = 1024, 1e-4
 MOST_KILLS = 4
@@ -73,22 +74,22 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 # What is watched: owner, name, what it is called here. Later ones lie inside earlier ones.
 WATCHED = [
-    (run, "_train_in", "starting"),
+    (train, "_train_in", "starting"),
     (Trainer, "resume", "loading a checkpoint"),
     (Trainer, "run", "between steps"),
     (Trainer, "_step", "in a step"),
     (Trainer, "_validate", "validating"),
     (Trainer, "_choose_weights", "loading the best weights"),
-    (run, "_finish", "finishing"),
-    (run, "write_tensors", "writing the model"),
-    (run, "write_manifest", "writing the run's manifest"),
-    (checkpoint.CheckpointStore, "keep_final", "tidying a finished run"),
-    (checkpoint.CheckpointStore, "wait", "waiting for a checkpoint"),
-    (checkpoint.CheckpointStore, "_write", "a checkpoint: around"),
-    (checkpoint, "write_tensors", "a checkpoint: writing its tensors"),
-    (checkpoint, "write_manifest", "a checkpoint: writing its manifest"),
+    (train, "_finish", "finishing"),
+    (train, "write_tensors", "writing the model"),
+    (train, "write_manifest", "writing the run's manifest"),
+    (store.CheckpointStore, "keep_final", "tidying a finished run"),
+    (store.CheckpointStore, "wait", "waiting for a checkpoint"),
+    (store.CheckpointStore, "_write", "a checkpoint: around"),
+    (store, "write_tensors", "a checkpoint: writing its tensors"),
+    (store, "write_manifest", "a checkpoint: writing its manifest"),
     (files, "_swap_in", "a checkpoint: renaming"),
-    (checkpoint, "remove_directory", "a checkpoint: removing an old one"),
+    (store, "remove_directory", "a checkpoint: removing an old one"),
 ]
 NOTHING, OPENING = "nothing", "opening the dataset"
 NAMES = [NOTHING, OPENING, *(name for _, _, name in WATCHED)]
@@ -124,7 +125,7 @@ class Watch:
 
 def slow_blocks() -> None:
     """Tables are read in small blocks, with time for steps between them."""
-    tensorfile.BLOCK_BYTES = BLOCK_BYTES
+    tensors.BLOCK_BYTES = BLOCK_BYTES
     blocks = Snapshot.blocks
 
     def slow(self: Snapshot, name: str) -> Iterator[np.ndarray]:
@@ -145,7 +146,7 @@ def start(dataset: Path, settings: Any, out: Path, log: Path) -> int:
         with log.open("a") as said:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
-        run.train_run(open_dataset(dataset), settings, out, resume=True, check_memory=False)
+        train.train_run(open_dataset(dataset), settings, out, resume=True, check_memory=False)
         code = 0
     except BaseException:  # noqa: BLE001  whatever it was, the parent shows it
         traceback.print_exc()
@@ -196,9 +197,9 @@ def trials(folder: Path, count: int, chance: random.Random) -> None:
     dataset, log = folder / "dataset", folder / "log"
     planted = PlantedModel(num_items=300, num_queries=400, pairs=6000, num_topics=8, seed=3)
     planted.write_dataset(dataset)
-    settings = {name: run.resolve_config(values) for name, values in CONFIGURATIONS.items()}
+    settings = {name: train.resolve_config(values) for name, values in CONFIGURATIONS.items()}
     for name, chosen in settings.items():  # in this process: its children find everything compiled
-        run.train_run(open_dataset(dataset), chosen, folder / f"warm {name}")
+        train.train_run(open_dataset(dataset), chosen, folder / f"warm {name}")
     assert threading.active_count() == 1, "a process with threads must not be forked"
     watch = Watch()
     slow_blocks()

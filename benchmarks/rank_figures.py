@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from xclass.engine import Group
+from xclass.distributed import Group
 from xclass.estimate.machine import anonymous_bytes, resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,8 +64,8 @@ def network(told: dict[str, Any]) -> dict[str, Any]:
 
 def training(told: dict[str, Any]) -> dict[str, Any]:
     """Train, and say what this rank sent in a step and had in memory."""
-    from xclass.data.store import open_dataset
-    from xclass.run import resolve_config, train_run
+    from xclass.data.dataset import open_dataset
+    from xclass.runs.train import resolve_config, train_run
 
     sent: list[tuple[str, int]] = []
     count_sent(sent)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 LOOK_S = 0.002
 STOOD_STILL_S = 1.0

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xclass.build import build_model
-from xclass.model import TwoTower
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.rng import torch_generator
 from xclass.training import Trainer
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Batch, Ragged, offsets_of
 
 CUT_OFF = 20

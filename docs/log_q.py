@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xclass.build import build_model
-from xclass.model import TwoTower
+from xclass.models.two_tower import TwoTower
 from xclass.optim import ScheduleConfig, learning_rate
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
+from xclass.runtime.rng import torch_generator
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Batch, Ragged
 
 PAIRS_PER_BATCH = 512

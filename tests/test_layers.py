@@ -1,67 +1,40 @@
-"""The house's rules, read from the source: floors, sizes, and what no file may do."""
+"""The house's rules, read from the source: rooms without circles, sizes, and what no file may do."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_graph import (
+    PACKAGE,
+    ROOT,
+    cycles,
+    files,
+    floors,
+    import_graph,
+    imports,
+    module_name,
+    room_of,
+    rooms,
+    sizes,
+    sub_rooms,
+    tree,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "xclass"
-
-# Room → floor: imports point to a lower floor, or stay in the room.
-FLOORS = {
-    "types": 0, "errors": 0, "rng": 0, "config": 0, "manifest": 0, "memory": 0, "markdown": 0, "progress": 0, "compiling": 0, "workers": 0, "once": 0, "streams": 0,
-    "cells": 0, "files": 0, "records": 0, "frames": 0,
-    "data": 1, "tensorfile": 1, "metrics": 1, "vectors": 1, "topk_files": 1,
-    "sampling": 2, "losses": 2, "towers": 2, "tables": 2, "optim": 2, "index": 2, "spectral": 2, "own_lists": 2, "catalogue": 2, "run_record": 2, "topk_parts": 2,
-    "heads": 3, "scorers": 3,
-    "model": 4, "compat": 4,
-    "engine": 5, "likelihood": 5,
-    "training": 6, "retrieve": 6, "evaluate": 6, "starts": 6, "divided_search": 6,
-    "report": 7, "testing": 7, "document_scorers": 7, "run_config": 7, "filtered_search": 7, "predictions": 7,
-    "probabilities": 6,
-    "build": 8,
-    "run_directory": 8, "launching": 9, "run": 9, "estimate": 9, "growth": 9,
-    "recommender": 10, "inspection": 10, "doctor": 10,
-    "demo": 11, "batch": 11, "indexing": 11, "ray_retrieval": 11, "export": 11, "compare": 11, "contest": 11, "cli": 12, "__init__": 12, "__main__": 13,
-}  # fmt: skip
-
-# Rooms that may import a room of their own floor.
-SIBLINGS = {
-    ("files", "errors"),
-    ("frames", "errors"),
-    ("records", "errors"),
-    ("manifest", "errors"),
-    ("manifest", "files"),
-    ("manifest", "records"),
-    ("types", "errors"),
-    ("config", "errors"),
-    ("config", "records"),
-    ("progress", "streams"),
-    ("run_directory", "build"),
-    ("run", "estimate"),
-    ("run", "launching"),
-    ("launching", "estimate"),
-    ("growth", "run"),
-    ("demo", "indexing"),
-    ("growth", "estimate"),
-}
-# `from xclass import __version__` is all that anyone below may take from the face.
-FROM_THE_FACE = {"__version__"}
+MAX_FILES = 16  # of a room or a room inside it
+MAX_DEPTH = 3  # xclass/room/room/file.py
+MAX_FLOORS = 14
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+AT_THE_TOP = {"__init__.py", "__main__.py", "api.py", "config.py", "errors.py", "recommender.py"}
 
 EXTRAS = {"faiss", "matplotlib", "torchrec", "fbgemm_gpu", "tensorboard", "numba", "ray"}
-# What numba compiles is written in files of its own, which are imported inside functions only.
-COMPILED = {
-    "cells.py", "data/kernels.py", "engine/kernels.py", "heads/beam_kernels.py", "heads/block_kernels.py", "heads/cluster_kernels.py", "heads/kernels.py", "heads/own_kernels.py", "heads/tree_kernels.py", "index/hash_kernels.py", "index/kernels.py",
-    "losses/kernels.py", "metrics/kernels.py", "sampling/kernels.py", "scorers/kernels.py", "tables/kernels.py", "tables/plan_kernels.py",
-    "towers/kernels.py", "towers/character_kernels.py",
-}  # fmt: skip
+# What numba compiles is written in files of its own, which others import inside functions only.
+COMPILED = [path for path in files() if path.name.startswith("_numba")] + [PACKAGE / "runtime" / "jit_bfloat16.py"]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle", "random"}
 FORBIDDEN_CALLS = {
     "torch.load", "torch.save", "torch.manual_seed", "torch.seed",
@@ -74,36 +47,6 @@ DRAWS = {
     "exponential_", "bernoulli_", "random_", "geometric_", "log_normal_", "cauchy_",
 }  # fmt: skip
 FORBIDDEN_ROOMS = {"utils", "util", "common", "base", "helpers", "misc"}
-
-MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 60
-
-
-def files() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
-
-
-@functools.cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imports(path: Path, module: ast.AST | None = None) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything imported, inside functions too; ``from xclass import a`` is ``xclass.a``."""
-    for node in ast.walk(module or tree(path)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            name = node.module or ""
-            if name == "xclass":
-                yield from ((node.lineno, f"xclass.{alias.name}") for alias in node.names)
-            else:
-                yield node.lineno, name
 
 
 def module_level(path: Path) -> ast.Module:
@@ -126,20 +69,6 @@ def _running(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield node
 
 
-def upward_imports(path: Path) -> list[str]:
-    """Every import of ``path`` that does not point down."""
-    room, wrong = room_of(path), []
-    for line, name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "xclass" or (len(parts) == 2 and parts[1] in FROM_THE_FACE):
-            continue
-        target = parts[1] if len(parts) > 1 else "__init__"
-        below = FLOORS.get(target, 99) < FLOORS[room] or target == room or (room, target) in SIBLINGS
-        if not below:
-            wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} (floor {FLOORS[room]}) imports {name}")
-    return wrong
-
-
 def functions(path: Path) -> Iterator[tuple[str, int, int]]:
     """(name, line, length without the docstring) of every function."""
     for node in ast.walk(tree(path)):
@@ -158,17 +87,61 @@ def calls(path: Path) -> Iterator[tuple[int, str, set[str | None]]]:
             yield node.lineno, ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
 
 
+class TestTheHouse:
+    def test_rooms_form_no_circle_and_stand_on_few_floors(self) -> None:
+        between = rooms(import_graph())
+        assert cycles(between) == []
+        assert len(floors(between)) <= MAX_FLOORS
+
+    def test_files_form_no_circle(self) -> None:
+        """Imports inside functions and for type checkers count: who reads a file must not be sent back to where he was."""
+        assert cycles(import_graph()) == []
+
+    def test_folders_inside_a_room_form_no_circle(self) -> None:
+        graph = import_graph()
+        assert {room: found for room in rooms(graph) if (found := cycles(sub_rooms(graph, room)))} == {}
+
+    def test_rooms_are_small(self) -> None:
+        assert {folder: size for folder, size in sizes().items() if size > MAX_FILES} == {}
+
+    def test_little_stands_at_the_top(self) -> None:
+        assert {path.name for path in PACKAGE.glob("*.py")} == AT_THE_TOP
+
+    def test_what_is_private_stays_in_its_room(self) -> None:
+        """A file whose name begins with ``_`` is imported in its own room; what numba compiles also by its like."""
+        compiled = {module_name(path) for path in COMPILED}
+        wrong = [
+            f"{module} imports {target}"
+            for module, targets in import_graph().items()
+            for target in targets
+            if re.search(r"\._[a-z]", target) and room_of(target) != room_of(module) and module not in compiled
+        ]
+        assert sorted(wrong) == []
+
+    def test_architecture_has_every_room_in_the_order_of_imports(self) -> None:
+        """Its tree names each folder and each module at the top once; rooms import what stands above them, or beside."""
+        lines = (
+            (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## The tree")[1].split("```")[1].splitlines()
+        )
+        place: dict[str, int] = {}
+        folders: list[str] = []
+        for number, line in enumerate(line for line in lines if line):
+            room = list(place)[-1] if line.startswith(" ") else ""
+            words = re.match(r"(?: *\w+/)+", line)[0] if room else line.split("  ")[0]
+            names = [name.rstrip("/") for name in words.split()]
+            folders += [f"{room}/{name}" for name in names] if room else names
+            place |= {} if room else dict.fromkeys(names, number)
+        there = {folder.removeprefix("xclass/") for folder in sizes() if folder != "xclass"}
+        assert sorted(folders) == sorted(there | {name.removesuffix(".py") for name in AT_THE_TOP if name[0] != "_"})
+        between = {room: targets for room, targets in rooms(import_graph()).items() if room[0] != "_"}
+        assert [(room, to) for room, targets in between.items() for to in targets if place[to] > place[room]] == []
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 class TestEveryFile:
-    def test_it_has_a_floor(self, path: Path) -> None:
-        assert room_of(path) in FLOORS, f"{room_of(path)} is not in the table of floors"
-
-    def test_imports_point_down(self, path: Path) -> None:
-        assert upward_imports(path) == []
-
-    def test_two_levels_and_a_telling_name(self, path: Path) -> None:
+    def test_depth_and_a_telling_name(self, path: Path) -> None:
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        assert len(parts) <= 2, "a room has no rooms inside"
+        assert len(parts) <= MAX_DEPTH
         assert not FORBIDDEN_ROOMS & set(parts)
 
     def test_size(self, path: Path) -> None:
@@ -197,16 +170,15 @@ class TestEveryFile:
 
     def test_extras_are_imported_only_when_needed(self, path: Path) -> None:
         at_import = [name for _, name in imports(path, module_level(path))]
-        if str(path.relative_to(PACKAGE)) not in COMPILED:
+        if path not in COMPILED:
             assert [name for name in at_import if name.split(".")[0] in EXTRAS] == []
-            assert not {f"xclass.{file[:-3].replace('/', '.')}" for file in COMPILED} & set(at_import)
+            names = {module_name(file) for file in COMPILED}
+            assert [name for name in at_import if name in names or name.rpartition(".")[0] in names] == []
 
 
 def test_compiled_sums_in_any_order_are_inlined_where_they_are_called() -> None:
     """A copy of its own and a caller's copy differ in their bits; which is reached depends on what was compiled before."""
-    functions = [
-        node for name in COMPILED for node in ast.walk(tree(PACKAGE / name)) if isinstance(node, ast.FunctionDef)
-    ]
+    functions = [node for path in COMPILED for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)]
     how = {node.name: " ".join(ast.unparse(decorator) for decorator in node.decorator_list) for node in functions}
     plain = re.compile(r"njit(\(\*\*OPTIONS\)|\(inline='always'\)|\(nogil=True, cache=True\))?")
     reordered = {name for name, text in how.items() if "njit" in text and not plain.fullmatch(text)}
@@ -230,33 +202,37 @@ def test_only_rng_makes_generators() -> None:
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in files()
         for line, name, _ in calls(path)
-        if name in makers and room_of(path) != "rng"
+        if name in makers and path != PACKAGE / "runtime" / "rng.py"
     ]
     assert wrong == []
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("sources", "among_rooms", "among_files"),
     [
-        ("def f():\n    from xclass.heads import dot\n", 1),
-        ("import xclass.index.flat\n", 1),  # a sibling of floor 2
-        ("from xclass import losses\n", 1),
-        ("from xclass.types import Ragged\nfrom xclass import __version__\nfrom xclass.sampling import uniform\n", 0),
-        ("import xclass\n", 1),
+        ({"a/x.py": "from xclass.b import y", "b/y.py": "def f():\n    from xclass.a.z import g", "a/z.py": ""}, 1, 0),
+        ({"a/x.py": "from xclass.a import y", "a/y.py": "if TYPE_CHECKING:\n    import xclass.a.x"}, 0, 1),
+        ({"a/x.py": "from xclass.b import y", "b/y.py": "from xclass import __version__"}, 0, 0),
+        ({"a/x.py": "import xclass", "__init__.py": "from xclass.a.x import f"}, 1, 1),
     ],
 )
-def test_the_import_rule_itself(source: str, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "sampling" / "new.py"
-    path.parent.mkdir()
-    path.write_text(source)
-    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
-    monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    assert len(upward_imports(path)) == found
+def test_the_rule_of_circles_itself(
+    sources: dict[str, str], among_rooms: int, among_files: int, tmp_path: Path
+) -> None:
+    package = tmp_path / "xclass"
+    for name, source in {"__init__.py": "", "a/__init__.py": "", "b/__init__.py": "", **sources}.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(source)
+    graph = import_graph(package)
+    assert (len(cycles(rooms(graph))), len(cycles(graph))) == (among_rooms, among_files)
+
+
+def test_floors_follow_from_imports() -> None:
+    assert floors({"c": {"a", "b"}, "b": {"a"}, "a": set(), "d": set()}) == [["a", "d"], ["b"], ["c"]]
 
 
 def test_every_module_imports() -> None:
     """A module that nobody imports yet is tried too."""
     for path in files():
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if path.stem != "__main__":
-            importlib.import_module(name)
+            importlib.import_module(module_name(path))

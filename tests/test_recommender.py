@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import xclass
-from xclass.data.planted import PlantedModel, best_recall
+from xclass.api import index_run
 from xclass.errors import ArtefactError, DataError, InputError
 from xclass.index import IndexConfig, build_index
-from xclass.indexing import index_run
+from xclass.ingest.synthetic.pairs import PlantedModel, best_recall
 from xclass.metrics import parse_metrics
 from xclass.recommender import Recommender
 

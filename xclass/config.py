@@ -13,7 +13,7 @@ import pydantic
 import tomli_w
 
 from xclass.errors import ConfigError, nearest
-from xclass.records import DEEPEST, is_deep
+from xclass.runtime.nesting import DEEPEST, is_deep
 
 SHOWN = 200  # characters of a value in a message
 MOST = (1 << 31) - 1  # sizes are counted in int32 here and there, and larger ones fit no memory

@@ -12,11 +12,22 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.document_blocks import TEXT
+from xclass.data.dataset import TEXT, Dataset
+from xclass.data.features import ragged_of
 from xclass.data.given import as_id_lists, as_id_series, as_texts, checked_path
+from xclass.data.ids import IdMap
 from xclass.data.lists import Some
-from xclass.data.lookup import IdMap
-from xclass.data.queries import (
+from xclass.data.vectorizer import Vectoriser
+from xclass.errors import InputError
+from xclass.evaluation.evaluate import evaluate, metrics_at
+from xclass.evaluation.likelihood import with_likelihood
+from xclass.heads import CnnHead, OwnSearch
+from xclass.index import Index, IndexConfig, build_index, load_index
+from xclass.index.checks import checked_k
+from xclass.metrics import Evaluation, MetricName, Propensities
+from xclass.models.two_tower import TwoTower
+from xclass.queries.files import QueryFile
+from xclass.queries.queries import (
     Queries,
     dataset_queries,
     empty_histories,
@@ -25,33 +36,18 @@ from xclass.data.queries import (
     queries_with_features,
     queries_with_histories,
 )
-from xclass.data.query_files import QueryFile
-from xclass.data.sparse import ragged_of
-from xclass.data.store import Dataset, open_dataset
-from xclass.data.vectoriser import Vectoriser
-from xclass.document_scorers import DocumentSearch, WithoutTowers
-from xclass.errors import InputError
-from xclass.evaluate import evaluate, metrics_at
-from xclass.filtered_search import FilteredSearch, Wanted
-from xclass.growth import grow_run
-from xclass.heads import CnnHead, OwnSearch
-from xclass.index import Index, IndexConfig, build_index, load_index
-from xclass.index.checks import checked_k
-from xclass.likelihood import with_likelihood
-from xclass.metrics import Evaluation, MetricName, Propensities
-from xclass.model import TwoTower
-from xclass.once import once
-from xclass.own_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
-from xclass.progress import say
-from xclass.retrieve import Searched, restricted, retrieve
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.run_config import RunConfig
+from xclass.retrieval.filters import FilteredSearch, Wanted
+from xclass.retrieval.formats import empty_frame, topk_frame
+from xclass.retrieval.item_lists import NO_FILTER, ItemFilter, filter_given, filter_of_file, item_numbers
+from xclass.retrieval.search import Searched, restricted, retrieve
+from xclass.runs.directory import RunDirectory
+from xclass.runtime.once import once
+from xclass.runtime.progress import say
 from xclass.scorers import Fusion
-from xclass.topk_files import empty_frame, topk_frame
+from xclass.scorers.artifact import DocumentSearch, WithoutTowers
 from xclass.towers.characters import text_bytes
-from xclass.training.loop import OnValidation
 from xclass.types import Ragged, TopK
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 Ids = Sequence[str] | Sequence[int] | pl.Series | np.ndarray | Tensor
 INDEX_FOLDER = "index"
@@ -430,42 +426,3 @@ def _check_asked(**given: Any) -> None:
     if len(ways) != 1 and ways not in ({"histories", "features"}, {"histories", "texts"}):
         wanted = "one of query_ids, histories, features and texts; or histories with features or texts"
         raise InputError("say whom to retrieve for", wanted=wanted, got=" and ".join(sorted(ways)) or "none of them")
-
-
-def train(
-    dataset: Dataset | Path | str,
-    config: RunConfig | dict[str, Any] | Path | str,
-    out: Path | str,
-    *,
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    grow_vocab: bool = False,
-    device: str = "auto",
-    on_validation: OnValidation | None = None,
-    check_memory: bool = True,
-) -> Recommender:
-    """Train a model and open the finished run.
-
-    Args:
-        dataset: an open dataset or its path.
-        config: a TOML file, a plain dict or a :class:`RunConfig`.
-        out: the run directory to write; with ``resume`` one that was interrupted, or a new one.
-        overrides: changes to the configuration, ``"section.key=value"`` each.
-        resume: go on from the newest whole checkpoint.
-        grow_vocab: with ``resume``, carry the run over to this dataset, which holds all of its items and queries; see
-            :func:`xclass.growth.grow_run`.
-        device: auto, cpu or cuda.
-        on_validation: called with the step and the metrics after each validation of this process; when it returns True,
-            training ends there as if it were the last epoch. What it raises ends training; the run can be resumed.
-        check_memory: refuse a run that can't fit in this machine's memory or disk before anything is built.
-
-    Raises:
-        ConfigError, ArtefactError, XclassError, Interrupted: see :func:`xclass.run.train_run`.
-    """
-    if grow_vocab and not resume:
-        raise InputError("grow_vocab goes with resume", wanted="resume=True")
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    settings = resolve_config(config, list(overrides))
-    if grow_vocab:
-        return Recommender.load(grow_run(opened, settings, Path(out), device, on_validation, check_memory))
-    return Recommender.load(train_run(opened, settings, Path(out), resume, device, on_validation, check_memory))

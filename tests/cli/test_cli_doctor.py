@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from xclass import doctor
 from xclass.cli import main
-from xclass.doctor import BROKEN, MISSING, OK, Check, diagnose, healthy
+from xclass.cli.commands import doctor_checks
+from xclass.cli.commands.doctor_checks import BROKEN, MISSING, OK, Check, diagnose, healthy
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def test_faiss_and_torch_agree_where_both_are(checks: dict[str, Check]) -> None:
 
 
 def test_memory_is_what_the_system_says(checks: dict[str, Check]) -> None:
-    total, free = doctor.memory_bytes()
+    total, free = doctor_checks.memory_bytes()
     assert 0 < free <= total
-    assert checks["memory"].found.endswith(f"of {doctor.gibibytes(total)}")
+    assert checks["memory"].found.endswith(f"of {doctor_checks.gibibytes(total)}")
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -61,7 +61,7 @@ def no_probe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "faiss": "1",
         "faiss_agrees": 1.0,
     }
-    monkeypatch.setattr(doctor, "_run_probe", lambda: found)
+    monkeypatch.setattr(doctor_checks, "_run_probe", lambda: found)
     return found
 
 
@@ -76,7 +76,7 @@ def test_a_needed_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.usefixtures("no_probe")
 def test_a_missing_extra_is_no_illness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    hide(monkeypatch, *doctor.FAISS_BUILDS)
+    hide(monkeypatch, *doctor_checks.FAISS_BUILDS)
     assert main(["doctor", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is True

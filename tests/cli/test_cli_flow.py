@@ -212,7 +212,7 @@ def test_train_resumes_a_finished_run_by_leaving_it(place, capsys):
 
 def test_demo_reaches_most_of_what_can_be_reached(monkeypatch, capsys, tmp_path):
     """On a smaller planted world than the real demo's, with its own configuration cut to a few epochs."""
-    import xclass.demo as demo
+    import xclass.cli.commands.demo_flow as demo
 
     monkeypatch.setattr(demo, "SOURCE", "planted:items=1000,queries=3000,pairs=100000")
     monkeypatch.setattr(demo, "CONFIG", demo.CONFIG.replace("epochs = 20", "epochs = 6"))

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from xclass.cli import main
-from xclass.cli.ingest import FORMAT_NAMES, SPLIT_NAMES
-from xclass.data import writing
-from xclass.data.document_sources import FORMAT_NAMES as ALL_NAMES
-from xclass.data.options import IngestOptions, Split
-from xclass.data.store import open_dataset
+from xclass.cli.commands.ingest import FORMAT_NAMES, SPLIT_NAMES
+from xclass.data.dataset import open_dataset
+from xclass.ingest.documents.sources import FORMAT_NAMES as ALL_NAMES
+from xclass.ingest.options import IngestOptions, Split
+from xclass.ingest.writing import arrays
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_signal_in_the_middle_leaves_nothing_and_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_pairs, half_written = writing.write_pairs, []
+    write_pairs, half_written = arrays.write_pairs, []
 
     def write_and_be_stopped(folder: Path, *rest: Any) -> Any:
         write_pairs(folder, *rest)
@@ -185,7 +185,7 @@ def test_a_signal_in_the_middle_leaves_nothing_and_says_how_to_go_on(
         os.kill(os.getpid(), number)
         pytest.fail("the signal was ignored")
 
-    monkeypatch.setattr(writing, "write_pairs", write_and_be_stopped)
+    monkeypatch.setattr(arrays, "write_pairs", write_and_be_stopped)
     arguments = ["ingest", str(csv), "--out", str(tmp_path / "data"), *COLUMNS]
     assert main(arguments) == 3
     assert "train" in half_written

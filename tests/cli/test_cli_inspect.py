@@ -12,8 +12,8 @@ import pytest
 import safetensors.numpy
 
 from xclass.cli import main
-from xclass.data.store import write_ragged
-from xclass.manifest import write_json, write_manifest
+from xclass.data.dataset import write_ragged
+from xclass.io.manifest import write_json, write_manifest
 
 REPORT = {
     "source": "log.csv",

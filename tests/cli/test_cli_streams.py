@@ -15,13 +15,13 @@ import pytest
 
 from xclass.cli import limits, main
 from xclass.cli.failures import WRONG_INPUT, explain
-from xclass.data.planted import PlantedModel
-from xclass.progress import Progress, say
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runtime.progress import Progress, say
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
 import sys
-from xclass.streams import open_missing
+from xclass.runtime.streams import open_missing
 open_missing()
 kept = open(sys.argv[1], "w")
 print("to stdout")

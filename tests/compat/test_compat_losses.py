@@ -12,7 +12,7 @@ from xclass.compat import tf
 from xclass.compat.logits import FLOAT64_LOGITS
 from xclass.compat.shards import expected_sizes
 from xclass.errors import InputError
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 
 N, D, B, T, S = 23, 5, 4, 3, 9
 LOSSES = {"nce_loss": tf.nce_loss, "sampled_softmax_loss": tf.sampled_softmax_loss}

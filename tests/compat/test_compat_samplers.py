@@ -14,8 +14,8 @@ from torch import Tensor
 
 from xclass.compat import tf
 from xclass.errors import DataError, InputError, XclassError
-from xclass.rng import numpy_generator, torch_generator
-from xclass.sampling import learned_law
+from xclass.runtime.rng import numpy_generator, torch_generator
+from xclass.sampling.distributions import learned as learned_law
 
 WEIGHTS = [3.0, 1.0, 0.0, 2.0, 6.0]
 LEAST_P = 1e-4

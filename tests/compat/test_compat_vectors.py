@@ -1,4 +1,4 @@
-"""Parity with TensorFlow 2.21 without TensorFlow: its answers were written once by tests/comparison/make_vectors.py."""
+"""Parity with TensorFlow 2.21 without TensorFlow: its answers were written once by tests/peers/make_vectors.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comparison import cases
+from peers import cases
 
 from xclass.compat import tf
-from xclass.sampling.calibration import tensorflow_count as expected_count
+from xclass.sampling.distributions.expected_counts import tensorflow_count as expected_count
 
 VECTORS = Path(__file__).parent / "tensorflow_vectors.npz"
 FIXED = [30.0, 1.0, 0.0, 7.5, 7.5, 2.0, 0.25, 12.0, 3.0, 3.0, 1.0, 19.0]

@@ -8,19 +8,19 @@ import pytest
 import torch
 
 import xclass
-from xclass import memory
 from xclass.cli import main
 from xclass.config import apply_overrides, build_config
-from xclass.data.planted import PlantedModel
 from xclass.errors import XclassError
 from xclass.estimate import layout, machine, own_sizes, report
 from xclass.estimate.machine import Available, available
 from xclass.estimate.memory import CANDIDATES, Job, parts_of
 from xclass.estimate.parts import PLACES, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE, changes, judge, verdict
-from xclass.memory import UNLIMITED
-from xclass.run import resolve_config, train_run
-from xclass.run_config import RunConfig
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.train import resolve_config, train_run
+from xclass.runtime import memory
+from xclass.runtime.memory import UNLIMITED
+from xclass.training.run_config import RunConfig
 
 CPU = torch.device("cpu")
 GIB = 1 << 30

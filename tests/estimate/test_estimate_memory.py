@@ -7,17 +7,17 @@ import itertools
 import pytest
 import torch
 
-from xclass.build import build_model
 from xclass.config import apply_overrides, build_config
-from xclass.data.planted import PlantedModel
 from xclass.estimate import memory
 from xclass.estimate.layout import Few, held, layout_of
 from xclass.estimate.memory import BASE, BATCH, LOADER, Job, parts_of
 from xclass.estimate.parts import by_component, cached, total
-from xclass.run import train_run
-from xclass.run_config import RunConfig
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.train import train_run
 from xclass.sampling import Known, build_sampler
-from xclass.training.state import ModelState
+from xclass.training.build import build_model
+from xclass.training.checkpoint.model_state import ModelState
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 CPU = torch.device("cpu")

@@ -12,8 +12,7 @@ from xclass.cli import main
 from xclass.cli.amounts import bytes_of, count_of, seconds_of
 from xclass.config import build_config
 from xclass.data.batches import TrainBatches
-from xclass.data.planted import PlantedModel
-from xclass.data.store import open_dataset
+from xclass.data.dataset import open_dataset
 from xclass.errors import ConfigError
 from xclass.estimate import calibration
 from xclass.estimate.calibration import Rates
@@ -23,7 +22,8 @@ from xclass.estimate.layout import layout_of
 from xclass.estimate.memory import Job, candidates_of, holders_of, parts_of
 from xclass.estimate.parts import by_component, total
 from xclass.estimate.ranks import PREPARED_PER_S, Cluster, distinct_rows, exchanged, plan
-from xclass.run_config import RunConfig
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.training.run_config import RunConfig
 
 CPU = torch.device("cpu")
 JOB = Job(queries=1000, items=4000, pairs=10_000, valid_pairs=100, files={})

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from xclass.cli import main
-from xclass.data.planted import PlantedModel
 from xclass.errors import Interrupted
 from xclass.estimate import calibration, estimate
 from xclass.estimate.calibration import calibrate
 from xclass.estimate.sample import random_lists, shrink
-from xclass.run import resolve_config, train_run
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.train import resolve_config, train_run
 from xclass.training import Trainer
 
 CPU = torch.device("cpu")

@@ -6,23 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.heads import HEADS, DotHead, masks, pairs
-from xclass.heads import blocked as blocked_module
-from xclass.heads import blocks as blocks_module
-from xclass.heads import columns as columns_module
-from xclass.heads import own as own_module
-from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import Hits, find_hits
-from xclass.losses import LOSSES, compiled, mask_value
-from xclass.losses.compiled import row_switches
-from xclass.losses.seam import final_weights
-from xclass.rng import torch_generator
+from xclass.heads import HEADS, DotHead
+from xclass.losses import LOSSES, _dispatch, mask_value
+from xclass.losses._dispatch import row_switches
+from xclass.losses.fused import accidental_hits, pairs
+from xclass.losses.fused import column_blocks as columns_module
+from xclass.losses.fused import per_query as own_module
+from xclass.losses.fused import row_blocks as blocks_module
+from xclass.losses.fused import sampled_loss as blocked_module
+from xclass.losses.fused.accidental_hits import Hits, find_hits
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
+from xclass.losses.interface import final_weights
+from xclass.runtime.jit import compiles
+from xclass.runtime.rng import torch_generator
+from xclass.runtime.threads import in_parts, num_threads, short_operations
 from xclass.sampling import AllItems, Uniform
 from xclass.towers import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, offsets_of
-from xclass.workers import in_parts, num_threads, short_operations
 
 
 def plain_mask(excluded, candidates):
@@ -261,7 +262,7 @@ def test_without_a_compiler_the_result_is_the_same(monkeypatch, name, dtype, by_
     hits = find_hits(positives.take(positives.rows()) if LOSSES[name].per_pair else positives, negatives.ids)
     results = []
     for there in (True, False):
-        monkeypatch.setattr(compiled, "compiles", lambda there=there: there)
+        monkeypatch.setattr(_dispatch, "compiles", lambda there=there: there)
         monkeypatch.setattr(pairs, "compiles", lambda there=there: there)
         scoring = Scoring(positives, negatives, hits, LOSSES[name], 1.0, "both", dtype)
         loss = blocked_loss(*vectors, positives.values, negatives.ids, scoring)
@@ -297,10 +298,10 @@ def test_hits_of_candidates_of_ones_own(monkeypatch):
         hits = find_hits(Ragged.from_lists(lists), candidates)
         expected = [(b, j) for b in range(4) for j in range(6) if int(candidates[b, j]) in [-1, *lists[b]]]
         assert list(zip(hits.rows.tolist(), hits.columns.tolist(), strict=True)) == expected
-        monkeypatch.setattr(masks, "FIRST_ROOM", 2)  # a second look is necessary
+        monkeypatch.setattr(accidental_hits, "FIRST_ROOM", 2)  # a second look is necessary
         assert find_hits(Ragged.from_lists(lists), candidates).columns.tolist() == [j for _, j in expected]
         monkeypatch.undo()
-        monkeypatch.setattr(masks, "compiles", lambda: False)
+        monkeypatch.setattr(accidental_hits, "compiles", lambda: False)
         assert find_hits(Ragged.from_lists(lists), candidates).columns.tolist() == [j for _, j in expected]
         monkeypatch.undo()
 

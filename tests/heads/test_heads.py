@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from xclass.heads import HEADS, CnnHead, DotHead, Head, HeadConfig, KnownItems, build_head, table_shapes
-from xclass.heads.building import build_encoder
+from xclass.heads.build import build_encoder
 from xclass.losses import LOSSES
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import AllItems, Uniform
 from xclass.testing import check_head
 from xclass.towers import Projection
@@ -84,6 +84,6 @@ def test_a_sampled_dot_head_conforms_but_for_its_loss() -> None:
 
 @pytest.mark.parametrize("settings", [TREES[0], TREES[3]], ids=["balanced", "huffman-5"])
 def test_heads_conform_without_a_compiler(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("xclass.heads.trees", "xclass.heads.path_loss", "xclass.heads.beam"):
+    for name in ("xclass.heads.tree.tree", "xclass.heads.tree.path_loss", "xclass.heads.tree.beam_search"):
         monkeypatch.setattr(importlib.import_module(name), "compiles", lambda: False)
     check_head(lambda: own(settings), table_shapes(HeadConfig.model_validate(settings), N, D), N, D)

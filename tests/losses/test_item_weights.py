@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from xclass.build import build_model
 from xclass.config import build_config
 from xclass.errors import ConfigError
 from xclass.losses import LOSSES, full_sigmoid_loss, item_weights, mask_value
 from xclass.metrics import inverse_propensities
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
+from xclass.runtime.rng import torch_generator
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Batch, Ragged
 
 COUNTS = torch.tensor([9, 3, 1, 0])

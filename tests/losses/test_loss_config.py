@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from xclass.build import build_model
 from xclass.config import build_config
 from xclass.errors import ConfigError
 from xclass.heads import TopWeights
 from xclass.losses import LOSSES, LossConfig, build_loss, gbce_power
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
+from xclass.runtime.rng import torch_generator
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Batch, Ragged
 
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from xclass.api import train
 from xclass.cli.app import app
-from xclass.compare import compare_runs
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
+from xclass.comparison.compare import compare_runs
 from xclass.errors import ConfigError, InputError
-from xclass.evaluate import metrics_at
-from xclass.likelihood import likelihood_of
+from xclass.evaluation.evaluate import metrics_at
+from xclass.evaluation.likelihood import likelihood_of
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 from xclass.metrics import Likelihood, unigram_likelihood
-from xclass.recommender import Recommender, train
-from xclass.training.position import Position
+from xclass.recommender import Recommender
+from xclass.training.state import Position
 from xclass.types import Batch, Ragged
 
 HEADS = {

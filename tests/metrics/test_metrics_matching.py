@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xclass.data import keys
-from xclass.metrics import CatalogueUse, catalogue, matching
+from xclass.data import id_hash
+from xclass.metrics import CatalogueUse, coverage, matching
 from xclass.types import Ragged, TopK, offsets_of
 
 pytest.importorskip("numba", reason="numba is not installed: there is one form only")
@@ -71,7 +71,7 @@ def test_both_forms_count_the_same(rows: list[list[int]], size: int) -> None:
     results = []
     for compiled in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(catalogue, "compiles", lambda wanted=compiled: wanted)
+            patch.setattr(coverage, "compiles", lambda wanted=compiled: wanted)
             use = CatalogueUse([1, 3, 5])
             for start in range(0, len(rows), size):
                 use.add(lists([(row, [0] * 9) for row in rows[start : start + size]]))
@@ -93,9 +93,9 @@ numbers = st.one_of(st.integers(0, 40), st.integers(-(2**63), 2**63 - 1), st.int
 def test_keys_get_the_numbers_that_a_dictionary_gives(first: list[int], asked: list[list[int]]) -> None:
     for compiled in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(keys, "compiles", lambda wanted=compiled: wanted)
-            patch.setattr(keys, "LEAST_SLOTS", 2)
-            held, wanted = keys.KeyNumbers(np.array(first, dtype=np.int64)), {key: n for n, key in enumerate(first)}
+            patch.setattr(id_hash, "compiles", lambda wanted=compiled: wanted)
+            patch.setattr(id_hash, "LEAST_SLOTS", 2)
+            held, wanted = id_hash.KeyNumbers(np.array(first, dtype=np.int64)), {key: n for n, key in enumerate(first)}
             for part in asked:
                 array = np.array(part, dtype=np.int64)
                 assert held.of(array).tolist() == [wanted.get(key, -1) for key in part]
@@ -113,6 +113,6 @@ def test_the_first_of_each_stays(rows: list[list[int]]) -> None:
     wanted = [item not in row[:place] for row in rows for place, item in enumerate(row)]
     for compiled in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(keys, "compiles", lambda wanted=compiled: wanted)
-            keep = keys.first_of_each(offsets, ids)
+            patch.setattr(id_hash, "compiles", lambda wanted=compiled: wanted)
+            keep = id_hash.first_of_each(offsets, ids)
         assert keep is None if all(wanted) else keep.tolist() == wanted

@@ -10,7 +10,7 @@ import torch
 
 from xclass.errors import InputError
 from xclass.metrics import holm, intervals, randomisation_p, significance
-from xclass.rng import numpy_generator
+from xclass.runtime.rng import numpy_generator
 
 
 def column(values: object) -> torch.Tensor:

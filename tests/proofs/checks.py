@@ -23,7 +23,7 @@ from proofs.enumeration import (
 from reference import losses as reference
 from torch import Tensor
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import FixedUnigram
 from xclass.types import Ragged
 

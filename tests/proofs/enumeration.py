@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xclass.heads import DotHead
 from xclass.losses import LOSSES
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import AllItems
 from xclass.towers import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, offsets_of

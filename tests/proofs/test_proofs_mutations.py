@@ -15,7 +15,7 @@ from proofs import checks
 from proofs.checks import Code
 
 from xclass import sampling
-from xclass.losses import seam
+from xclass.losses import interface
 from xclass.testing import check_sampler
 from xclass.types import Ragged
 
@@ -78,8 +78,8 @@ def test_a_forgotten_1_over_T_is_caught(monkeypatch, check):
     def ones(rows, num_queries, weights, like):
         return torch.ones_like(like)
 
-    monkeypatch.setattr(seam, "normalised_weights", ones)
-    monkeypatch.setattr(seam, "even_shares", lambda offsets, like: torch.ones_like(like))
+    monkeypatch.setattr(interface, "normalised_weights", ones)
+    monkeypatch.setattr(interface, "even_shares", lambda offsets, like: torch.ones_like(like))
     with pytest.raises(AssertionError, match="not close"):
         checks.CHECKS[check](Code())
 

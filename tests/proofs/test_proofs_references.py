@@ -10,8 +10,8 @@ import torch
 from reference import losses as reference
 
 from xclass import losses
-from xclass.heads.top_weights import TopWeights, top_weights
-from xclass.rng import torch_generator
+from xclass.losses.fused.top_k_weights import TopWeights, top_weights
+from xclass.runtime.rng import torch_generator
 from xclass.types import offsets_of
 
 TOLERANCE = 1e-12

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xclass.data.ingest import ingest
-from xclass.data.options import IngestOptions
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
+from xclass.ingest.ingest import ingest
+from xclass.ingest.options import IngestOptions
 
 
 def write(path: Path, content: str | bytes) -> Path:

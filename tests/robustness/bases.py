@@ -40,9 +40,9 @@ COPIED = {"run_hnsw": "run", "run_lsh": "run"}  # before the command that change
 
 def small_parts() -> None:
     """``retrieve`` in this process finishes a part every 16 queries, not every million rows."""
-    import xclass.batch
+    import xclass.batch.retrieve
 
-    xclass.batch.PART_ROWS, xclass.batch.PART_QUERIES = 1, 16
+    xclass.batch.retrieve.PART_ROWS, xclass.batch.retrieve.PART_QUERIES = 1, 16
 
 
 def build(folder: Path, streams: Streams) -> None:
@@ -74,20 +74,20 @@ def write_inputs(folder: Path) -> None:
 
 def stop_retrieval(streams: Streams) -> None:
     """``.stopped.jsonl.parts``: two parts of a retrieval that was interrupted in the third."""
-    from xclass import batch
+    from xclass.batch import retrieve
 
-    add = batch.Parts.add
+    add = retrieve.Parts.add
 
     def stopping(self: Any, frames: Any, counts: Any, number: int) -> None:
         if number == 2:
             raise KeyboardInterrupt
         add(self, frames, counts, number)
 
-    batch.Parts.add = stopping  # type: ignore[method-assign]
+    retrieve.Parts.add = stopping  # type: ignore[method-assign]
     try:
         said = run(streams, "retrieve", "run", "--out", "stopped.jsonl", "-k", "5", "--exact")
     finally:
-        batch.Parts.add = add  # type: ignore[method-assign]
+        retrieve.Parts.add = add  # type: ignore[method-assign]
     assert said.code == 3, said
 
 

@@ -208,9 +208,8 @@ def _prepare(room: Path) -> None:
     import torch
 
     import xclass.cli.app
-    import xclass.document_scorers
     import xclass.recommender
-    import xclass.run  # noqa: F401
+    import xclass.runs.train  # noqa: F401
 
     torch.set_num_threads(1)
     small_parts()

@@ -134,7 +134,7 @@ def _setting(chance: Random, keys: dict[str, dict[str, Any]]) -> tuple[str, Any]
 @functools.cache
 def _keys() -> dict[str, dict[str, Any]]:
     """Every key of a configuration → what its schema says of it."""
-    from xclass.run_config import RunConfig
+    from xclass.training.run_config import RunConfig
 
     schema = RunConfig.model_json_schema()
     return dict(_leaves(schema, schema["$defs"], "")) | {"x": {}, "model": {}, "model.x": {}, "": {}}

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from xclass.errors import InputError
-from xclass.rng import torch_generator
-from xclass.sampling import AdaptiveProposal, Known, Mixture, SamplerConfig, Uniform, bigram, build_sampler
+from xclass.runtime.rng import torch_generator
+from xclass.sampling import AdaptiveProposal, Known, Mixture, SamplerConfig, Uniform, build_sampler
 from xclass.sampling.adaptive import BUCKETS, FLOOR
-from xclass.sampling.bigram import BigramCounts
+from xclass.sampling.distributions import bigram
+from xclass.sampling.distributions.bigram import BigramCounts
 from xclass.testing.sampler import check_sampler
 from xclass.types import Ragged
 

@@ -10,14 +10,23 @@ import torch
 from scipy import stats
 
 from xclass.errors import DataError, InputError
-from xclass.rng import torch_generator
-from xclass.sampling import Drawn, FixedUnigram, LearnedUnigram, LogUniform, StreamingFrequency, Uniform, distinct
-from xclass.sampling import learned_law as learned_module
-from xclass.sampling.calibration import calibrated_tries, expected_distinct
-from xclass.sampling.decayed_law import DecayedLaw
-from xclass.sampling.distinct import draw_distinct, first_occurrences
-from xclass.sampling.laws import LogUniformLaw, UniformLaw, WeightedLaw, alias_table, packed, packed_table, unpacked
-from xclass.sampling.learned_law import LearnedLaw
+from xclass.runtime.rng import torch_generator
+from xclass.sampling import Drawn, FixedUnigram, LearnedUnigram, LogUniform, StreamingFrequency, Uniform
+from xclass.sampling.distributions import learned as learned_module
+from xclass.sampling.distributions import without_replacement
+from xclass.sampling.distributions.decayed import DecayedLaw
+from xclass.sampling.distributions.expected_counts import calibrated_tries, expected_distinct
+from xclass.sampling.distributions.fixed import (
+    LogUniformLaw,
+    UniformLaw,
+    WeightedLaw,
+    alias_table,
+    packed,
+    packed_table,
+    unpacked,
+)
+from xclass.sampling.distributions.learned import LearnedLaw
+from xclass.sampling.distributions.without_replacement import draw_distinct, first_occurrences
 from xclass.sampling.unigram import read_weights
 from xclass.types import Ragged
 
@@ -109,7 +118,7 @@ def test_first_occurrences_plain_and_compiled():
         ids = torch.randint(span, (size,), generator=generator)
         expected = list(dict.fromkeys(ids.tolist()))
         for limit in (1, 5, size):
-            for function in (first_occurrences, distinct._plain_first, distinct._compiled_first):
+            for function in (first_occurrences, without_replacement._plain_first, without_replacement._compiled_first):
                 values, places = function(ids, limit)
                 assert values.tolist() == expected[:limit]
                 assert ids[places].tolist() == values.tolist() and bool((places.diff() > 0).all())
@@ -125,10 +134,10 @@ def rejection(p, size):
         yield order, probability
 
 
-@pytest.mark.parametrize("max_tries", [distinct.MAX_TRIES, 0])
+@pytest.mark.parametrize("max_tries", [without_replacement.MAX_TRIES, 0])
 def test_samples_without_repeats_have_the_law_of_rejection(monkeypatch, max_tries):
     """Also from the part that draws without rejecting, which takes over after very many tries."""
-    monkeypatch.setattr(distinct, "MAX_TRIES", max_tries)
+    monkeypatch.setattr(without_replacement, "MAX_TRIES", max_tries)
     p = [0.6, 0.25, 0.1, 0.05]
     law, generator = WeightedLaw(torch.tensor(p).double()), torch_generator(0, "test")
     samples = [draw_distinct(law, 2, generator, 3.0) for _ in range(6000)]

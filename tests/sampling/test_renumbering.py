@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import Known, Sampler, SamplerConfig, build_sampler
-from xclass.sampling import learned_law as learned_law_module
+from xclass.sampling.distributions import learned as learned_law_module
 from xclass.sampling.learned import LearnedUnigram
 from xclass.sampling.renumbering import renumbered
 from xclass.types import Ragged

@@ -7,8 +7,7 @@ import torch
 
 from xclass.config import build_config
 from xclass.errors import ConfigError, InputError
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import (
     FixedUnigram,
     GivenCandidates,
@@ -17,9 +16,10 @@ from xclass.sampling import (
     Mixture,
     StreamingFrequency,
     Uniform,
-    laws,
 )
 from xclass.sampling.config import Known, SamplerConfig, build_sampler
+from xclass.sampling.distributions import fixed
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 COUNTS = torch.tensor([9, 5, 3, 1, 1, 0])
@@ -90,10 +90,10 @@ def test_a_shard_without_repeats():
 def test_a_table_is_the_same_compiled_or_not(monkeypatch, compiled):
     """And so are the draws: what numba adds is speed."""
     weights = torch.rand(500, generator=torch_generator(0, "test"), dtype=torch.float64) ** 3
-    expected = laws.WeightedLaw(weights).draw(3000, torch_generator(1, "test"))
+    expected = fixed.WeightedLaw(weights).draw(3000, torch_generator(1, "test"))
     if not compiled:
-        monkeypatch.setattr(laws, "compiles", lambda: False)
-    assert torch.equal(laws.WeightedLaw(weights).draw(3000, torch_generator(1, "test")), expected)
+        monkeypatch.setattr(fixed, "compiles", lambda: False)
+    assert torch.equal(fixed.WeightedLaw(weights).draw(3000, torch_generator(1, "test")), expected)
 
 
 def test_in_batch_without_repeats():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xclass.errors import InputError
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import (
     SAMPLERS,
     AllItems,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
-from xclass.rng import numpy_generator, torch_generator
+from xclass.runtime.jit import compiles
+from xclass.runtime.rng import numpy_generator, torch_generator
 from xclass.scorers import (
     Fusion,
     LinearConfig,
@@ -24,7 +24,7 @@ from xclass.scorers import (
 )
 from xclass.scorers.fusion import Suggestions
 from xclass.scorers.linear import mined_negatives
-from xclass.scorers.plain import Rows
+from xclass.scorers.reference import Rows
 from xclass.types import Ragged, TopK
 
 DOCUMENTS, FEATURES, ITEMS = 60, 25, 21

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.towers import bags
 from xclass.towers.bags import weighted_bags
 from xclass.types import offsets_of
@@ -42,7 +42,7 @@ def test_an_upstream_gradient_may_be_a_view_and_threads_change_nothing(monkeypat
     results = []
     for threads in (1, 3):
         monkeypatch.setattr(bags, "PART_NUMBERS", 1 << 30 if threads == 1 else 1)
-        monkeypatch.setattr("xclass.workers.num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr("xclass.runtime.threads.num_threads", lambda threads=threads: threads)
         rows = values.clone().requires_grad_(True)
         found = weighted_bags(rows, positions, offsets, shares)
         found.sum().backward()  # an expanded gradient

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.towers import characters
 from xclass.towers.characters import BEGIN, END, SYMBOLS, CharacterCnn, marked, pooled_maps, text_bytes
 from xclass.towers.item_texts import CORRECTION, REQUEST, ItemTexts, TextEncoder

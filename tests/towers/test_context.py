@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from xclass.embeddings import plan_rows
 from xclass.errors import ConfigError
-from xclass.rng import torch_generator
-from xclass.tables import plan_rows
+from xclass.runtime.rng import torch_generator
 from xclass.towers import ContextSource, Projection, QueryTower, check_positions, context_source, last_items
 from xclass.towers.config import ContextConfig, QueryTowerConfig
 from xclass.types import Batch, Ragged, Rows

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from xclass.embeddings import TABLES, TableOptions, plan_rows
 from xclass.errors import InputError
 from xclass.heads import DotHead
 from xclass.losses import LOSSES
-from xclass.model import TwoTower
-from xclass.rng import torch_generator
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import AllItems
-from xclass.tables import TABLES, TableOptions, plan_rows
 from xclass.towers import (
     FeatureField,
     FeatureSource,
@@ -230,7 +230,7 @@ def test_item_vectors_are_rows_plus_bags_however_they_are_read(item_rows, hidden
 
 def test_blocks_of_items_do_not_change_their_vectors(monkeypatch):
     problem = Problem()
-    monkeypatch.setattr("xclass.heads.feature_rows.BLOCK_ROWS", 2)
+    monkeypatch.setattr("xclass.heads.item_features.BLOCK_ROWS", 2)
     rows = problem.head.item_rows_of(problem.tables)
     torch.testing.assert_close(rows.read(0, 5), problem.item_vectors())
     torch.testing.assert_close(torch.cat(list(rows.blocks())), problem.item_vectors())

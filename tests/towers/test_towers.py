@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from xclass.embeddings import plan_rows
 from xclass.errors import InputError
-from xclass.rng import torch_generator
-from xclass.tables import plan_rows
+from xclass.runtime.rng import torch_generator
 from xclass.towers import QUERY_TOWERS, HistorySource, IdSource, Projection, QueryTower, unit
 from xclass.types import Batch, Ragged, Rows
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xclass.build import build_model
 from xclass.data.batches import TrainBatches
-from xclass.data.planted import PlantedModel
-from xclass.data.store import Dataset, open_dataset
-from xclass.model import Prepared, TwoTower
-from xclass.rng import torch_generator
-from xclass.run import resolve_config
+from xclass.data.dataset import Dataset, open_dataset
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.models.two_tower import Prepared, TwoTower
+from xclass.runs.train import resolve_config
+from xclass.runtime.rng import torch_generator
+from xclass.training.build import build_model
 
 CASES = {
     "pairs": ["sampler.kind=log-uniform"],

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from xclass.data.planted import PlantedModel
-from xclass.rng import torch_generator
-from xclass.run import resolve_config, train_run
-from xclass.training import loop
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.train import resolve_config, train_run
+from xclass.runtime.rng import torch_generator
+from xclass.training import trainer
 from xclass.training.collapse import (
     SAMPLE,
     CollapseWatch,
@@ -127,7 +127,7 @@ def test_a_healthy_run_records_figures_and_warns_of_nothing(dataset, tmp_path, c
 
 def test_a_collapsed_run_warns_once_of_each_kind_also_over_a_resume(dataset, tmp_path, capsys, monkeypatch):
     """The item table is set to one row before each validation, as a collapse would leave it."""
-    validate, calls = loop.Trainer._validate, SimpleNamespace(number=0)
+    validate, calls = trainer.Trainer._validate, SimpleNamespace(number=0)
 
     def collapsed(self):
         calls.number += 1
@@ -136,7 +136,7 @@ def test_a_collapsed_run_warns_once_of_each_kind_also_over_a_resume(dataset, tmp
         self.model.tables["item"].weight.copy_(torch.ones_like(self.model.tables["item"].weight))
         return validate(self)
 
-    monkeypatch.setattr(loop.Trainer, "_validate", collapsed)
+    monkeypatch.setattr(trainer.Trainer, "_validate", collapsed)
     settings = resolve_config(CONFIG, ["train.checkpoint_every_s=0"])
     with pytest.raises(MemoryError):
         train_run(dataset, settings, tmp_path / "run")

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 import xclass
-from xclass.data.planted import PlantedModel
 from xclass.errors import ConfigError
-from xclass.run import RunDirectory, resolve_config, train_run
-from xclass.training import loop
-from xclass.training.board import scalars
+from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runs.directory import RunDirectory
+from xclass.runs.train import resolve_config, train_run
+from xclass.training import trainer
+from xclass.training.tensorboard import scalars
 
 CONFIG = {
     "model": {"embedding_dim": 8},
@@ -81,7 +82,7 @@ def test_progress_tells_rate_time_left_loss_and_the_validation_metric(dataset, t
         self.done, self.note = self.done + count, note
         lines.append(self.line())
 
-    monkeypatch.setattr(loop.Progress, "advance", advance)
+    monkeypatch.setattr(trainer.Progress, "advance", advance)
     train_run(dataset, resolve_config(CONFIG), tmp_path / "run")
     assert all("positives/s" in line and " left, loss " in line for line in lines)
     assert "recall@20" not in lines[0] and "recall@20" in lines[-1]
@@ -118,17 +119,17 @@ def curves(folder):
 def test_tensorboard_shows_what_metrics_jsonl_holds_once_also_after_a_resume(dataset, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'xclass[tensorboard]'")
     settings = resolve_config(CONFIG, ["train.tensorboard=true"])
-    step = loop.Trainer._step
+    step = trainer.Trainer._step
 
     def dying(self, batch, *rest):
         if self.position.step == 20:
             raise MemoryError
         return step(self, batch, *rest)
 
-    monkeypatch.setattr(loop.Trainer, "_step", dying)
+    monkeypatch.setattr(trainer.Trainer, "_step", dying)
     with pytest.raises(MemoryError):
         train_run(dataset, settings, tmp_path / "run")
-    monkeypatch.setattr(loop.Trainer, "_step", step)
+    monkeypatch.setattr(trainer.Trainer, "_step", step)
     run = train_run(dataset, settings, tmp_path / "run", resume=True)
     wanted = {}
     for record in records(run)[:-1]:

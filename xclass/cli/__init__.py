@@ -16,7 +16,7 @@ from types import FrameType
 from xclass.cli.failures import INTERRUPTED, check_text, report
 from xclass.cli.limits import check_limits
 from xclass.cli.output import Undelivered, flush
-from xclass.streams import open_missing
+from xclass.runtime.streams import open_missing
 
 __all__ = ["main"]
 

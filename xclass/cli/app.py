@@ -9,19 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from xclass import __version__
-from xclass.cli.compare import compare
-from xclass.cli.demo import demo
-from xclass.cli.doctor import doctor
-from xclass.cli.estimate import estimate
-from xclass.cli.evaluate import evaluate
-from xclass.cli.export import export
+from xclass.cli.commands.compare import compare
+from xclass.cli.commands.demo import demo
+from xclass.cli.commands.doctor import doctor
+from xclass.cli.commands.estimate import estimate
+from xclass.cli.commands.evaluate import evaluate
+from xclass.cli.commands.export import export
+from xclass.cli.commands.index import index
+from xclass.cli.commands.ingest import ingest
+from xclass.cli.commands.inspect import inspect
+from xclass.cli.commands.retrieve import retrieve
+from xclass.cli.commands.train import train
 from xclass.cli.failures import Failed
-from xclass.cli.index import index
-from xclass.cli.ingest import ingest
-from xclass.cli.inspect import inspect
 from xclass.cli.output import print_line
-from xclass.cli.retrieve import retrieve
-from xclass.cli.train import train
 from xclass.errors import Interrupted
 
 # In the order of a person's work; `xclass --help` lists them so.

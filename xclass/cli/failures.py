@@ -15,8 +15,8 @@ from pathlib import Path
 
 from xclass.cli.output import Undelivered
 from xclass.errors import DataError, Interrupted, XclassError
-from xclass.memory import is_out_of_memory
-from xclass.streams import to_stderr
+from xclass.runtime.memory import is_out_of_memory
+from xclass.runtime.streams import to_stderr
 
 WRONG_INPUT = 1
 INTERRUPTED = 3

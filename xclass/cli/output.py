@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xclass.markdown import are_numbers, cell, markdown
-from xclass.streams import abandon, is_terminal, printable
+from xclass.io.markdown import are_numbers, cell, markdown
+from xclass.runtime.streams import abandon, is_terminal, printable
 
 
 class Undelivered(Exception):

@@ -5,6 +5,6 @@
 'sampled_softmax_loss'
 """
 
-from xclass.compat import tf as tf
+from xclass.compat import tf
 
 __all__ = ["tf"]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.rng import torch_generator
-from xclass.sampling.calibration import tensorflow_count
-from xclass.sampling.distinct import draw_distinct
-from xclass.sampling.laws import Law
+from xclass.runtime.rng import torch_generator
+from xclass.sampling.distributions.expected_counts import tensorflow_count
+from xclass.sampling.distributions.fixed import Law
+from xclass.sampling.distributions.without_replacement import draw_distinct
 
 
 class Sampled(NamedTuple):

@@ -13,7 +13,7 @@ from xclass.compat.hits import FLT_MAX
 from xclass.compat.samplers import log_uniform_candidate_sampler
 from xclass.compat.shards import Table, gather, table_rows
 from xclass.errors import InputError
-from xclass.heads.masks import find_hits
+from xclass.losses.fused.accidental_hits import find_hits
 from xclass.types import Negatives, Ragged
 
 # Up to so many logits a call computes in float64, where that costs next to nothing; larger ones in float32.

@@ -9,9 +9,9 @@ from xclass.compat.drawing import Sampled
 from xclass.compat.logits import Operands, Options, operands
 from xclass.compat.shards import STRATEGIES, Table
 from xclass.errors import InputError
-from xclass.heads.blocked import Scoring, blocked_loss
-from xclass.heads.masks import Hits, find_hits
 from xclass.losses import Loss, LossConfig, build_loss
+from xclass.losses.fused.accidental_hits import Hits, find_hits
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
 
 JOINT_NCE = build_loss(LossConfig(kind="nce", positives="joint"), 1, 2)
 JOINT_SOFTMAX = build_loss(LossConfig(kind="sampled-softmax", positives="joint"), 1, 2)

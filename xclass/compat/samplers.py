@@ -13,7 +13,7 @@ from xclass.compat.checks import check_count, check_distinct, check_seed, true_m
 from xclass.compat.drawing import Sampled, generator_of, sample
 from xclass.compat.states import FixedUnigramState, LearnedUnigramState, fixed_unigram_state
 from xclass.errors import InputError
-from xclass.sampling.laws import Law, LogUniformLaw, UniformLaw
+from xclass.sampling.distributions.fixed import Law, LogUniformLaw, UniformLaw
 
 Seed = int | torch.Generator | None
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from xclass.compat.checks import check_count, class_ids
 from xclass.errors import InputError
-from xclass.sampling.laws import WeightedLaw
-from xclass.sampling.learned_law import LearnedLaw
+from xclass.sampling.distributions.fixed import WeightedLaw
+from xclass.sampling.distributions.learned import LearnedLaw
 from xclass.sampling.unigram import read_weights
 
 WHERE = "fixed_unigram_candidate_sampler"

@@ -10,12 +10,12 @@ import pydantic
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.config import Config, Count, Exponent, Positive
 from xclass.data.lists import Lists
 from xclass.data.shuffle import Shuffle
 from xclass.errors import InputError
-from xclass.rng import torch_generator
+from xclass.runtime.jit import compiles
+from xclass.runtime.rng import torch_generator
 from xclass.types import Batch, Ragged, Selection, offsets_of
 
 ROWS_PER_BLOCK = 1 << 10
@@ -196,14 +196,14 @@ def take_lists(source: Ragged, rows: Tensor, without: Tensor | None = None) -> R
         keep = torch.ones(len(lists.values), dtype=torch.bool)
         keep[lists.offsets[:-1] + without - source.offsets[rows]] = False
         return lists.filter(keep)
-    from xclass.data import kernels
+    from xclass.data import _numba
 
     lengths = source.offsets[rows + 1] - source.offsets[rows]
     offsets = offsets_of(lengths if without is None else lengths - 1)
     taken = torch.empty(int(offsets[-1]), dtype=torch.int64)
     left_out = torch.full_like(rows, -1) if without is None else without
     arrays = source.offsets, source.values, rows, left_out, offsets, taken
-    kernels.take_lists(*(array.numpy() for array in arrays))
+    _numba.take_lists(*(array.numpy() for array in arrays))
     return Ragged(offsets, taken)
 
 

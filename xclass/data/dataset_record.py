@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from xclass.data.report_record import Part, ReportRecord
-from xclass.manifest import Manifest
-from xclass.records import ABSENT, Count, Record
+from xclass.io.manifest import Manifest
+from xclass.io.records import ABSENT, Count, Record
 
 TABLES = ("items.parquet", "queries.parquet")
 Positive = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]

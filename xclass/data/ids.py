@@ -1,146 +1,160 @@
-"""External ids: strings or int64, exactly as they came, and the dense integer codes that stand for them.
-
-Ids are encoded while the file streams by: a dictionary of distinct ids is all that is kept of the strings.
-"""
+"""External ids to numbers, exactly: strings stay strings, int64 stays int64, nothing passes through a float."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
-from xclass.data.columns import IdKind
-from xclass.errors import DataError
-from xclass.progress import say
+from xclass.data.given import as_id_series
+from xclass.errors import DataError, InputError
+from xclass.runtime.once import once
 
-CODES_PER_BLOCK = 1 << 22
-FLOAT = r"^-?[0-9]+\.0$|^-?[0-9]\.[0-9]+[eE]\+?[0-9]+$"
-MISSING = ["NULL", "null", "None", "nan", "NaN", "NA", "N/A", "#N/A", "\\N", "undefined"]  # as programs write them
+NAMED = 5
+EXAMPLES = 3
+CHECK = "give the ids as they were ingested"
+IDS_PER_PART = 1 << 22
+LEFT_OUT, TAKEN_FOR_UNKNOWN = "left out", "taken for the unknown word"
 
 
-class IdEncoder:
-    """Distinct ids of one column, of any number of files, coded in the order in which they turn up.
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """External ids that nobody knows: how many (repeats counted), the first few by name, all of them in order.
 
-    The dictionary is Polars' own (a named set of categories), filled inside the streaming query by many threads: codes
-    differ from run to run until :meth:`finish` replaces them by the id's place among the sorted ids.
+    became: what was done with them, in words.
     """
 
-    def __init__(self) -> None:
-        self._categories = pl.Categories.random()
-        self._dtype = pl.Categorical(self._categories)
-        self._alive = pl.Series([], dtype=self._dtype)
+    count: int
+    names: list[str]
+    ids: pl.Series | None = field(default=None, compare=False, repr=False)
+    became: str = LEFT_OUT
 
-    def expression(self, column: str) -> pl.Expr:
-        """uint32 codes of a string column; null stays null."""
-        return pl.col(column).cast(self._dtype).to_physical()
+    def message(self, what: str) -> str:
+        """One line for the log.
 
-    def __contains__(self, identifier: str) -> bool:
-        return identifier in self._categories
+        >>> Unknown(7, ["a", "b"]).message("query ids")
+        '7 unknown query ids left out: a, b, …'
+        """
+        dots = ", …" if self.count > len(self.names) else ""
+        return f"{self.count:,} unknown {what} {self.became}: {', '.join(self.names)}{dots}"
 
-    def decode(self, size: int) -> pl.Series:
-        """The ids of the codes 0 … size-1, strings."""
-        codes = pl.DataFrame({"id": np.arange(size, dtype=np.uint32)})
-        return codes.select(pl.col("id").cat.to(self._dtype).cast(pl.String)).to_series()
 
-    def finish(self, size: int, kinds: set[IdKind], where: object, column: str) -> tuple[pl.Series, np.ndarray]:
-        """The distinct ids in rising order, and the place of every code (0 … size-1) among them.
+class IdMap:
+    """External id → number, where number is the row in ``ids``.
 
-        Ids from text are int64 if every one of them is written as an int64 is ("7", not "007" or "7.0"); ids of typed
-        files keep their type. Strings rise by their UTF-8 bytes.
+    Lookup by sorted search: the ids are sorted once, when first needed (not at all if they rise already, as the
+    queries of a dataset do), then each lookup costs O(log). Memory: the ids and 8 bytes each.
 
-        Returns:
-            ids: Int64 or String series (U,), rising.
-            places: int32 (U,) (int64 from 2^31 ids on), code → position in ids.
+    A map of int64 ids takes text too when it is the number as it is written: "17", not "017", "+17" or "17.0". A map of
+    strings takes integers by their digits.
+    """
+
+    def __init__(self, ids: pl.Series) -> None:
+        if ids.dtype not in (pl.String, pl.Int64):
+            raise InputError("ids are of the wrong type", wanted="strings or int64", got=ids.dtype)
+        self._ids = ids
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return len(self._ids)
+
+    def examples(self) -> list[str]:
+        """The first few ids, for a message."""
+        return [str(each) for each in self._ids.head(EXAMPLES)]
+
+    def numbers(self, ids: pl.Series | Sequence[str] | Sequence[int]) -> Tensor:
+        """int64, the number of each id, −1 where it is unknown; in a series, where it is null, too.
 
         Raises:
-            DataError: one file has strings, another integers; or an integer beyond 64 bits.
+            InputError: a string where a list is wanted; ids that are neither strings nor integers.
         """
-        ids = self.decode(size)
-        check_kinds(kinds, where, column)
-        ids = ids if "string" in kinds else _as_integers(ids, must="int64" in kinds, where=where, column=column)
-        order = ids.arg_sort()
-        places = np.empty(len(ids), dtype=index_dtype(len(ids)))
-        places[order.to_numpy()] = np.arange(len(ids), dtype=places.dtype)
-        return ids.gather(order), places
+        if not isinstance(ids, pl.Series) or not (ids.dtype == pl.String or ids.dtype.is_integer()):
+            ids = as_id_series(ids)
+        wanted = self._as_own_type(ids)
+        if not len(wanted) or not len(self._ids):
+            return torch.full((len(wanted),), -1, dtype=torch.int64)
+        rising, numbers_of = self._in_order
+        places = rising.search_sorted(wanted).clip(upper_bound=len(self._ids) - 1)
+        found = (rising.gather(places) == wanted).fill_null(False).to_numpy()
+        rows = places.to_numpy().astype(np.int64)
+        numbers = rows if numbers_of is None else numbers_of[rows]
+        return torch.from_numpy(np.where(found, numbers, -1))
+
+    @once
+    def _in_order(self) -> tuple[pl.Series, np.ndarray | None]:
+        """The ids, rising, and the number of each; None where the place is the number."""
+        if self._ids.is_sorted():
+            return self._ids, None
+        order = self._ids.arg_sort()
+        return self._ids.gather(order), order.to_numpy().astype(np.int64)
+
+    def _as_own_type(self, ids: pl.Series) -> pl.Series:
+        if ids.dtype == self._ids.dtype:
+            return ids
+        if self._ids.dtype == pl.String:
+            return ids.cast(pl.String)
+        if ids.dtype != pl.String:
+            return ids.cast(pl.Int64, strict=False)
+        numbers = ids.cast(pl.Int64, strict=False)
+        as_written = (numbers.cast(pl.String) == ids).fill_null(False)
+        return pl.select(pl.when(as_written).then(numbers)).to_series()
 
 
-def index_dtype(size: int) -> type[np.integer]:
-    """The type of numbers 0 … size-1: int32 below 2^31, else int64."""
-    return np.int32 if size < 2**31 else np.int64
+def match_ids(ids: pl.Series, known: pl.Series) -> Tensor:
+    """int64: the row of each of ``ids`` in ``known``, −1 where it is not there; of one type, both without repeats.
 
+    For all ids of a catalogue at once. A hash join in parts of some millions of ids: several times as fast as
+    :class:`IdMap` there, in memory of one part and 16 bytes an id.
 
-def is_canonical_int64(ids: pl.Series) -> pl.Series:
-    """Which strings are an int64 as it is written: no leading zero, no plus, no blank, no fraction.
-
-    >>> is_canonical_int64(pl.Series(["7", "-12", "007", "1.0", "+1", "9223372036854775808"])).to_list()
-    [True, True, False, False, False, False]
+    >>> match_ids(pl.Series(["b", "x", "a"]), pl.Series(["a", "b"])).tolist()
+    [1, -1, 0]
     """
-    return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False)
+    parts = -(-max(len(known), len(ids), 1) // IDS_PER_PART)
+    found = np.full(len(ids), -1, dtype=np.int64)
+    wanted_part, known_part = ((series.hash() % parts).to_numpy() for series in (ids, known))
+    for part in range(parts):
+        rows, numbers = np.flatnonzero(wanted_part == part), np.flatnonzero(known_part == part)
+        table = pl.DataFrame({"id": known.gather(numbers), "number": numbers})
+        asked = pl.DataFrame({"id": ids.gather(rows)})
+        joined = asked.join(table, on="id", how="left", maintain_order="left")["number"]
+        found[rows] = joined.fill_null(-1).to_numpy()
+    return torch.from_numpy(found)
 
 
-def note_odd_ids(ids: pl.Series, role: str) -> bool:
-    """Whether some of these strings may not be what was meant: padded with blanks, numbers that went through a float,
-    words for a missing value. Says so, with examples."""
-    missing, floats = ids.filter(ids.is_in(MISSING)), ids.filter(ids.str.contains(FLOAT))
-    edges = [ids.str.starts_with(blank) | ids.str.ends_with(blank) for blank in (" ", "\t")]
-    padded = ids.filter(edges[0] | edges[1])
-    if len(padded):
-        say(f"note: blanks belong to an id: the {role} {padded[0]!r} is another than {padded[0].strip()!r}")
-    if len(missing):
-        names = ", ".join(map(repr, missing))
-        say(f"note: among the {role} ids: {names}; if this stands for a missing value, remove the rows")
-    if len(floats):
-        what = f"note: the {role} id {floats[0]!r} is text, another than that of an integer"
-        say(f"{what}; if the ids went through a column of floating-point numbers, write them as integers")
-    return len(padded) + len(missing) + len(floats) > 0
+def unknown(ids: pl.Series, numbers: Tensor) -> Unknown:
+    """The ids whose number is −1."""
+    missing = ids.filter(pl.Series(numbers.numpy() < 0))
+    names = missing.head(1000).unique(maintain_order=True).head(NAMED)
+    return Unknown(len(missing), [str(name) for name in names], missing)
 
 
-def recode(codes: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """``places[codes]`` in blocks, written over ``codes`` where the type allows."""
-    result = (
-        codes.view(places.dtype)
-        if codes.dtype.itemsize == places.dtype.itemsize
-        else np.empty(len(codes), places.dtype)
-    )
-    for start in range(0, len(codes), CODES_PER_BLOCK):
-        stop = start + CODES_PER_BLOCK
-        result[start:stop] = places[codes[start:stop]]
-    return result
+def check_any_known(numbers: Tensor, ids: pl.Series, what: str, known: IdMap, where: object = None) -> None:
+    """DataError when there are ids and not one of them has a number."""
+    if len(numbers) and not bool((numbers >= 0).any()):
+        raise none_known(what, unknown(ids, numbers).names, known.examples(), where)
 
 
-def samples(ids: pl.Series, codes: Sequence[int] | np.ndarray, limit: int = 5) -> list[str | int]:
-    """The first few external ids of ``codes``, for a message."""
-    return ids.gather(np.asarray(codes[:limit], dtype=np.int64)).to_list()
+def none_known(
+    what: str, given: Sequence[str], known: Sequence[str], where: object = None, among: str = "known", do: str = CHECK
+) -> DataError:
+    """The error about ids of which not one is known: both sides are shown.
+
+    >>> print(none_known("item", ["1.0", "2.0"], ["1", "2"]))
+    not one item id is known
+      wanted: item ids such as 1, 2
+      got: 1.0, 2.0
+      do: write integers: these ids have gone through a column of floating-point numbers
+    """
+    if _are_floats(given) and not _are_floats(known):
+        do = "write integers: these ids have gone through a column of floating-point numbers"
+    wanted = f"{what} ids such as {', '.join(known)}"
+    return DataError(f"not one {what} id is {among}", where=where, wanted=wanted, got=", ".join(given), do=do)
 
 
-def _as_integers(ids: pl.Series, must: bool, where: object, column: str) -> pl.Series:
-    canonical = is_canonical_int64(ids)
-    if canonical.all():
-        return ids.cast(pl.Int64)
-    if must:
-        check_integers(ids.filter(~canonical).head(3).to_list(), where, column)
-    return ids
-
-
-def check_kinds(kinds: set[IdKind], where: object, column: str) -> None:
-    """DataError when one file has strings and another integers."""
-    if {"string", "int64"} <= kinds:
-        raise DataError(
-            f"the {column} ids are strings in one file and integers in another",
-            where=where,
-            wanted="one type",
-            do=f"write the {column} ids of every file in the same type",
-        )
-
-
-def check_integers(odd: list[str], where: object, column: str) -> None:
-    """DataError when there are ids, of columns of integers, that are no int64."""
-    if odd:
-        raise DataError(
-            f"the {column} ids are integers, but not all fit 64 bits",
-            where=where,
-            wanted="integers below 2^63, or strings",
-            got=", ".join(odd),
-            do=f"write the {column} ids as strings",
-        )
+def _are_floats(ids: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"-?\d+\.0*", each) for each in ids)

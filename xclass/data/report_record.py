@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from xclass.records import ABSENT, Count, Place, Record
+from xclass.io.records import ABSENT, Count, Place, Record
 
 Part = Literal["train", "valid", "test"]
 OF_PAIRS = {
@@ -94,6 +94,8 @@ class ReportRecord(Record):
     formats: list[str] = pydantic.Field(default_factory=list)
     columns: dict[str, str] = pydantic.Field(default_factory=dict)
     unused: list[str] = pydantic.Field(default_factory=list)
+    not_read: list[str] = pydantic.Field(default_factory=list)
+    remarks: list[str] = pydantic.Field(default_factory=list)
     look_like_times: list[str] = pydantic.Field(default_factory=list)
     look_like_events: dict[str, list[str]] = pydantic.Field(default_factory=dict)
     split: str = ""

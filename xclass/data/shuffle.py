@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.types import offsets_of
 
 WINDOW_ROWS = 1 << 20

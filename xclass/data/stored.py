@@ -1,7 +1,7 @@
 """Arrays of a dataset, checked once before anything relies on them: type, shape, order and range.
 
 The SHA-256 of the manifest and the range are looked at in one pass, while a block is in the processor's cache. Cost:
-about 1.5 GB/s, once a process (:func:`xclass.manifest.verified_file`); nothing is kept in memory.
+about 1.5 GB/s, once a process (:func:`xclass.io.manifest.verified_file`); nothing is kept in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from xclass.errors import ArtefactError
-from xclass.manifest import verified_file
+from xclass.io.manifest import verified_file
 
 INTEGERS, FLOATS = ("int32", "int64"), ("float32", "float64")
 FINITE = float(np.finfo(np.float64).max)

@@ -14,24 +14,24 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import build_model
 from xclass.data.batches import TrainBatches
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import Interrupted
 from xclass.estimate.layout import held, layout_of
 from xclass.estimate.machine import anonymous_bytes
 from xclass.estimate.memory import Job, rows_of
 from xclass.estimate.sample import Shrunk, random_lists, shrink
-from xclass.files import scratch_directory
 from xclass.heads.config import SCORED
-from xclass.model import TwoTower
-from xclass.progress import Progress
-from xclass.run_config import RunConfig
+from xclass.io.files import scratch_directory
+from xclass.models.init.spectral import feature_factors, spectral_factors
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.progress import Progress
 from xclass.sampling import Known, SamplerConfig, build_sampler
-from xclass.spectral import feature_factors, spectral_factors
 from xclass.training import Trainer
-from xclass.training.mining import hard_samplers
-from xclass.training.validate import make_validator
+from xclass.training.build import build_model
+from xclass.training.hard_negatives import hard_samplers
+from xclass.training.run_config import RunConfig
+from xclass.training.validation import make_validator
 
 TABLE_BYTES, WARM_BYTES = 256 << 20, 8 << 20
 WARM_STEPS = 4

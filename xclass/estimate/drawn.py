@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from xclass.build import build_model
 from xclass.data.batches import TrainBatches
-from xclass.data.store import Dataset
-from xclass.engine import LocalEngine, share_of
-from xclass.model import TwoTower
-from xclass.rng import torch_generator
-from xclass.run_config import RunConfig
+from xclass.data.dataset import Dataset
+from xclass.distributed import LocalEngine, share_of
+from xclass.embeddings import MemoryTable, Place, RowOptimizer, TableOptions
+from xclass.models.two_tower import TwoTower
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import SamplerConfig
-from xclass.tables import MemoryTable, Place, RowOptimizer, TableOptions
+from xclass.training.build import build_model
+from xclass.training.run_config import RunConfig
 from xclass.types import Batch
 
 BATCHES, MOST_RANKS = 6, 4

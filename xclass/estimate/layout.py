@@ -13,16 +13,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.build import build_model
 from xclass.data.windows import SequenceFacts
+from xclass.embeddings import Table
 from xclass.estimate.own_sizes import check_own_sizes
 from xclass.heads import CnnHead
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
-from xclass.model import TwoTower
-from xclass.run_config import RunConfig
+from xclass.models.two_tower import TwoTower
 from xclass.sampling import SamplerConfig
-from xclass.tables import Table
-from xclass.training.state import ModelState
+from xclass.training.build import build_model
+from xclass.training.checkpoint.model_state import ModelState
+from xclass.training.run_config import RunConfig
 from xclass.types import Ragged
 
 Features = Mapping[str, Mapping[str, int]]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.memory import left_memory, system_fields
+from xclass.runtime.memory import left_memory, system_fields
 
 STATUS = Path("/proc/self/status")
 

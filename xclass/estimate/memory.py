@@ -9,29 +9,29 @@ from typing import NamedTuple
 
 import torch
 
-from xclass.data.options import DEFAULT_VALID_FRACTION, IngestOptions
-from xclass.data.planted_spec import parse_planted
+from xclass.data.dataset import Dataset
 from xclass.data.shuffle import WINDOW_ROWS
-from xclass.data.store import Dataset
 from xclass.data.windows import SequenceFacts
-from xclass.engine.placing import Turns, placed
-from xclass.engine.sharded import BLOCK_BYTES as COLLECTED_BYTES
+from xclass.distributed.placement import Turns, placed
+from xclass.distributed.sharded_table import BLOCK_BYTES as COLLECTED_BYTES
 from xclass.estimate.layout import Features, Layout, layout_of
 from xclass.estimate.own_sizes import CANDIDATE_BYTES, DRAWING
 from xclass.estimate.parts import Part, Place
 from xclass.estimate.scorers import scorer_parts
 from xclass.heads import HeadConfig, rows_asked, table_shapes
-from xclass.heads.blocks import BLOCK_BYTES
 from xclass.heads.config import SCORED
 from xclass.index.exact import BLOCK_SCORES, SWEEP_ITEMS
-from xclass.run_config import RunConfig
+from xclass.ingest.options import DEFAULT_VALID_FRACTION, IngestOptions
+from xclass.ingest.synthetic.spec import parse_planted
+from xclass.losses.fused.row_blocks import BLOCK_BYTES
 from xclass.sampling import SamplerConfig
-from xclass.sampling.decayed_law import FORGOTTEN
-from xclass.sampling.learned_law import FOLD, FOLD_SHARE
+from xclass.sampling.distributions.decayed import FORGOTTEN
+from xclass.sampling.distributions.learned import FOLD, FOLD_SHARE
 from xclass.scorers.config import DocumentsConfig
 from xclass.towers.item_texts import CORRECTION
-from xclass.training.snapshot import SPARE_BYTES
-from xclass.training.validate import SHOWN
+from xclass.training.checkpoint.snapshot import SPARE_BYTES
+from xclass.training.run_config import RunConfig
+from xclass.training.validation import SHOWN
 
 BASE = "interpreter and libraries"
 BATCH, LOADER = "batch: rows, gradients, blocks", "loader: shuffled rows"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from xclass.errors import XclassError
 from xclass.estimate.parts import readable
-from xclass.memory import left_memory
-from xclass.run_config import RunConfig
+from xclass.runtime.memory import left_memory
 from xclass.sampling import SamplerConfig
+from xclass.training.run_config import RunConfig
 
 FLOAT, NUMBER = 4, 8
 CANDIDATE_BYTES = NUMBER + FLOAT  # with its log-Q

@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.engine.placing import Turns
+from xclass.distributed.placement import Turns
 from xclass.errors import ConfigError
 from xclass.estimate.calibration import Rates
 from xclass.estimate.layout import Layout, layout_of
@@ -63,8 +63,8 @@ from xclass.estimate.memory import (
 )
 from xclass.estimate.parts import Part, Place, by_component, total
 from xclass.estimate.verdict import FITS, TIGHT, TOO_LARGE
-from xclass.run_config import RunConfig
 from xclass.towers import QUERY_TOWERS
+from xclass.training.run_config import RunConfig
 
 NUMBER, FLOAT = 8, 4
 ROUNDS = 5  # that follow each other: how many rows, which ones, the rows, gradients, sums

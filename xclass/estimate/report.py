@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from xclass.build import choose_device
 from xclass.data.batches import TrainBatches
-from xclass.data.planted_spec import PREFIX
-from xclass.data.store import Dataset, open_dataset
+from xclass.data.dataset import Dataset, open_dataset
 from xclass.estimate.calibration import Rates, calibrate
 from xclass.estimate.cores import at_most
 from xclass.estimate.drawn import drawn_rows
@@ -23,8 +21,10 @@ from xclass.estimate.parts import PLACES, Part, by_component, cached, total
 from xclass.estimate.ranks import Cluster, Plan, plan
 from xclass.estimate.routing import routing_s
 from xclass.estimate.verdict import Verdict, refuse_what_cannot_fit, verdict
-from xclass.progress import say
-from xclass.run_config import RunConfig
+from xclass.ingest.synthetic.spec import PREFIX
+from xclass.runtime.progress import say
+from xclass.training.build import choose_device
+from xclass.training.run_config import RunConfig
 
 COPY = 0.5  # of what is saved: writing that takes as much memory or more makes a copy
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from xclass.engine import Group, ShardedTable
+from xclass.distributed import Group, ShardedTable
+from xclass.embeddings import MemoryTable, TableOptions
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import torch_generator
-from xclass.tables import MemoryTable, TableOptions
+from xclass.runtime.rng import torch_generator
 
 TABLE_BYTES = 64 << 20
 TRIES, DROPPED = 12, 4

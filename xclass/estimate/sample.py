@@ -14,10 +14,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.data.windows import SequenceFacts
 from xclass.metrics.propensity import DEFAULT_A, DEFAULT_B
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged, offsets_of
 
 PARTS = 64
@@ -27,7 +27,7 @@ LEAST_FEATURES = 1024
 
 
 class Shrunk(NamedTuple):
-    """What :func:`xclass.training.validate.make_validator` and a model ask of a dataset, over fewer rows.
+    """What :func:`xclass.training.validation.make_validator` and a model ask of a dataset, over fewer rows.
 
     train, valid: Ragged by query, in memory. features: side → name → (number of features, lists). sequence,
     windows: how positions of a text are read, and their histories; None elsewhere. read_texts: of all items.

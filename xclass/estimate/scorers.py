@@ -8,7 +8,7 @@ import torch
 
 from xclass.estimate.parts import Part
 from xclass.scorers.config import DocumentsConfig
-from xclass.scorers.plain import LANES
+from xclass.scorers.reference import LANES
 
 FLOAT, INT = 4, 8
 WEIGHTED_BYTES = 2 * INT + FLOAT  # of a feature's value while it is weighted, twice over

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 
 from xclass.config import apply_overrides, build_config
-from xclass.data.store import Dataset
+from xclass.data.dataset import Dataset
 from xclass.errors import ConfigError, XclassError
 from xclass.estimate.machine import Available
 from xclass.estimate.memory import BASE, Job, parts_of
 from xclass.estimate.parts import PLACES, Part, Place, readable, total
-from xclass.run_config import RunConfig
+from xclass.training.run_config import RunConfig
 
 WORTH_NAMING = 0.05  # of what is needed
 LARGEST_NAMED = 4

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from xclass.config import MOST, Config, Count, Dimension, Dimensions, Number, Positive
-from xclass.heads.bands import band_edges
+from xclass.heads.banded.bands import band_edges
 from xclass.towers.item_texts import CORRECTION
 
 BANDED = ("differentiated", "adaptive")

@@ -9,31 +9,31 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from xclass.embeddings.interface import Table, plan_rows
 from xclass.errors import InputError
-from xclass.heads.blocked import Scoring, blocked_loss
 from xclass.heads.dot_plan import DotPlan, ItemPlan, last_items, no_candidates
-from xclass.heads.feature_rows import FeatureRows
-from xclass.heads.growing import Growth, growing_loss
-from xclass.heads.infrequent import chosen_queries, infrequent_loss
-from xclass.heads.masks import Hits, find_hits
-from xclass.heads.normaliser import log_normaliser, scores_of_pairs
-from xclass.heads.seam import Asked, Head, LogParts, SearchedBy, targets_of
-from xclass.heads.top_weights import TopWeights
-from xclass.heads.vectors import ItemVectors
+from xclass.heads.interface import Asked, Head, LogParts, SearchedBy, targets_of
+from xclass.heads.item_features import FeatureRows
+from xclass.heads.item_vectors import ItemVectors
+from xclass.heads.log_partition import log_normaliser, scores_of_pairs
 from xclass.index.exact import ExactIndex
 from xclass.index.filtering import Allowed
 from xclass.index.rows import exact_among
 from xclass.losses import Loss
-from xclass.losses.seam import normalised_weights
+from xclass.losses.fused.accidental_hits import Hits, find_hits
+from xclass.losses.fused.adaptive_sample_size import Growth, growing_loss
+from xclass.losses.fused.infrequent_normalization import chosen_queries, infrequent_loss
+from xclass.losses.fused.sampled_loss import Scoring, blocked_loss
+from xclass.losses.fused.top_k_weights import TopWeights
+from xclass.losses.interface import normalised_weights
+from xclass.runtime.threads import short_operations
 from xclass.sampling import Sampler
 from xclass.sampling.adaptive import TAUGHT_QUERIES
-from xclass.sampling.seam import without_counts
-from xclass.tables.working_set import Table, plan_rows
+from xclass.sampling.interface import without_counts
 from xclass.towers.features import ItemFeatures
 from xclass.towers.item_texts import ItemTexts
 from xclass.towers.projection import Projection
 from xclass.types import Batch, Negatives, Ragged, Rows, Selection, TopK
-from xclass.workers import short_operations
 
 __all__ = ["DotHead", "DotPlan"]
 

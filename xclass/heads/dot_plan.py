@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xclass.heads.masks import Hits
-from xclass.heads.seam import targets_of
-from xclass.tables.working_set import RowPlan
+from xclass.embeddings.interface import RowPlan
+from xclass.heads.interface import targets_of
+from xclass.losses.fused.accidental_hits import Hits
 from xclass.types import Batch, Negatives, Ragged
 
 

@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from xclass.embeddings.interface import Table
 from xclass.errors import InputError
-from xclass.heads.seam import Head
+from xclass.heads.interface import Head
 from xclass.index.checks import checked_exclude, checked_k, checked_queries
 from xclass.index.filtering import Allowed, Hidden
-from xclass.tables.working_set import Table
 from xclass.types import Ragged, TopK, offsets_of
 
 

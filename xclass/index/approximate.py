@@ -17,9 +17,9 @@ from xclass.index.exact import ExactIndex
 from xclass.index.filtering import Allowed, Hidden, Lists
 from xclass.index.rescoring import Found, best_scored
 from xclass.index.rows import exact_among
+from xclass.runtime.threads import short_operations
 from xclass.types import Ragged, TopK
-from xclass.vectors import Vectors
-from xclass.workers import short_operations
+from xclass.types.vectors import Vectors
 
 MOST_WIDENINGS = 3
 CHUNK_CELLS = 1 << 20

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.config import MOST
 from xclass.errors import InputError
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 from xclass.types import Ragged
-from xclass.vectors import Vectors, as_vectors, wrong_shape
-from xclass.workers import in_parts
+from xclass.types.vectors import Vectors, as_vectors, wrong_shape
 
 CHECKED_ROWS = 1 << 14
 
@@ -101,7 +101,7 @@ def _check_finite(rows: Tensor, what: str, first: int = 0) -> None:
 def _first_bad(rows: Tensor) -> int:
     """−1 for none."""
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous() and compiles():
-        from xclass.index.kernels import first_infinite
+        from xclass.index._numba import first_infinite
 
         return int(first_infinite(rows.detach().numpy()))
     bad = (~torch.isfinite(torch.linalg.vector_norm(rows, dim=1))).nonzero()

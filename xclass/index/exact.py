@@ -12,11 +12,11 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.index.checks import checked_exclude, checked_k, checked_queries, checked_vectors
-from xclass.index.running import running_topk
-from xclass.progress import Progress
+from xclass.index.topk_lists import running_topk
+from xclass.runtime.progress import Progress
+from xclass.runtime.threads import in_parts, scratch
 from xclass.types import Ragged, TopK
-from xclass.vectors import TensorVectors, Vectors
-from xclass.workers import in_parts, scratch
+from xclass.types.vectors import TensorVectors, Vectors
 
 SWEEP_ITEMS = 1 << 15
 BLOCK_ITEMS = 2048

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.once import once
+from xclass.runtime.once import once
 from xclass.types import Ragged, TopK
 
 

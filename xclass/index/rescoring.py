@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.index.filtering import Hidden
-from xclass.index.running import best_first
+from xclass.index.topk_lists import best_first
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 from xclass.types import Ragged
-from xclass.vectors import Vectors
-from xclass.workers import in_parts
+from xclass.types.vectors import Vectors
 
 PRODUCTS_PER_THREAD = 1 << 13
 COPIES_PER_THREAD = 1 << 17
@@ -76,13 +76,13 @@ def best_of(
     matrix = matrix_of(vectors)
     if matrix is None:
         return _plain(vectors, query_BD, ids_BF, keep, hidden)
-    from xclass.index import kernels
+    from xclass.index import _numba
 
     made, out = _empty(len(ids_BF), keep)
     given = query_BD.numpy(), ids_BF.contiguous().numpy(), matrix, *_bounds(hidden, len(ids_BF))
 
     def part(low: int, high: int) -> None:
-        kernels.rescore(*given, low, high, *out)
+        _numba.rescore(*given, low, high, *out)
 
     in_parts(part, len(ids_BF), ids_BF.numel() // PRODUCTS_PER_THREAD, CPU, threads)
     return made
@@ -97,13 +97,13 @@ def best_scored(ids_BF: Tensor, scores_BF: Tensor, keep: int, hidden: Ragged | N
     """
     if not compiles():
         return _kept(ids_BF, scores_BF, keep, hidden)
-    from xclass.index import kernels
+    from xclass.index import _numba
 
     made, out = _empty(len(ids_BF), keep)
     given = ids_BF.contiguous().numpy(), scores_BF.contiguous().numpy(), *_bounds(hidden, len(ids_BF))
 
     def part(low: int, high: int) -> None:
-        kernels.keep_best(*given, low, high, *out)
+        _numba.keep_best(*given, low, high, *out)
 
     in_parts(part, len(ids_BF), ids_BF.numel() // COPIES_PER_THREAD, CPU)
     return made

@@ -9,7 +9,7 @@ from xclass.index.checks import checked_k, checked_queries
 from xclass.index.exact import ExactIndex
 from xclass.index.filtering import Allowed, Hidden
 from xclass.types import Ragged, TopK, offsets_of
-from xclass.vectors import TensorVectors, Vectors
+from xclass.types.vectors import TensorVectors, Vectors
 
 COPIED_BYTES = 1 << 28
 PAIRS_AT_ONCE = 1 << 18

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from xclass.index.approximate import ApproximateIndex
+from xclass.index.build import Index
 from xclass.index.checks import checked_exclude
 from xclass.index.exact import ExactIndex
 from xclass.index.filtering import Allowed
-from xclass.index.kinds import Index
 from xclass.index.rows import exact_among
 from xclass.types import Ragged, TopK
-from xclass.vectors import Vectors, as_vectors
+from xclass.types.vectors import Vectors, as_vectors
 
 NARROW_SHARE = 0.25
 

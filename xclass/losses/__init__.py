@@ -10,6 +10,7 @@ negatives of a block of queries and what comes after it, which give loss and gra
 """
 
 from xclass.losses.config import LOSSES, LossConfig, build_loss
+from xclass.losses.interface import Loss, mask_value
 from xclass.losses.item_weights import item_weights
 from xclass.losses.logistic import (
     bpr_loss,
@@ -20,7 +21,6 @@ from xclass.losses.logistic import (
     sampled_logistic_loss,
 )
 from xclass.losses.rows import one_pass
-from xclass.losses.seam import Loss, mask_value
 from xclass.losses.softmax import effective_size, full_softmax_loss, importance_loss, sampled_softmax_loss
 
 __all__ = [

@@ -10,6 +10,7 @@ import pydantic
 from torch import Tensor
 
 from xclass.config import Amount, Config, Count, Exponent, Positive, PositiveNumber
+from xclass.losses.interface import Loss
 from xclass.losses.item_weights import ItemWeights, item_weights
 from xclass.losses.logistic import (
     bpr_loss,
@@ -22,7 +23,6 @@ from xclass.losses.logistic import (
     negative_sampling_loss,
     sampled_logistic_loss,
 )
-from xclass.losses.seam import Loss
 from xclass.losses.softmax import (
     finish_full_softmax,
     finish_sampled_softmax,

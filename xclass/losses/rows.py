@@ -1,6 +1,6 @@
 """The passes over negatives: logits become cells in place, their sums stay. Nothing else is ever made of B × K.
 
-Each has a compiled form for CPU tensors of float32 and bfloat16 (:mod:`xclass.losses.compiled`), used where numba is
+Each has a compiled form for CPU tensors of float32 and bfloat16 (:mod:`xclass.losses._dispatch`), used where numba is
 installed. Both give the same numbers but for the order of sums.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.losses import compiled
+from xclass.losses import _dispatch
+from xclass.losses.interface import Loss, RowSums, final_weights, mask_value, widened
 from xclass.losses.logistic import softplus
-from xclass.losses.seam import Loss, RowSums, final_weights, mask_value, widened
 
 
 def softmax_rows(logits: Tensor, count: Tensor, log_q: Tensor | None = None) -> RowSums:
@@ -24,8 +24,8 @@ def softmax_rows(logits: Tensor, count: Tensor, log_q: Tensor | None = None) -> 
     """
     if logits.shape[1] == 0:
         return _no_columns(logits, count, mask_value(widened(logits).dtype))
-    if compiled.fits(logits, log_q):
-        value, total = compiled.softmax_rows(logits, log_q)
+    if _dispatch.fits(logits, log_q):
+        value, total = _dispatch.softmax_rows(logits, log_q)
         return RowSums(value, total, count)
     wide = widened(logits)
     if log_q is not None:
@@ -41,8 +41,8 @@ def logistic_rows(logits: Tensor, count: Tensor, log_q: Tensor | None = None, sh
     """x_bj = logits_bj − log_q_j − shift_b becomes σ(x_bj). ``shift``: (B,) or None; the rest as in softmax_rows."""
     if logits.shape[1] == 0:
         return _no_columns(logits, count, 0.0)
-    if compiled.fits(logits, log_q):
-        value, total = compiled.logistic_rows(logits, log_q, shift)
+    if _dispatch.fits(logits, log_q):
+        value, total = _dispatch.logistic_rows(logits, log_q, shift)
         return RowSums(value, total, count)
     wide = widened(logits)
     if log_q is not None:

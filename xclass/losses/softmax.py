@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xclass.errors import InputError
-from xclass.losses.seam import (
+from xclass.losses.interface import (
     Finished,
     Positives,
     RowSums,

@@ -1,7 +1,7 @@
 """The formulas: ranking metrics with their definitions, propensities, use of the catalogue, popularity."""
 
-from xclass.metrics.catalogue import CATALOGUE_DEFINITIONS, CatalogueUse, gini
 from xclass.metrics.columns import BandColumns, Column, HistoryColumns, PerQuery, numbers
+from xclass.metrics.coverage import CATALOGUE_DEFINITIONS, CatalogueUse, gini
 from xclass.metrics.evaluation import Evaluation
 from xclass.metrics.likelihood import LIKELIHOODS, LOG_LOSS, PERPLEXITY, Likelihood, unigram_likelihood
 from xclass.metrics.matching import Matches, match

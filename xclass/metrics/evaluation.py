@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from xclass.manifest import atomic_file
+from xclass.io.files import atomic_file
 from xclass.metrics.columns import numbers as finite
 from xclass.metrics.likelihood import (
     CALIBRATION_DEFINITIONS,
@@ -32,7 +32,7 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What :func:`xclass.evaluate.evaluate` found. A number that was not computed is absent, never 0.
+    """What :func:`xclass.evaluation.evaluate.evaluate` found. A number that was not computed is absent, never 0.
 
     metrics: of the lists given, by name, e.g. ``recall@20``.
     metrics_index: the same metrics of the lists that came through the index; empty without one.

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
 from xclass.errors import InputError
+from xclass.runtime.jit import compiles
 from xclass.types import Ragged, TopK, offsets_of
 
 
@@ -98,11 +98,11 @@ def _distinct(truth: Ragged) -> Ragged:
 
 
 def _compiled_hits(found: TopK, truth: Ragged) -> tuple[Tensor, Tensor, Tensor]:
-    from xclass.metrics import kernels
+    from xclass.metrics import _numba
 
     room = tuple(np.empty(len(truth.values), dtype=np.int64) for _ in range(3))
     lists = (found.offsets.numpy(), found.ids.numpy(), found.scores.numpy())
-    count = kernels.find_hits(*lists, truth.offsets.numpy(), truth.values.numpy(), *room)
+    count = _numba.find_hits(*lists, truth.offsets.numpy(), truth.values.numpy(), *room)
     if count < 0:
         _refuse_repeat()
     rows, ranks, items = (torch.from_numpy(values[:count]) for values in room)

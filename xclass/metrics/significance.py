@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.progress import Progress
-from xclass.rng import numpy_generator
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import numpy_generator
 
 BLOCK_CELLS = 1 << 22
 LEVEL = 0.95

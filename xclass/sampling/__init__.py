@@ -8,12 +8,12 @@ what makes E[Σ exp(score − log_q)] over the sample equal Σ exp(score) over t
 from xclass.sampling.adaptive import AdaptiveProposal
 from xclass.sampling.all_items import AllItems
 from xclass.sampling.config import Known, SamplerConfig, build_sampler
-from xclass.sampling.drawn import Drawn, LogUniform, Uniform
 from xclass.sampling.in_batch import InBatch
+from xclass.sampling.independent import Drawn, LogUniform, Uniform
+from xclass.sampling.interface import Sampler
 from xclass.sampling.learned import LearnedUnigram
 from xclass.sampling.mixture import Mixture
 from xclass.sampling.per_query import GivenCandidates, HardNegatives
-from xclass.sampling.seam import Sampler
 from xclass.sampling.streaming import StreamingFrequency
 from xclass.sampling.target import TargetSampling
 from xclass.sampling.unigram import FixedUnigram

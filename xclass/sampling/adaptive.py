@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.bigram import BigramCounts
-from xclass.sampling.learned_law import LearnedLaw
-from xclass.sampling.seam import BaseSampler, check_ids, check_size, check_state, with_positives
+from xclass.sampling.distributions.bigram import BigramCounts
+from xclass.sampling.distributions.learned import LearnedLaw
+from xclass.sampling.interface import BaseSampler, check_ids, check_size, check_state, with_positives
 from xclass.types import Negatives, Ragged
 
 Proposal = Literal["unigram", "bigram", "mixture"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xclass.sampling.seam import BaseSampler, check_size
+from xclass.sampling.interface import BaseSampler, check_size
 from xclass.types import Ragged
 
 

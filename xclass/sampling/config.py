@@ -13,12 +13,12 @@ from xclass.config import Amount, Config, Count, Positive, PositiveNumber, Power
 from xclass.errors import ConfigError
 from xclass.sampling.adaptive import AdaptiveProposal, Proposal
 from xclass.sampling.all_items import AllItems
-from xclass.sampling.drawn import Counts, LogUniform, Uniform
 from xclass.sampling.in_batch import InBatch
+from xclass.sampling.independent import Counts, LogUniform, Uniform
+from xclass.sampling.interface import Sampler
 from xclass.sampling.learned import LearnedUnigram
 from xclass.sampling.mixture import Mixture
 from xclass.sampling.per_query import GivenCandidates, HardNegatives
-from xclass.sampling.seam import Sampler
 from xclass.sampling.streaming import StreamingFrequency
 from xclass.sampling.target import TargetSampling
 from xclass.sampling.unigram import FixedUnigram

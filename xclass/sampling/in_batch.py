@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.calibration import inclusion
-from xclass.sampling.distinct import first_occurrences
-from xclass.sampling.seam import BaseSampler, check_size
+from xclass.sampling.distributions.expected_counts import inclusion
+from xclass.sampling.distributions.without_replacement import first_occurrences
+from xclass.sampling.interface import BaseSampler, check_size
 from xclass.sampling.streaming import StreamingFrequency
 from xclass.types import Ragged
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.calibration import calibrated_tries
-from xclass.sampling.decayed_law import DecayedLaw
-from xclass.sampling.drawn import Counts, Drawn
-from xclass.sampling.learned_law import LearnedLaw
-from xclass.sampling.seam import check_ids, check_state
+from xclass.sampling.distributions.decayed import DecayedLaw
+from xclass.sampling.distributions.expected_counts import calibrated_tries
+from xclass.sampling.distributions.learned import LearnedLaw
+from xclass.sampling.independent import Counts, Drawn
+from xclass.sampling.interface import check_ids, check_state
 from xclass.types import Ragged
 
 STALE = 1e-3  # the calibration is made anew when so large a share of the weight is new

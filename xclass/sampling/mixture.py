@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
+from xclass.sampling.interface import BaseSampler, Sampler, with_positives
 from xclass.sampling.per_query import GivenCandidates
-from xclass.sampling.seam import BaseSampler, Sampler, with_positives
 from xclass.types import Negatives, Ragged
 
 

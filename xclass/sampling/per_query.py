@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.seam import BaseSampler, check_size
+from xclass.sampling.interface import BaseSampler, check_size
 from xclass.types import Ragged
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from xclass.sampling.in_batch import InBatch
+from xclass.sampling.interface import Sampler
 from xclass.sampling.learned import LearnedUnigram
 from xclass.sampling.mixture import Mixture
 from xclass.sampling.per_query import HardNegatives
-from xclass.sampling.seam import Sampler
 from xclass.sampling.target import TargetSampling
 
 State = dict[str, Tensor]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.seam import check_size, check_state
+from xclass.sampling.interface import check_size, check_state
 
 PRIME = (1 << 31) - 1
 

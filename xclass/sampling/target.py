@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.sampling.calibration import calibrated_tries, inclusion
-from xclass.sampling.distinct import first_occurrences
-from xclass.sampling.laws import Bins
-from xclass.sampling.seam import BaseSampler, check_size, check_state
+from xclass.sampling.distributions.expected_counts import calibrated_tries, inclusion
+from xclass.sampling.distributions.fixed import Bins
+from xclass.sampling.distributions.without_replacement import first_occurrences
+from xclass.sampling.interface import BaseSampler, check_size, check_state
 from xclass.types import Ragged
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from xclass.errors import DataError, InputError
-from xclass.sampling.drawn import Counts, Drawn
-from xclass.sampling.laws import BLOCK, Law, ShardLaw, WeightedLaw
+from xclass.sampling.distributions.fixed import BLOCK, Law, ShardLaw, WeightedLaw
+from xclass.sampling.independent import Counts, Drawn
 
 
 class FixedUnigram(Drawn):
@@ -29,7 +29,7 @@ class FixedUnigram(Drawn):
         local_ids: item numbers count within the shard, id // num_shards; false: they stay those of the catalogue, and
             items of other shards are never drawn.
 
-    O(1) a draw, through an alias table; see :class:`xclass.sampling.laws.WeightedLaw` for the memory.
+    O(1) a draw, through an alias table; see :class:`xclass.sampling.distributions.fixed.WeightedLaw` for the memory.
     """
 
     def __init__(

@@ -18,14 +18,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from xclass.compiling import compiles
-from xclass.progress import Progress
-from xclass.rng import numpy_generator
-from xclass.scorers import plain
+from xclass.runtime.jit import compiles
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import numpy_generator
+from xclass.runtime.threads import in_parts, num_threads
+from xclass.scorers import reference
 from xclass.scorers.config import LinearConfig
-from xclass.scorers.plain import LANES, Rows, curvatures
+from xclass.scorers.reference import LANES, Rows, curvatures
 from xclass.types import Ragged
-from xclass.workers import in_parts, num_threads
 
 CPU = torch.device("cpu")
 BLOCKS_AT_ONCE = 8
@@ -83,13 +83,13 @@ def _block(rows: Rows, documents_of: Ragged, block: int, orders: np.ndarray, con
 
 def _descend(rows: Rows, signs: np.ndarray, orders: np.ndarray, config: LinearConfig) -> tuple[np.ndarray, np.ndarray]:
     if not compiles():
-        return plain.descend(rows, signs, orders, config.cost, config.bias, config.tolerance)
-    from xclass.scorers import kernels
+        return reference.descend(rows, signs, orders, config.cost, config.bias, config.tolerance)
+    from xclass.scorers import _numba
 
     w, alpha = np.zeros((rows.size + 1, LANES), np.float32), np.zeros_like(signs)
     numbers = (np.float32(number) for number in (0.5 / config.cost, config.bias, config.tolerance))
     curvature = curvatures(rows, config.cost, config.bias)
-    kernels.descend_lanes(*rows[:3], curvature, signs, orders, *numbers, w, alpha)
+    _numba.descend_lanes(*rows[:3], curvature, signs, orders, *numbers, w, alpha)
     return w[:-1], w[-1] * np.float32(config.bias)
 
 
@@ -121,12 +121,12 @@ def _compiled_lists(rows: Rows, lists: Ragged, positives: np.ndarray, config: Li
     steps = PRIMES[np.arange(config.passes) % len(PRIMES)]
 
     def some(low: int, high: int) -> Weights:
-        from xclass.scorers import kernels
+        from xclass.scorers import _numba
 
         shape = high - low, most
         features, values = np.empty(shape, np.int32), np.empty(shape, np.float32)
         bias, counts = np.zeros(high - low, np.float32), np.zeros(high - low, np.int64)
-        kernels.descend_lists(low, high, documents, given, steps, *numbers, most, features, values, bias, counts)
+        _numba.descend_lists(low, high, documents, given, steps, *numbers, most, features, values, bias, counts)
         keep = np.arange(most) < counts[:, None]
         return counts, features[keep], values[keep], bias
 
@@ -143,8 +143,8 @@ def _plain_lists(rows: Rows, lists: Ragged, positives: np.ndarray, config: Linea
             continue
         own = _some_rows(rows, np.array(documents))
         signs = np.where(np.arange(len(documents)) < positives[item], 1.0, -1.0).astype(np.float32)[:, None]
-        orders = np.stack([plain.walk(len(documents), turn, steps) for turn in range(config.passes)])
-        w, bias = plain.descend(own, signs, orders, config.cost, config.bias, config.tolerance)
+        orders = np.stack([reference.walk(len(documents), turn, steps) for turn in range(config.passes)])
+        w, bias = reference.descend(own, signs, orders, config.cost, config.bias, config.tolerance)
         kept = _largest(w[:, 0], config.prune, most)
         counts[item], biases[item] = len(kept), bias[0]
         features.append(kept.astype(np.int32))

@@ -10,7 +10,7 @@ from torch import Tensor
 from xclass.metrics import MetricName, average, compute
 from xclass.scorers.linear import LinearScorer
 from xclass.scorers.neighbours import NeighboursScorer
-from xclass.scorers.plain import Rows
+from xclass.scorers.reference import Rows
 from xclass.types import Ragged, TopK, offsets_of
 
 GRID = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

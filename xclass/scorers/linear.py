@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.once import once
-from xclass.progress import Progress
-from xclass.rng import torch_generator
+from xclass.runtime.once import once
+from xclass.runtime.progress import Progress
+from xclass.runtime.rng import torch_generator
 from xclass.scorers.config import LinearConfig
 from xclass.scorers.dual import Weights, against_all, against_lists
 from xclass.scorers.neighbours import NeighboursScorer, joined
-from xclass.scorers.plain import Rows
 from xclass.scorers.products import best_products, list_products, rows_of
+from xclass.scorers.reference import Rows
 from xclass.scorers.stored import checked_rows, checked_tensor
 from xclass.scorers.terms import Terms
 from xclass.types import Ragged, offsets_of

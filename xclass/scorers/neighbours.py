@@ -15,8 +15,8 @@ from torch import Tensor
 
 from xclass.errors import InputError
 from xclass.scorers.config import NeighboursConfig
-from xclass.scorers.plain import Rows
 from xclass.scorers.products import best_products, rows_of, sum_lists
+from xclass.scorers.reference import Rows
 from xclass.scorers.stored import checked_lists, checked_rows, checked_tensor
 from xclass.scorers.terms import Terms
 from xclass.types import Ragged, TopK

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xclass.compiling import compiles
-from xclass.scorers import plain
-from xclass.scorers.plain import Rows
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
+from xclass.scorers import reference
+from xclass.scorers.reference import Rows
 from xclass.types import Ragged, TopK, offsets_of
-from xclass.workers import in_parts
 
 CPU = torch.device("cpu")
 WORTHWHILE = 64  # queries a thread should have
@@ -51,8 +51,8 @@ def best_products(
     left_out = np.full(number, -1, np.int64) if own is None else own
     if not compiles():
         matrix = by_feature.by_feature()
-        numbers, scores, counts = plain.best_products(queries, matrix, added, k, allowed, left_out)
-        answers = plain.list_products(queries, matrix, lists.rows().numpy(), lists.values.numpy())
+        numbers, scores, counts = reference.best_products(queries, matrix, added, k, allowed, left_out)
+        answers = reference.list_products(queries, matrix, lists.rows().numpy(), lists.values.numpy())
         answers = answers + added[lists.values.numpy()] if len(added) else answers
     else:
         numbers, scores = np.zeros((number, k), np.int32), np.zeros((number, k), np.float32)
@@ -61,9 +61,9 @@ def best_products(
         ask = lists.offsets.numpy(), lists.values.numpy()
 
         def part(low: int, high: int) -> None:
-            from xclass.scorers import kernels
+            from xclass.scorers import _numba
 
-            kernels.best_products(
+            _numba.best_products(
                 low, high, *queries[:3], tuple(by_feature), added, may, left_out, numbers, scores, counts, ask, answers
             )
 
@@ -102,9 +102,9 @@ def sum_lists(found: TopK, lists: Ragged, votes: Tensor, size: int) -> Ragged:
     given = lists.offsets.numpy(), lists.values.numpy(), weights, size, starts.numpy()
 
     def part(low: int, high: int) -> None:
-        from xclass.scorers import kernels
+        from xclass.scorers import _numba
 
-        kernels.sum_lists(low, high, numbers, weighed, found.lengths().numpy(), *given, values, sums, counts)
+        _numba.sum_lists(low, high, numbers, weighed, found.lengths().numpy(), *given, values, sums, counts)
 
     in_parts(part, len(found), len(found) // WORTHWHILE, CPU)
     room, held = starts.diff(), torch.from_numpy(counts)
@@ -128,12 +128,12 @@ def list_products(queries: Rows, matrix: Rows, bias: np.ndarray, lists: Ragged) 
     out = np.empty(len(lists.values), np.float32)
     offsets, rows = lists.offsets.numpy(), lists.values.numpy()
     if not compiles():
-        return torch.from_numpy(plain.list_products(queries, matrix, lists.rows().numpy(), rows) + bias[rows])
+        return torch.from_numpy(reference.list_products(queries, matrix, lists.rows().numpy(), rows) + bias[rows])
 
     def part(low: int, high: int) -> None:
-        from xclass.scorers import kernels
+        from xclass.scorers import _numba
 
-        kernels.list_products(low, high, *queries, tuple(matrix[:3]), bias, offsets, rows, out)
+        _numba.list_products(low, high, *queries, tuple(matrix[:3]), bias, offsets, rows, out)
 
     in_parts(part, len(lists), len(lists) // WORTHWHILE, CPU)
     return torch.from_numpy(out)

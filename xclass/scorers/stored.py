@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.scorers.plain import Rows
+from xclass.scorers.reference import Rows
 from xclass.types import Ragged
 
 Names = tuple[str, str, str]

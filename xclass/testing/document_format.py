@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from xclass.data.document_blocks import DocumentFormat, Documents, Layout
-from xclass.data.options import IngestOptions
 from xclass.errors import XclassError
-from xclass.rng import numpy_generator
+from xclass.ingest.formats.document_blocks import DocumentFormat, Documents, Layout
+from xclass.ingest.options import IngestOptions
+from xclass.runtime.rng import numpy_generator
 
 LABELS, FEATURES = 50, 400
 Plain = list[tuple[list[int], dict[int, float]]]
@@ -24,7 +24,8 @@ Write = Callable[[Path, Plain, int, int], Path]
 
 
 def check_document_format(form: DocumentFormat, write: Write, folder: Path, empty: bool = True) -> None:
-    """Every promise of :class:`xclass.data.document_blocks.DocumentFormat`; an AssertionError names the broken one.
+    """Every promise of :class:`xclass.ingest.formats.document_blocks.DocumentFormat`; an AssertionError names the
+    broken one.
 
     Args:
         write: writes a file of these documents as a person would.

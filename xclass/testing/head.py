@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xclass.embeddings import MemoryTable, Table, TableOptions, plan_rows
 from xclass.heads import Head
-from xclass.model import TwoTower
+from xclass.models.two_tower import TwoTower
 from xclass.optim import ROW_OPTIMIZERS
-from xclass.rng import torch_generator
-from xclass.tables import MemoryTable, Table, TableOptions, plan_rows
+from xclass.runtime.rng import torch_generator
 from xclass.towers import IdSource, Projection, QueryTower
 from xclass.types import Batch, Ragged, Rows
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.index.kinds import Index
-from xclass.rng import torch_generator
+from xclass.index.build import Index
+from xclass.runtime.rng import torch_generator
 from xclass.types import Ragged, TopK
 
 MakeIndex = Callable[[], Index]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xclass.losses import Loss, mask_value, one_pass
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.types import offsets_of
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import InputError
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.sampling import Sampler
 from xclass.types import Negatives, Ragged
 

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from xclass.embeddings import RowOptimizer, Table, TableOptions
 from xclass.errors import InputError
-from xclass.rng import torch_generator
-from xclass.tables import RowOptimizer, Table, TableOptions
+from xclass.runtime.rng import torch_generator
 
 ROWS, DIM, STEPS = 60, 5, 12
 MakeTable = Callable[[int, int, RowOptimizer | None, TableOptions], Table]
@@ -24,7 +24,7 @@ UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 
 
 def check_table(make: MakeTable, optimizer: RowOptimizer, dtype: torch.dtype = torch.float32) -> None:
-    """Every promise of :class:`xclass.tables.Table`; an AssertionError names the one that is broken.
+    """Every promise of :class:`xclass.embeddings.Table`; an AssertionError names the one that is broken.
 
     Args:
         make: a new table of so many rows, dimensions, with this optimiser and options; the same arguments give the same

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from xclass.compiling import compiles
-from xclass.workers import in_parts
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 
 PART_NUMBERS = 1 << 18  # less than this for each thread is not worth waking it
 LEAST_DIMS = 16  # a line of the cache
@@ -36,7 +36,7 @@ def weighted_bags(rows: Tensor, positions: Tensor, offsets: Tensor, shares: Tens
 class _Bags(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, positions: Tensor, offsets: Tensor, shares: Tensor) -> Tensor:
-        from xclass.towers import kernels
+        from xclass.towers import _numba
 
         rows, lists = rows.contiguous(), (positions.contiguous(), offsets.contiguous(), shares.contiguous())
         found, given = rows.new_empty(len(offsets) - 1, rows.shape[1]), [each.detach().numpy() for each in lists]
@@ -44,7 +44,7 @@ class _Bags(torch.autograd.Function):
         numbers = rows.detach().numpy(), *given, found.numpy()
 
         def add_up(low: int, high: int) -> None:
-            kernels.add_up(low, high, *numbers)
+            _numba.add_up(low, high, *numbers)
 
         in_parts(add_up, len(found), len(positions) * rows.shape[1] // PART_NUMBERS, rows.device)
         ctx.given, ctx.shape = given, rows.shape
@@ -53,13 +53,13 @@ class _Bags(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        from xclass.towers import kernels
+        from xclass.towers import _numba
 
         gradient, dim = upstream.new_zeros(ctx.shape), ctx.shape[1]
         numbers = upstream.contiguous().numpy(), *ctx.given, gradient.numpy()
 
         def hand_back(low: int, high: int) -> None:
-            kernels.hand_back(low, high, *numbers)
+            _numba.hand_back(low, high, *numbers)
 
         worthwhile = min(len(ctx.given[0]) * dim // PART_NUMBERS, dim // LEAST_DIMS)
         in_parts(hand_back, dim, worthwhile, upstream.device)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from xclass.compiling import compiles
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 from xclass.types import Ragged, offsets_of
-from xclass.workers import in_parts
 
 BYTES = 256
 BEGIN, END, SYMBOLS = BYTES, BYTES + 1, BYTES + 2
@@ -95,7 +95,7 @@ def _plain(texts: Ragged, table: Tensor) -> Tensor:
 class _PooledMaps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, texts: Ragged, table: Tensor) -> Tensor:
-        from xclass.towers import character_kernels
+        from xclass.towers import _numba_characters
 
         ctx.texts, ctx.shape = texts, table.shape
         pooled = torch.empty(len(texts), table.shape[2])
@@ -104,7 +104,7 @@ class _PooledMaps(torch.autograd.Function):
         found = pooled.numpy(), where.numpy()
 
         def part(low: int, high: int) -> None:
-            character_kernels.pool(low, high, *given, *found)
+            _numba_characters.pool(low, high, *given, *found)
 
         cells = len(texts.values) * len(table) * table.shape[2]
         in_parts(part, len(texts), cells // PART_CELLS, table.device)
@@ -114,14 +114,14 @@ class _PooledMaps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor]:
-        from xclass.towers import character_kernels
+        from xclass.towers import _numba_characters
 
         (where,) = ctx.saved_tensors
         gradient = torch.zeros(ctx.shape)
         given = ctx.texts.offsets.numpy(), ctx.texts.values.numpy(), where.numpy(), upstream.contiguous().numpy()
 
         def part(low: int, high: int) -> None:
-            character_kernels.push(low, high, *given, gradient.numpy())
+            _numba_characters.push(low, high, *given, gradient.numpy())
 
         worth = upstream.numel() * ctx.shape[0] // PART_CELLS
         in_parts(part, ctx.shape[2], min(worth, ctx.shape[2] // LINE), upstream.device)

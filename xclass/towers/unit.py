@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from xclass.compiling import compiles
-from xclass.workers import in_parts
+from xclass.runtime.jit import compiles
+from xclass.runtime.threads import in_parts
 
 SMALLEST = np.float32(1e-12)
 PART_NUMBERS = 1 << 18  # less than this for each thread is not worth waking it
@@ -32,14 +32,14 @@ def unit_rows(vectors: Tensor) -> Tensor:
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        from xclass.towers import kernels
+        from xclass.towers import _numba
 
         unit, lengths = torch.empty_like(vectors), torch.empty(len(vectors))
         arrays = [tensor.detach().numpy() for tensor in (vectors, unit, lengths)]
 
         def part(low: int, high: int) -> None:
             x, y, n = (array[low:high] for array in arrays)
-            kernels.unit_rows(x, SMALLEST, y, n)
+            _numba.unit_rows(x, SMALLEST, y, n)
 
         in_parts(part, len(vectors), vectors.numel() // PART_NUMBERS, vectors.device)
         ctx.save_for_backward(unit, lengths)
@@ -48,7 +48,7 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        from xclass.towers import kernels
+        from xclass.towers import _numba
 
         unit, lengths = ctx.saved_tensors
         gradient = torch.empty_like(unit)
@@ -56,7 +56,7 @@ class _UnitRows(torch.autograd.Function):
 
         def part(low: int, high: int) -> None:
             y, n, g, out = (array[low:high] for array in arrays)
-            kernels.unit_rows_back(y, n, SMALLEST, g, out)
+            _numba.unit_rows_back(y, n, SMALLEST, g, out)
 
         in_parts(part, len(unit), unit.numel() // PART_NUMBERS, unit.device)
         return gradient

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xclass.rng import torch_generator
+from xclass.runtime.rng import torch_generator
 from xclass.types import TopK
-from xclass.vectors import Vectors
+from xclass.types.vectors import Vectors
 
 SAMPLE = 1024  # vectors of each tower: bounds the cost of the spectrum, whatever D is
 LISTS = 10_000

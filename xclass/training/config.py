@@ -7,7 +7,7 @@ import pydantic
 from xclass.config import Config, Count, Positive, PositiveNumber, Seconds, Seed
 from xclass.data.batches import BatchConfig
 from xclass.optim.schedule import ScheduleConfig
-from xclass.training.checkpoint import KEEP
+from xclass.training.checkpoint.store import KEEP
 
 
 class ValidationConfig(Config):

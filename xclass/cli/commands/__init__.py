@@ -1,0 +1,1 @@
+"""One file for each command: it reads its options, calls the library and prints."""

@@ -1,0 +1,1 @@
+"""Heads that treat bands of frequent and rare items differently."""

@@ -1,0 +1,1 @@
+"""The hierarchical softmax: trees over the items, their loss, and search by beam."""

@@ -1,0 +1,1 @@
+"""Locality-sensitive hashing: families of hash functions, and the index over their tables."""

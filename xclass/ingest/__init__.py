@@ -1,0 +1,1 @@
+"""Raw files in, dataset directories out."""

@@ -1,0 +1,1 @@
+"""Files → pairs of numbers, in memory or sorted on the disk."""

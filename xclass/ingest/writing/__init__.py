@@ -1,0 +1,1 @@
+"""Numbered pairs, sequences and features → the files of a dataset directory."""

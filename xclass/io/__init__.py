@@ -1,0 +1,1 @@
+"""Files that appear whole: manifests with hashes, tensors, tables in Markdown."""

@@ -1,0 +1,1 @@
+"""Query tower and head together, and what a model is built from."""

@@ -1,0 +1,1 @@
+"""Closed forms that are written into tables before the first step."""

@@ -1,0 +1,1 @@
+"""Lists for queries: search with filters, probabilities beside scores, files of lists."""

@@ -1,0 +1,1 @@
+"""Run directories: created, trained, grown, opened, inspected."""

@@ -1,0 +1,1 @@
+"""Distributions over items: fixed or learned from labels, with and without replacement."""
