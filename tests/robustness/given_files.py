@@ -231,7 +231,8 @@ def _judged_histories(said: Said, folder: Path, read: Callable[[], Given], world
         if given.own is None:
             return _judged(said, folder, lambda: world.lists(given.ids, None), True)
         own, common = given.own, given.common or {}
-        if not {item for items in own.values() for item in items} & world.items:
+        named = {item for items in own.values() for item in items}
+        if named and not named & world.items:
             raise Refusal("no item is known")
     except Refusal as error:
         return Verdict(REFUSED) if said.code else Verdict(WRONG, f"must be refused ({error}): {last_lines(said)}")
