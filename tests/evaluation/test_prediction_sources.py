@@ -230,6 +230,8 @@ def test_integers_of_a_table_in_json_stay_integers(tmp_path: Path) -> None:
         ("p.jsonl", '{"query_id": "q1", "item_id": "a", "rank": "1"}\n', "rank is of the wrong type"),
         ("p.jsonl", '{"query_id": "q1", "rank": 1}\n', r"(?s)a column is missing.*item_id"),
         ("p.jsonl", '{"query_id": "q1", "item_id": null, "rank": 1}\n', "null in row 1"),
+        ("p.jsonl", '{"query_id": "q1", "item_id": "", "rank": 1}\n', "null in row 1"),
+        ("p.trec", "q1 Q0 a 1 nan me\n", "p.trec:1: this is no TREC line"),
         ("p.jsonl", r'{"query_id": "q1", "item_id": "\ud800", "rank": 1}', "no Unicode text"),
         ("p.jsonl", "[" * 100_000, "p.jsonl:1: this line is not JSON"),
         ("p.trec", "q1 Q0 a 1 0.5 me\n\nq1 Q0 a 1 high me\n", "p.trec:3: this is no TREC line"),
@@ -307,3 +309,9 @@ def test_ranks_with_gaps_are_told(ranks: list[int], lists: int, capsys: pytest.C
     result = measured(predictions, truth)
     assert result.metrics["recall@2"] == 1.0 and result.files["num_lists_with_rank_gaps"] == lists
     assert (f"in {lists} lists the ranks begin after 1" in capsys.readouterr().err) == bool(lists)
+
+
+def test_a_judgement_that_is_no_number_is_no_positive(tmp_path: Path) -> None:
+    (tmp_path / "t.qrels").write_text("q1 0 a 1\nq1 0 b nan\n")
+    with pytest.raises(DataError, match="t.qrels:2: this is no TREC line"):
+        measured(PREDICTIONS, tmp_path / "t.qrels")

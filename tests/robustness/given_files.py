@@ -177,7 +177,7 @@ class World:
             if found is None
             else set(found.ids or []) | {item for items in (found.own or {}).values() for item in items}
         )
-        if named is not None and not named & self.items:
+        if named and not named & self.items:
             raise Refusal("no item is known")
         if found is not None and found.own is not None and not set(found.own) & self.queries:
             raise Refusal("no query has a list of its own")

@@ -92,7 +92,7 @@ class JsonLines:
                 return pl.Series(name, values, dtype=pl.Int64).cast(pl.String)
         if kinds:
             self.integers.discard(name)
-        texts = values if kinds <= {str} else [None if value is None else str(value) for value in values]
+        texts = [None if value in (None, "") else str(value) for value in values]  # an empty id is none
         return pl.Series(name, texts, dtype=pl.String)
 
 
@@ -113,7 +113,7 @@ class Trec:
                 pl.col("line").str.extract_groups(pattern).struct.rename_fields(list(self._fields)).alias("fields")
             )
             rows = found.unnest("fields").with_columns(_float(number))
-            bad = rows.filter(pl.col(number).is_null())
+            bad = rows.filter(pl.col(number).is_null() | pl.col(number).is_nan())
             if len(bad):
                 wanted, got = " ".join(self._fields), str(bad["line"][0])[:80]
                 raise DataError("this is no TREC line", where=f"{path}:{bad['number'][0]}", wanted=wanted, got=got)

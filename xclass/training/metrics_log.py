@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic_core
 
-from xclass.io.files import atomic_file
+from xclass.io.files import atomic_file, check_files
 from xclass.io.records import Count, Metric, Record
 from xclass.runtime.progress import say
 from xclass.training.tensorboard import FOLDER, Board
@@ -126,9 +126,13 @@ class MetricsLog:
         path: of the file.
         first_step: where training begins or goes on.
         tensorboard: write the same figures for TensorBoard, in a folder beside the file.
+
+    Raises:
+        ArtefactError: what is at ``path`` is no file.
     """
 
     def __init__(self, path: Path, first_step: int, tensorboard: bool = False) -> None:
+        check_files(path)
         kept = cut_after(path, first_step)
         self._board = Board(path.parent / FOLDER, kept) if tensorboard else None
         self._path, self._file = path, path.open("ab", buffering=0)

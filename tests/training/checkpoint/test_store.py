@@ -442,6 +442,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def test_records_are_not_written_to_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")  # opening it would wait for a reader
+    with pytest.raises(ArtefactError, match="named pipe"):
+        MetricsLog(tmp_path / "metrics.jsonl", 0)
+
+
 def test_records_wait_while_the_disk_is_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with MetricsLog(tmp_path / "metrics.jsonl", 0) as log:
         file, log._file = log._file, open("/dev/full", "wb", buffering=0)  # noqa: SIM115
