@@ -427,6 +427,18 @@ def write_lists(path: Path, lists: dict[str, list[str]]) -> Path:
     return path
 
 
+def test_a_query_whose_own_list_comes_in_two_lines(recommender: Recommender, tmp_path: Path) -> None:
+    query = recommender.run.query_ids.to_list()[0]
+    (tmp_path / "ids.txt").write_text(str(query))
+    best = retrieved(recommender, tmp_path, queries=tmp_path / "ids.txt")[query]
+    for name, line in (("a.jsonl", json.dumps({"query_id": query, "history": ["{}"]})), ("a.adj", f"{query} {{}}")):
+        (tmp_path / name).write_text("".join(line.replace("{}", item) + "\n" for item in best[:2]))
+        got = retrieved(recommender, tmp_path, queries=tmp_path / "ids.txt", exclude=tmp_path / name)
+        assert got[query][:3] == best[2:] and not set(got[query]) & set(best[:2])
+        got = retrieved(recommender, tmp_path, queries=tmp_path / "ids.txt", candidates=tmp_path / name)
+        assert got[query] == best[:2]
+
+
 def test_own_lists_from_python(recommender: Recommender) -> None:
     ids = recommender.run.query_ids.to_list()[:2]
     plain = recommender.retrieve([ids[0], "nobody", ids[1]], k=3)

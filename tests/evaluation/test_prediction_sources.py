@@ -273,6 +273,14 @@ def test_ids_that_match_nothing_stop(change: dict[str, list[str]], message: str)
         measured(predictions, truth)
 
 
+def test_ids_that_match_nothing_stop_where_lists_are_sorted_first(capsys: pytest.CaptureFixture[str]) -> None:
+    truth = pl.DataFrame({"query_id": [1, 2], "item_id": [1, 2]})
+    predictions = pl.DataFrame({"query_id": [1, 2, 1], "item_id": [7, 8, 9], "rank": [1, 1, 2]})
+    with pytest.raises(DataError, match="not one item id is in truth"):
+        measured(predictions, truth)
+    assert "sorting them" in capsys.readouterr().err
+
+
 def test_lists_that_miss_every_positive_need_the_train_pairs() -> None:
     truth, train = (pl.DataFrame({"query_id": [1], "item_id": [item]}) for item in (1, 2))
     predictions = pl.DataFrame({"query_id": [1], "item_id": [2], "rank": [1]})

@@ -123,6 +123,9 @@ def test_a_cut_file_is_named(tmp_path: Path, length: int) -> None:
         {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
         {"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [10**30], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2**31, 2**31, 4, 2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, "x"]}},
     ],
 )
 def test_headers_that_make_no_sense(tmp_path: Path, fields: object) -> None:

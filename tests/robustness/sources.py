@@ -181,8 +181,8 @@ def parquet_bytes(chance: Random, folder: Path) -> Case:
             found = pl.read_parquet(io.BytesIO(raw))
         except BaseException as error:  # noqa: BLE001  Polars panics at some
             raise Refusal(str(error)) from None
-        if len(found) != count:
-            raise Refusal("rows are missing")
+        if len(found) != count or not set(frame.columns) <= set(found.columns):
+            raise Refusal("rows or columns are missing")
         tables = [found, frame.with_columns(pl.col("user_id") + "x")] if beside else [found]
         return plain_readers.table(
             {each: [value for part in tables for value in part[each].to_list()] for each in frame.columns}

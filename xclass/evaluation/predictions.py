@@ -103,15 +103,16 @@ def evaluate_predictions(
         if by_popularity and known.item_counts is None:
             raise InputError("popularity bands need train pairs", do="pass the file of train pairs")
 
-        def measured(frames: list[pl.LazyFrame]) -> Evaluation:
+        def measured(frames: list[pl.LazyFrame], known: Truth) -> Evaluation:
             return _measure(_Reader(files, known, num_items), frames, total, wanted, by_popularity, propensity)
 
         frame, total = files.lists(), _count_rows(files)
         try:
-            return measured([frame])
+            return measured([frame], known)
         except _Apart:
             say(f"{files.predictions.path}: the rows of a query do not stand together; sorting them")
-        return measured(_sorted(frame, -(-total // ROWS_PER_PASS)))
+        known = read_truth(files)  # the first pass has numbered items of the predictions, too
+        return measured(_sorted(frame, -(-total // ROWS_PER_PASS)), known)
 
 
 def _count_rows(files: PairFiles) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -175,8 +176,8 @@ def _read_header(path: Path, file: Any) -> tuple[dict[str, Entry], int]:
 
 def _entry(field: dict[str, Any]) -> Entry:
     dtype, shape = DTYPES[field["dtype"]], tuple(int(size) for size in field["shape"])
-    start, stop = field["data_offsets"]
-    if stop - start != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+    start, stop = map(int, field["data_offsets"])
+    if stop - start != math.prod(shape) * dtype.itemsize:
         raise ValueError("a tensor of another size than its shape")
     return Entry(dtype, shape, start, stop)
 

@@ -113,7 +113,7 @@ def read_own_lists(path: Path) -> QueryFile:
     if found.unnamed is not None:
         what = "this line does not say whose items it has"
         raise DataError(what, where=f"{path}:{found.unnamed}", wanted=QUERY_COLUMN)
-    return found
+    return _joined(found) if found.query_ids.n_unique() < len(found.query_ids) else found
 
 
 def lines_of(path: Path, ending: str) -> Iterator[tuple[int, str]]:
@@ -217,6 +217,16 @@ def _texts_of(path: Path, table: pl.DataFrame, query_col: str) -> QueryFile:
         raise DataError("a text is missing", where=f"{path}, column {TEXT_COLUMN}", wanted="a string each", got=got)
     _check_ids(path, table[query_col])
     return QueryFile(table[query_col], texts=texts)
+
+
+def _joined(found: QueryFile) -> QueryFile:
+    """The lists of a query that comes again, one behind the other as one."""
+    assert found.offsets is not None and found.items is not None
+    lists: dict[str, list[str]] = {}
+    items, bounds = found.items.to_list(), found.offsets.tolist()
+    for query, start, stop in zip(found.query_ids.to_list(), bounds, bounds[1:], strict=False):
+        lists.setdefault(query, []).extend(items[start:stop])
+    return _histories(list(lists), list(lists.values()))
 
 
 def _histories(ids: list[str], histories: list[list[str]]) -> QueryFile:

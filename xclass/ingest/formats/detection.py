@@ -167,7 +167,13 @@ def _of_blanks(samples: list[Sample]) -> str:
         raise _unclear(prose, ["text", "sequences"])
     torn = next((sample for sample in samples if sample.torn), None)
     if torn is not None:
-        raise _unclear(torn, ["csv", "adjacency"])
+        raise DataError(
+            "most lines hold a separator, but it does not cut them into the same number of fields",
+            where=torn.path,
+            got="lines such as " + " and ".join(repr(line[:40]) for line in torn.lines[:2]),
+            wanted="a table of even lines (--format csv), or ids with blanks alone between them (--format adjacency)",
+            do="mend the lines, or pass --format csv or --format adjacency",
+        )
     distinct = all(sample.distinct for sample in samples)
     widths = {sample.width for sample in samples}
     if None in widths:
