@@ -39,6 +39,7 @@ from xclass.data.store import (
 from xclass.document_scorers import train_scorers
 from xclass.engine import Engine, open_engine, restarts
 from xclass.errors import RESUME, ArtefactError, ConfigError, Interrupted, XclassError
+from xclass.files import remove_any
 from xclass.launching import check_launch, claim
 from xclass.manifest import (
     atomic_file,
@@ -172,7 +173,7 @@ def _begin(out: Path, dataset: Dataset, config: RunConfig, checkpoints: Checkpoi
     _start(out, dataset, config)
     if (out / MANIFEST).exists():
         checkpoints.keep_final()
-        shutil.rmtree(out / TABLES, ignore_errors=True)
+        remove_any(out / TABLES)
         say(f"{out} is finished already; nothing to resume")
         return False
     remove_leftovers(checkpoints.folder)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -24,7 +23,7 @@ import polars as pl
 from torch import Tensor
 
 from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
-from xclass.files import atomic_directory, atomic_file, locked, remove_leftovers
+from xclass.files import atomic_directory, atomic_file, locked, remove_any, remove_leftovers
 from xclass.manifest import FileEntry, file_entry, read_manifest, write_json, write_manifest
 from xclass.progress import say
 from xclass.records import Record, read_json, read_record
@@ -165,7 +164,7 @@ class Parts:
 
     def remove(self) -> None:
         """The folder of parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_any(self.folder)
 
     def close(self) -> None:
         """Give the job up: another process may go on with it."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xclass.errors import ArtefactError, InputError
+from xclass.files import remove_any
 from xclass.manifest import require_space
 from xclass.memory import advise, will_read
 from xclass.tables.memory import MemoryTable
@@ -66,7 +67,7 @@ class MappedTable(HostTable):
         if self.place.folder is None:
             raise InputError("a mapped table needs a directory of its own", got="none")
         self.folder = Path(self.place.folder)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_any(self.folder)
         self.folder.mkdir(parents=True)
         weakref.finalize(self, _remove, self.folder, self.folder.stat().st_ino)
 
