@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xclass.config import build_config
+from xclass.data.dataset_record import GrowableRecord
 from xclass.data.ingest import apply_min_counts, merge_rows
 from xclass.data.joining import (
     NEW,
@@ -32,13 +33,14 @@ from xclass.data.reading import Table, describe_files, read_table
 from xclass.data.source_columns import about_columns
 from xclass.data.sources import WHOLE, find_parts
 from xclass.data.splits import FREE, leave_last_split, random_split, time_split
-from xclass.data.store import Dataset
+from xclass.data.store import MANIFEST, Dataset
 from xclass.data.table_writing import write_table
 from xclass.data.times import check_units
 from xclass.data.weights import check_weights, drop_low_weights
 from xclass.errors import ArtefactError, ConfigError
 from xclass.files import real_path, remove_leftovers
 from xclass.progress import say
+from xclass.records import check_record
 from xclass.rng import derive_seed
 
 # What says how a file is read, not what the dataset is: an append does not change what is recorded of it.
@@ -230,9 +232,10 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
 
 
 def _check_files(old: Dataset) -> None:
-    """Whatever lies in a dataset beside pairs and ids would be lost."""
+    """Whatever lies in a dataset beside pairs and ids would be lost; how it was made must be recorded."""
     if old.sequence is not None:
         raise ArtefactError("nothing can be appended to a text", where=old.path, do="ingest all of it anew")
+    check_record(GrowableRecord, old.manifest, old.path / MANIFEST)
     unknown = {name for name in old.manifest["files"] if name not in FILES and name.split("/")[0] not in PART_CODES}
     if unknown:
         raise ArtefactError(
