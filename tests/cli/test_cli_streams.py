@@ -16,6 +16,7 @@ import pytest
 from xclass.cli import limits, main
 from xclass.cli.failures import WRONG_INPUT, explain
 from xclass.ingest.synthetic.pairs import PlantedModel
+from xclass.runtime.jit import compiles
 from xclass.runtime.progress import Progress, say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +141,24 @@ def test_too_small_an_address_space_is_refused_before_libraries_are_loaded(
     assert "ulimit -v" in capfd.readouterr().err
     monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
     limits.check_limits()
+
+
+@pytest.mark.parametrize("name", ["POLARS_MAX_THREADS", "NUMBA_NUM_THREADS"])
+@pytest.mark.parametrize("given", ["0", "-1", "x", "1.5"])
+def test_no_number_of_threads_is_refused_before_libraries_are_loaded(
+    name: str, given: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, given)
+    assert main(["doctor"]) == WRONG_INPUT
+    assert f"unset {name}" in capfd.readouterr().err
+    for fine in ("", "1"):
+        monkeypatch.setenv(name, fine)
+        limits.check_limits()
+
+
+def test_numba_may_be_told_to_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert not compiles.__wrapped__()
 
 
 @pytest.mark.parametrize(

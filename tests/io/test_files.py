@@ -21,6 +21,7 @@ from xclass.io.files import (
     check_contained,
     inside,
     locked,
+    remove_any,
     remove_leftovers,
     scratch_directory,
 )
@@ -217,3 +218,22 @@ def test_a_pipe_is_no_file_to_hash(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert sha256_file(tmp_path / "link") == sha256_file(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tables", "checkpoints/best", "index"])
+def test_a_directory_that_is_written_to_has_no_pipes(name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ArtefactError, match="a named pipe is here"), locked(tmp_path):
+        pass
+
+
+def test_whatever_is_there_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "full" / "below").mkdir(parents=True)
+    os.mkfifo(tmp_path / "full" / "pipe")
+    for name in ("link", "pipe", "full", "nothing"):
+        remove_any(tmp_path / name)
+    assert names(tmp_path) == ["kept"]

@@ -33,7 +33,7 @@ from xclass.data.vectorizer import FILE as VECTORISER
 from xclass.data.vectorizer import Vectoriser
 from xclass.data.windows import SequenceFacts, Windows
 from xclass.errors import ArtefactError, lookup, nearest
-from xclass.io.frames import Kinds, check_columns, read_parquet, reading, scan_parquet
+from xclass.io.frames import COUNTS, Kinds, check_columns, read_parquet, reading, scan_parquet
 from xclass.io.manifest import read_manifest, verified_file, verify_files
 from xclass.runtime.once import once
 from xclass.types import Ragged
@@ -50,10 +50,9 @@ SEQUENCE = "sequence"  # in the manifest: queries are positions in sequences
 COUNTS_PER_BLOCK = 1 << 22
 TIME_TYPES = ("int64", "float64")
 ID_TYPES = (pl.Int64, pl.String)
-COUNT_TYPES = (pl.Int64, pl.Int32, pl.UInt32, pl.UInt64)
 Found = TypeVar("Found")
 TABLES: dict[str, dict[str, Kinds]] = {
-    "items.parquet": {"item_id": ID_TYPES, "train_count": COUNT_TYPES},
+    "items.parquet": {"item_id": ID_TYPES, "train_count": COUNTS},
     "queries.parquet": {"query_id": ID_TYPES},
 }
 
@@ -197,7 +196,7 @@ class Dataset:
                 f'this dataset has no {side} features "{name}"', where=self.path, do=nearest(name, list(known))
             )
         file = f"{side}_features/{name}/vocabulary.parquet"
-        columns: dict[str, Kinds] = {"feature": (*ID_TYPES, *COUNT_TYPES), "count": COUNT_TYPES}
+        columns: dict[str, Kinds] = {"feature": (*ID_TYPES, *COUNTS), "count": COUNTS}
         check_columns(self.file(file), known[name]["size"], columns)
         return self._read(file)
 

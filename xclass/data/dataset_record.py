@@ -57,6 +57,15 @@ class IdTypes(Record):
     item: Literal["int64", "string"]
 
 
+class GrowableRecord(Record):
+    """What a dataset must hold beside that for more to be appended to it."""
+
+    split: Literal["given", "random", "leave-last", "time"]
+    options: dict[str, Any]
+    report: ReportRecord
+    columns: dict[str, str] = pydantic.Field(default_factory=dict)
+
+
 class DatasetRecord(Manifest):
     """The manifest of a dataset."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from xclass.embeddings.storage import NUMPY, as_tensor, in_memory
 from xclass.embeddings.table import MemoryTable
 from xclass.errors import ArtefactError, InputError
-from xclass.io.files import require_space
+from xclass.io.files import remove_any, require_space
 from xclass.runtime.memory import advise, will_read
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ class MappedTable(HostTable):
         if self.place.folder is None:
             raise InputError("a mapped table needs a directory of its own", got="none")
         self.folder = Path(self.place.folder)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_any(self.folder)
         self.folder.mkdir(parents=True)
         weakref.finalize(self, _remove, self.folder, self.folder.stat().st_ino)
 

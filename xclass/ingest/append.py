@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xclass.config import build_config
-from xclass.data.dataset import Dataset
+from xclass.data.dataset import MANIFEST, Dataset
+from xclass.data.dataset_record import GrowableRecord
 from xclass.errors import ArtefactError, ConfigError
 from xclass.ingest.ingest import apply_min_counts, merge_rows
 from xclass.ingest.merge import (
@@ -38,6 +39,7 @@ from xclass.ingest.synthetic.text import PREFIX as TEXT_PREFIX
 from xclass.ingest.text.times import check_units
 from xclass.ingest.writing.table import write_table
 from xclass.io.files import real_path, remove_leftovers
+from xclass.io.records import check_record
 from xclass.runtime.progress import say
 from xclass.runtime.rng import derive_seed
 
@@ -230,9 +232,10 @@ def _fields(old: Dataset, given: IngestOptions, recipe: _Recipe, report: dict[st
 
 
 def _check_files(old: Dataset) -> None:
-    """Whatever lies in a dataset beside pairs and ids would be lost."""
+    """Whatever lies in a dataset beside pairs and ids would be lost; how it was made must be recorded."""
     if old.sequence is not None:
         raise ArtefactError("nothing can be appended to a text", where=old.path, do="ingest all of it anew")
+    check_record(GrowableRecord, old.manifest, old.path / MANIFEST)
     unknown = {name for name in old.manifest["files"] if name not in FILES and name.split("/")[0] not in PART_CODES}
     if unknown:
         raise ArtefactError(

@@ -111,7 +111,8 @@ def as_type_of(old: Dataset, table: Table, role: str, source: Path) -> pl.Series
     """The new ids in the type of the dataset's. Integers from a text file are strings where the dataset's ids are."""
     ids = table.query_ids if role == "query" else table.item_ids
     assert isinstance(ids, pl.Series)
-    wanted, got = old.manifest["id_types"][role], "int64" if ids.dtype == pl.Int64 else "string"
+    there = old.queries["query_id"] if role == "query" else old.items["item_id"]
+    wanted, got = ("int64" if each.dtype == pl.Int64 else "string" for each in (there, ids))
     if wanted == "string" and got == "int64" and role not in table.integers:
         return ids.cast(pl.String)
     if wanted == got:

@@ -27,7 +27,7 @@ KINDS = {
     stat.S_ISLNK: "a symbolic link", stat.S_ISDIR: "a directory", stat.S_ISREG: "a file", stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket",
 }  # fmt: skip
-A_FILE, A_DIRECTORY = KINDS[stat.S_ISREG], KINDS[stat.S_ISDIR]
+A_FILE, A_DIRECTORY, A_LINK = KINDS[stat.S_ISREG], KINDS[stat.S_ISDIR], KINDS[stat.S_ISLNK]
 
 
 @contextlib.contextmanager
@@ -92,6 +92,11 @@ def real_path(path: Path | str) -> Path:
     return Path(os.path.realpath(path))
 
 
+def kind_of(mode: int) -> str:
+    """What a mode says that is there: "a file", "a named pipe", …"""
+    return next((name for test, name in KINDS.items() if test(mode)), "something else")
+
+
 def check_target(path: Path, wanted: str, follow: bool = False) -> None:
     """ArtefactError when something is at ``path`` that is not ``wanted``: ``A_FILE`` or ``A_DIRECTORY``.
 
@@ -102,7 +107,7 @@ def check_target(path: Path, wanted: str, follow: bool = False) -> None:
         mode = os.stat(path, follow_symlinks=follow).st_mode
     except FileNotFoundError:
         return
-    got = next((name for test, name in KINDS.items() if test(mode)), "something else")
+    got = kind_of(mode)
     if got != wanted:
         raise ArtefactError(
             f"{got} is here, and only {wanted} is read, written to or replaced",
@@ -139,13 +144,19 @@ def inside(directory: Path, name: str) -> Path:
 
 
 def check_contained(directory: Path) -> None:
-    """ArtefactError when a symbolic link below a directory that is written to leads out of it."""
+    """ArtefactError when below a directory that is written to there is a symbolic link that leads out of it, or
+    something that is neither a file nor a directory: whoever opened a named pipe would wait without end."""
     root = real_path(directory)
     for place, folders, files in os.walk(directory):
         for path in (Path(place) / name for name in [*folders, *files]):
-            if path.is_symlink() and not real_path(path).is_relative_to(root):
+            kind = kind_of(os.lstat(path).st_mode)
+            if kind == A_LINK and not real_path(path).is_relative_to(root):
                 raise ArtefactError(
                     "a symbolic link leads out of the directory", where=path, got=real_path(path), do="remove the link"
+                )
+            if kind not in (A_FILE, A_DIRECTORY, A_LINK):
+                raise ArtefactError(
+                    f"{kind} is here, where only files and directories belong", where=path, do="remove it"
                 )
 
 
@@ -187,8 +198,14 @@ def remove_leftovers(directory: Path, name: str | None = None) -> None:
 def _remove_leftover(path: Path, original: Path) -> None:
     if path.suffix == ".old" and (path / OLD).exists() and not original.exists():  # it was replaced in two steps
         os.rename(path / OLD, original)
+    remove_any(path)
+
+
+def remove_any(path: Path) -> None:
+    """Remove a directory and all that is in it, or what else is there: a file, a link itself, a pipe. Nothing there is
+    no error."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)  # of a named pipe it would wait for a writer
     else:
         path.unlink(missing_ok=True)
 

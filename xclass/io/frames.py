@@ -12,6 +12,9 @@ import polars as pl
 from xclass.errors import ArtefactError
 
 Kinds = tuple[pl.DataType | type[pl.DataType], ...]
+COUNTS: Kinds = (pl.Int64, pl.Int32, pl.UInt32, pl.UInt64)
+MOST = 1 << 40
+"""No column of ``COUNTS`` holds more, nor less than 0."""
 
 
 def scan_parquet(paths: Path | str | Sequence[Path], **options: Any) -> pl.LazyFrame:
@@ -77,7 +80,8 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_columns(path: Path, rows: int | None, columns: Mapping[str, Kinds]) -> None:
-    """ArtefactError unless a Parquet file of ours has these columns, each of one of these types and without null.
+    """ArtefactError unless a Parquet file of ours has these columns, each of one of these types and without null; and
+    those of ``COUNTS`` in their range.
 
     Args:
         rows: how many there must be; None for any number.
@@ -94,10 +98,17 @@ def check_columns(path: Path, rows: int | None, columns: Mapping[str, Kinds]) ->
                 do="restore the file, or make the directory again",
             )
     with reading(path):
-        counted = scan_parquet(path).select(pl.len().alias(""), pl.col(*columns).null_count())
+        outside = [
+            (~pl.col(name).is_between(0, MOST)).sum().alias(f"{name} outside")
+            for name, kinds in columns.items()
+            if kinds == COUNTS
+        ]
+        counted = scan_parquet(path).select(pl.len().alias(""), pl.col(*columns).null_count(), *outside)
         found = counted.collect(engine="streaming").row(0, named=True)
     if rows is not None and found[""] != rows:
         raise ArtefactError("this file has another number of rows", where=path, wanted=rows, got=found[""])
     for name in columns:
         if found[name]:
             raise ArtefactError(f'the column "{name}" has empty values', where=path, got=f"{found[name]:,}")
+        if found.get(f"{name} outside"):
+            raise ArtefactError(f'the column "{name}" is out of range', where=path, wanted=f"0 … {MOST:,}")

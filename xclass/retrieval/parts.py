@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -24,7 +23,7 @@ import polars as pl
 from torch import Tensor
 
 from xclass.errors import RESUME, ArtefactError, DataError, InputError, Interrupted
-from xclass.io.files import atomic_directory, atomic_file, locked, remove_leftovers
+from xclass.io.files import atomic_directory, atomic_file, locked, remove_any, remove_leftovers
 from xclass.io.list_manifest import FORMAT_VERSION, KIND, MANIFEST
 from xclass.io.manifest import FileEntry, file_entry, write_json, write_manifest
 from xclass.io.records import Record, read_json, read_record
@@ -162,7 +161,7 @@ class Parts:
 
     def remove(self) -> None:
         """The folder of parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_any(self.folder)
 
     def close(self) -> None:
         """Give the job up: another process may go on with it."""

@@ -21,7 +21,7 @@ from xclass.distributed import launched_alone
 from xclass.errors import ArtefactError, ConfigError
 from xclass.estimate import check_fit
 from xclass.heads.config import SCORED
-from xclass.io.files import atomic_directory, locked, remove_leftovers
+from xclass.io.files import atomic_directory, locked, remove_any, remove_leftovers
 from xclass.io.manifest import read_manifest, verify_files, write_json
 from xclass.io.tensors import read_tensors
 from xclass.models.two_tower import TwoTower
@@ -121,7 +121,7 @@ def _tidy(out: Path, stage: Path) -> None:
     if (stage / MANIFEST).exists():
         _take_over(out, stage)
     elif stage.exists() and not (stage / "started.json").exists():
-        shutil.rmtree(stage)  # its files have been moved, all of them
+        remove_any(stage)  # its files have been moved, all of them
 
 
 def _take_over(out: Path, stage: Path) -> None:
@@ -132,7 +132,7 @@ def _take_over(out: Path, stage: Path) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     if (out / "index").exists():
         say("the index was of the model before it grew and is removed: make it anew with xclass index")
-        shutil.rmtree(out / "index")
+        remove_any(out / "index")
     entries = sorted(path for path in stage.iterdir() if not path.name.startswith(".") and path.name != MANIFEST)
     for entry in [*entries, stage / MANIFEST]:
         target = out / entry.name
@@ -149,7 +149,7 @@ def _prepare(out: Path, stage: Path, dataset: Dataset, config: RunConfig) -> Non
             _check_same(stage, config)
             return
         say(f"{stage} was growing over another dataset and is begun anew")
-        shutil.rmtree(stage)
+        remove_any(stage)
     stored = build_config(RunConfig, read_toml(out / "config.toml"), where=out / "config.toml")
     _check_fixed(out, stored, config)
     source = _source(out)

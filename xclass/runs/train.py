@@ -33,7 +33,7 @@ from xclass.data.batches import TrainBatches
 from xclass.data.dataset import SEQUENCE, Dataset
 from xclass.distributed import Engine, open_engine, restarts
 from xclass.errors import RESUME, ArtefactError, ConfigError, Interrupted, XclassError
-from xclass.io.files import atomic_file, remove_leftovers, require_space
+from xclass.io.files import atomic_file, remove_any, remove_leftovers, require_space
 from xclass.io.manifest import write_json, write_manifest
 from xclass.io.tensors import write_tensors
 from xclass.queries.candidates import read_candidates
@@ -159,7 +159,7 @@ def _begin(out: Path, dataset: Dataset, config: RunConfig, checkpoints: Checkpoi
     _start(out, dataset, config)
     if (out / MANIFEST).exists():
         checkpoints.keep_final()
-        shutil.rmtree(out / TABLES, ignore_errors=True)
+        remove_any(out / TABLES)
         say(f"{out} is finished already; nothing to resume")
         return False
     remove_leftovers(checkpoints.folder)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 
 
 @functools.cache
 def compiles() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is installed, and not told to compile nothing (``NUMBA_DISABLE_JIT``)."""
+    return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")

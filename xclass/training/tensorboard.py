@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from xclass.errors import ConfigError
+from xclass.io.files import remove_any
 
 FOLDER = "tensorboard"
 
@@ -40,7 +40,7 @@ class Board:
         require_tensorboard()
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_any(Path(folder))
         self._writer = EventFileWriter(str(folder))
         began_s = time.time() - (kept[-1]["train_s"] if kept else 0.0)
         for record in kept:
