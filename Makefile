@@ -2,7 +2,7 @@
 # make test    the tests
 # make check   lint, format, types, spelling, layers, doctests
 # make distributed   adds TorchRec for CPUs to .venv, and runs the tests that need it
-# make fuzz    20,000 mutated inputs and 200 kills, in about an hour
+# make fuzz    20,000 mutated inputs and 200 kills, in about half an hour
 # make bounds  the tests of what is compiled, with the bounds of every array checked
 # make bench   the benchmarks
 # make figures   the documentation's picture, trained and drawn anew
